@@ -1,0 +1,1 @@
+//! ekstra-model

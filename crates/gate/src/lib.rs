@@ -1,0 +1,1 @@
+//! ekstra-wire
