@@ -1,1 +1,41 @@
-//! nix
+//! One Linux machine, behind [`Host`]: child processes that outlive the service, network namespaces and the links
+//! between them, cgroups, instance disks.
+//!
+//! Invariant: this is the only crate that needs root and the only one with `unsafe`. Every `ensure_*` may be killed
+//! at any instruction and called again; every global name (namespace, link, cgroup, table) carries the home's id, so
+//! that services of other homes are never touched.
+
+mod linux;
+pub mod netns;
+mod spec;
+
+pub use linux::launch::launch_main;
+pub use linux::machine::{boot_id, raise_inotify_limits};
+pub use linux::{LinuxHost, Names, child_exit};
+pub use spec::*;
+
+/// What the service asks of a machine. Arguments are owned and serialisable, so that the same trait can be an RPC
+/// to an agent on another machine (`design.md` §7). All calls block; run them off the async threads.
+pub trait Host: Send + Sync + std::fmt::Debug {
+    fn child_status(&self, id: &ChildId) -> Result<ChildStatus, HostError>;
+    /// Starts the child unless it runs. Strays in its cgroup are ended first.
+    fn ensure_child(&self, spec: &ChildSpec) -> Result<Running, HostError>;
+    /// SIGTERM, then SIGKILL after the grace; the cgroup is gone when this returns.
+    fn remove_child(&self, id: &ChildId, grace: std::time::Duration) -> Result<(), HostError>;
+    /// Every child that has a cgroup or a pid file.
+    fn children(&self) -> Result<Vec<ChildId>, HostError>;
+
+    fn ensure_namespace(&self, name: &str) -> Result<(), HostError>;
+    fn remove_namespace(&self, name: &str) -> Result<(), HostError>;
+    fn namespaces(&self) -> Result<Vec<String>, HostError>;
+    fn ensure_router(&self, spec: &RouterSpec) -> Result<(), HostError>;
+    fn remove_router(&self, spec: &RouterSpec) -> Result<(), HostError>;
+    fn ensure_interface(&self, spec: &InterfaceSpec) -> Result<(), HostError>;
+    fn remove_interface(&self, router: &str, id: &str) -> Result<(), HostError>;
+    /// The addresses of the service itself on this machine, and the firewall around all of its routers.
+    fn ensure_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
+    fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
+
+    fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError>;
+    fn remove_directory(&self, path: &std::path::Path) -> Result<(), HostError>;
+}

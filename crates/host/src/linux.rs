@@ -1,0 +1,152 @@
+//! The real machine.
+
+pub(crate) mod cgroup;
+mod child;
+mod command;
+mod disk;
+pub(crate) mod launch;
+pub(crate) mod machine;
+mod mounts;
+mod network;
+
+use crate::{
+    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running, ServiceAddress,
+};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use child::exit as child_exit;
+
+/// Global names of one home on this machine.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Four hex digits.
+    pub home_id: String,
+}
+
+impl Names {
+    pub fn namespace(&self, what: &str) -> String {
+        format!("ekstra-{}-{what}", self.home_id)
+    }
+
+    /// The host's end of a router's uplink.
+    pub fn uplink(&self, number: u32) -> String {
+        format!("ek{}u{number}", self.home_id)
+    }
+
+    pub(crate) fn uplinks(&self) -> String {
+        format!("ek{}u*", self.home_id)
+    }
+
+    pub(crate) fn table(&self) -> String {
+        format!("ekstra_{}", self.home_id)
+    }
+
+    pub(crate) fn cgroup(&self) -> String {
+        format!("ekstra-{}", self.home_id)
+    }
+}
+
+/// This machine, on behalf of one home.
+#[derive(Clone, Debug)]
+pub struct LinuxHost {
+    names: Names,
+    /// Pid files live here.
+    run: PathBuf,
+    /// The program that implements `launch` ([`crate::launch_main`]).
+    launcher: PathBuf,
+    cgroups: cgroup::Hierarchies,
+}
+
+impl LinuxHost {
+    pub fn new(names: Names, run: PathBuf, launcher: PathBuf) -> Result<Self, HostError> {
+        std::fs::create_dir_all(&run).map_err(HostError::io("create", &run))?;
+        let cgroups = cgroup::Hierarchies::detect()?;
+        Ok(Self { names, run, launcher, cgroups })
+    }
+
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    fn group(&self, id: &ChildId) -> cgroup::Group<'_> {
+        self.cgroups.group(format!("{}/{}", self.names.cgroup(), id))
+    }
+}
+
+impl Host for LinuxHost {
+    fn child_status(&self, id: &ChildId) -> Result<ChildStatus, HostError> {
+        child::status(&self.run, id)
+    }
+
+    fn ensure_child(&self, spec: &ChildSpec) -> Result<Running, HostError> {
+        if let ChildStatus::Running(running) = child::status(&self.run, &spec.id)? {
+            return Ok(running);
+        }
+        let group = self.group(&spec.id);
+        group.kill_all(&spec.id, Duration::from_secs(10))?;
+        group.create(&spec.limits)?;
+        child::start(&self.launcher, &self.run, spec, &group)
+    }
+
+    fn remove_child(&self, id: &ChildId, grace: Duration) -> Result<(), HostError> {
+        child::stop(&self.run, id, grace)?;
+        let group = self.group(id);
+        group.kill_all(id, Duration::from_secs(10))?;
+        group.remove()?;
+        child::forget(&self.run, id)
+    }
+
+    fn children(&self) -> Result<Vec<ChildId>, HostError> {
+        let mut ids = child::recorded(&self.run)?;
+        ids.extend(self.cgroups.members(&self.names.cgroup())?.into_iter().map(ChildId));
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn ensure_namespace(&self, name: &str) -> Result<(), HostError> {
+        network::ensure_namespace(name)
+    }
+
+    fn remove_namespace(&self, name: &str) -> Result<(), HostError> {
+        network::remove_namespace(name)
+    }
+
+    fn namespaces(&self) -> Result<Vec<String>, HostError> {
+        network::namespaces(&self.names.namespace(""))
+    }
+
+    fn ensure_router(&self, spec: &RouterSpec) -> Result<(), HostError> {
+        network::ensure_router(spec)
+    }
+
+    fn remove_router(&self, spec: &RouterSpec) -> Result<(), HostError> {
+        network::remove_router(spec)
+    }
+
+    fn ensure_interface(&self, spec: &InterfaceSpec) -> Result<(), HostError> {
+        network::ensure_interface(spec)
+    }
+
+    fn remove_interface(&self, router: &str, id: &str) -> Result<(), HostError> {
+        network::remove_interface(router, id)
+    }
+
+    fn ensure_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError> {
+        network::ensure_service_address(&self.names, spec)
+    }
+
+    fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError> {
+        network::remove_service_address(&self.names, spec)?;
+        self.cgroups.group(self.names.cgroup()).remove()
+    }
+
+    fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError> {
+        disk::ensure(spec)
+    }
+
+    fn remove_directory(&self, path: &Path) -> Result<(), HostError> {
+        disk::remove_directory(path)
+    }
+}

@@ -1,0 +1,139 @@
+//! The launcher: a short-lived, single-threaded process between the service and a child.
+//!
+//! It joins the cgroups, opens the log, enters the namespaces, forks, records the pid, and lets the child go on. Killed
+//! anywhere, it leaves nothing running: the child waits for the word that its pid is on disk, and ends when the
+//! launcher does before that.
+
+use super::machine::boot_id;
+use super::{child, mounts};
+use crate::{ChildSpec, Running, netns};
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
+use serde::{Deserialize, Serialize};
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// What the service writes to the launcher's standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LaunchRequest {
+    pub(super) spec: ChildSpec,
+    /// `cgroup.procs` files to join.
+    pub(super) procs: Vec<PathBuf>,
+    pub(super) pid_file: PathBuf,
+}
+
+/// The whole life of `ekstra launch`; must run before any thread exists. Returns the exit code.
+pub fn launch_main() -> i32 {
+    match run() {
+        Ok(running) => {
+            let report = serde_json::to_string(&running).unwrap_or_default();
+            println!("{report}");
+            0
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            1
+        }
+    }
+}
+
+fn context(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+fn run() -> io::Result<Running> {
+    let request: LaunchRequest = serde_json::from_reader(io::stdin().lock()).map_err(io::Error::other)?;
+    let spec = &request.spec;
+    for file in &request.procs {
+        fs::write(file, "0").map_err(context(file.display()))?;
+    }
+    setsid()?;
+    raise_open_files()?;
+    if let Some(name) = &spec.namespace {
+        let namespace = File::open(netns::path(name)).map_err(context(name))?;
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+    }
+    let log = open_log(spec)?;
+    if spec.sandbox.is_some() {
+        unshare(
+            CloneFlags::CLONE_NEWNS
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWIPC
+                | CloneFlags::CLONE_NEWPID
+                | CloneFlags::CLONE_NEWCGROUP,
+        )?;
+    }
+    fork_child(&request, &log)
+}
+
+/// Kubernetes programs want many descriptors; the hard limit is what may be had.
+fn raise_open_files() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+fn open_log(spec: &ChildSpec) -> io::Result<File> {
+    if let Some(parent) = spec.log.parent() {
+        fs::create_dir_all(parent).map_err(context(parent.display()))?;
+    }
+    OpenOptions::new().create(true).append(true).open(&spec.log).map_err(context(spec.log.display()))
+}
+
+#[expect(unsafe_code, reason = "fork")]
+fn fork_child(request: &LaunchRequest, log: &File) -> io::Result<Running> {
+    let (go_reader, go_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let (failure_reader, failure_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    // SAFETY: this process has one thread.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop((go_writer, failure_reader));
+            let mut word = [0];
+            if File::from(go_reader).read(&mut word).unwrap_or(0) == 1 {
+                let Err(error) = become_child(&request.spec, log);
+                let _ = write!(File::from(failure_writer), "{error}");
+            }
+            std::process::exit(127);
+        }
+        ForkResult::Parent { child } => {
+            drop((go_reader, failure_writer));
+            let running = record(request, child)?;
+            File::from(go_writer).write_all(b"g")?;
+            let mut failure = String::new();
+            // Closed without a word by a successful exec.
+            File::from(failure_reader).read_to_string(&mut failure)?;
+            if failure.is_empty() { Ok(running) } else { Err(io::Error::other(failure)) }
+        }
+    }
+}
+
+fn record(request: &LaunchRequest, pid: Pid) -> io::Result<Running> {
+    let start_ticks = child::start_ticks(pid.as_raw()).ok_or_else(|| io::Error::other("the child is gone"))?;
+    let running = Running { pid: pid.as_raw(), start_ticks, boot_id: boot_id() };
+    let partial = request.pid_file.with_extension("partial");
+    fs::write(&partial, serde_json::to_vec(&running).map_err(io::Error::other)?)
+        .and_then(|()| fs::rename(&partial, &request.pid_file))
+        .map_err(context(request.pid_file.display()))?;
+    Ok(running)
+}
+
+fn become_child(spec: &ChildSpec, log: &File) -> io::Result<std::convert::Infallible> {
+    if let Some(sandbox) = &spec.sandbox {
+        mounts::enter_sandbox(sandbox)?;
+    }
+    dup2_stdin(File::open("/dev/null")?)?;
+    dup2_stdout(log)?;
+    dup2_stderr(log)?;
+    let text = |s: &str| CString::new(s).map_err(io::Error::other);
+    let program = CString::new(spec.program.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut args = vec![program.clone()];
+    for arg in &spec.args {
+        args.push(text(arg)?);
+    }
+    let env = spec.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
+    Ok(nix::unistd::execve(&program, &args, &env).map_err(|e| context(spec.program.display())(e.into()))?)
+}

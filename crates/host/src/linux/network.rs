@@ -1,0 +1,206 @@
+//! Namespaces, routers, interfaces and the firewall around them, by `ip` and `nft`.
+//!
+//! Invariant: a VPC is layer 3 only. Every address is a /32 route to one link; whatever is not routed to a link may
+//! not come from it (reverse-path check on every packet).
+
+use super::Names;
+use super::command::{ip, ip_batch, nft};
+use crate::{HostError, InterfaceSpec, RouterSpec, ServiceAddress, netns};
+use std::path::Path;
+
+/// The router's end of the uplink.
+const ROUTER_UPLINK: &str = "up0";
+
+pub(crate) fn ensure_namespace(name: &str) -> Result<(), HostError> {
+    if !netns::path(name).exists() {
+        ip(&["netns", "add", name])?;
+    }
+    // A file that was left by a reboot or a half-made namespace is not one.
+    if netns::enter(name, || Ok(())).is_err() {
+        let _ = ip(&["netns", "delete", name]);
+        ip(&["netns", "add", name])?;
+    }
+    ip_batch(Some(name), &["link set lo up".to_owned()])
+}
+
+pub(crate) fn remove_namespace(name: &str) -> Result<(), HostError> {
+    if netns::path(name).exists() { ip(&["netns", "delete", name]).map(drop) } else { Ok(()) }
+}
+
+pub(crate) fn namespaces(prefix: &str) -> Result<Vec<String>, HostError> {
+    let path = Path::new(netns::RUN_NETNS);
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(HostError::io("list", path)(error)),
+    };
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|n| n.starts_with(prefix)).collect())
+}
+
+fn link_exists(namespace: Option<&str>, link: &str) -> bool {
+    let mut args = Vec::new();
+    if let Some(name) = namespace {
+        args.extend(["-netns", name]);
+    }
+    args.extend(["link", "show", "dev", link]);
+    ip(&args).is_ok()
+}
+
+pub(crate) fn ensure_router(spec: &RouterSpec) -> Result<(), HostError> {
+    ensure_namespace(&spec.namespace)?;
+    let (host, router) = spec.transit;
+    let mtu = spec.mtu;
+    if !link_exists(Some(&spec.namespace), ROUTER_UPLINK) {
+        let uplink = &spec.uplink;
+        ip_batch(
+            None,
+            &[format!(
+                "link add {uplink} mtu {mtu} type veth peer name {ROUTER_UPLINK} mtu {mtu} netns {}",
+                spec.namespace
+            )],
+        )?;
+    }
+    ip_batch(
+        None,
+        &[format!("addr replace {host}/31 dev {}", spec.uplink), format!("link set {} up", spec.uplink)],
+    )?;
+    let mut commands: Vec<String> = spec.own_addresses.iter().map(|a| format!("addr replace {a}/32 dev lo")).collect();
+    commands.push(format!("addr replace {router}/31 dev {ROUTER_UPLINK}"));
+    commands.push(format!("link set {ROUTER_UPLINK} up"));
+    commands.push(format!("route replace default via {host}"));
+    // Addresses of the VPC that nobody has do not leave by the uplink.
+    commands.push(format!("route replace unreachable {} metric 4096", spec.cidr));
+    ip_batch(Some(&spec.namespace), &commands)?;
+    let settings = [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0")];
+    write_settings(&spec.namespace, &settings)?;
+    nft(Some(&spec.namespace), &router_rules(spec))
+}
+
+fn write_settings(namespace: &str, settings: &[(&str, &str)]) -> Result<(), HostError> {
+    let owned: Vec<_> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let wrap = |source| HostError::Namespace { name: namespace.to_owned(), source };
+    netns::write_settings(namespace, &owned).map_err(wrap)
+}
+
+fn router_rules(spec: &RouterSpec) -> String {
+    let cidr = spec.cidr;
+    format!(
+        "table ip vpc
+delete table ip vpc
+table ip vpc {{
+  chain ingress {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname \"e-*\" fib saddr . iif oif missing drop
+  }}
+  chain input {{
+    type filter hook input priority filter; policy drop;
+    iifname {{ \"lo\", \"e-*\" }} accept
+    ct state established,related accept
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy drop;
+    ct state established,related accept
+    iifname \"e-*\" oifname \"e-*\" ip daddr {cidr} accept
+    iifname \"e-*\" oifname \"{ROUTER_UPLINK}\" ip daddr != 169.254.0.0/16 accept
+  }}
+  chain nat {{
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname \"{ROUTER_UPLINK}\" masquerade
+  }}
+}}
+"
+    )
+}
+
+pub(crate) fn remove_router(spec: &RouterSpec) -> Result<(), HostError> {
+    remove_namespace(&spec.namespace)?;
+    // The uplink goes with its other end, but not at once.
+    if link_exists(None, &spec.uplink) {
+        let _ = ip(&["link", "delete", "dev", &spec.uplink]);
+    }
+    Ok(())
+}
+
+pub(crate) fn ensure_interface(spec: &InterfaceSpec) -> Result<(), HostError> {
+    let (link, device, mtu) = (&spec.id, &spec.device, spec.mtu);
+    if !link_exists(Some(&spec.router), link) {
+        ip_batch(
+            Some(&spec.router),
+            &[format!(
+                "link add {link} mtu {mtu} type veth peer name {device} mtu {mtu} address {} netns {}",
+                spec.mac, spec.namespace
+            )],
+        )?;
+    }
+    let mut commands = vec![
+        format!("link set {link} up"),
+        format!("route replace {}/32 dev {link}", spec.address),
+    ];
+    commands.extend(spec.prefixes.iter().map(|p| format!("route replace {p} dev {link}")));
+    ip_batch(Some(&spec.router), &commands)?;
+    let neighbours = format!("ipv4/neigh/{link}/proxy_delay");
+    let proxy = format!("ipv4/conf/{link}/proxy_arp");
+    write_settings(&spec.router, &[(&neighbours, "0"), (&proxy, "1")])?;
+    ip_batch(
+        Some(&spec.namespace),
+        &[
+            format!("addr replace {}/{} dev {device}", spec.address, spec.subnet.length()),
+            format!("link set {device} up"),
+            format!("route replace default via {} dev {device}", spec.gateway),
+        ],
+    )
+}
+
+pub(crate) fn remove_interface(router: &str, id: &str) -> Result<(), HostError> {
+    if !netns::path(router).exists() || !link_exists(Some(router), id) {
+        return Ok(());
+    }
+    ip(&["-netns", router, "link", "delete", "dev", id]).map(drop)
+}
+
+pub(crate) fn ensure_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
+    ip_batch(None, &[format!("addr replace {}/32 dev lo scope host", spec.address)])?;
+    let forward = "/proc/sys/net/ipv4/ip_forward";
+    if std::fs::read_to_string(forward).is_ok_and(|v| v.trim() == "0") {
+        std::fs::write(forward, "1").map_err(HostError::io("write", forward))?;
+    }
+    nft(None, &host_rules(names, spec))
+}
+
+/// Routers reach the outside, and nothing else: not this host, not each other, not link-local addresses.
+fn host_rules(names: &Names, spec: &ServiceAddress) -> String {
+    let (table, uplinks, transit) = (names.table(), names.uplinks(), spec.transit);
+    format!(
+        "table ip {table}
+delete table ip {table}
+table ip {table} {{
+  chain input {{
+    type filter hook input priority filter - 10; policy accept;
+    iifname \"{uplinks}\" ct state established,related accept
+    iifname \"{uplinks}\" drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 10; policy accept;
+    iifname \"{uplinks}\" oifname \"ek*\" drop
+    iifname \"{uplinks}\" ip daddr 169.254.0.0/16 drop
+    iifname \"{uplinks}\" accept
+    oifname \"{uplinks}\" ct state established,related accept
+    oifname \"{uplinks}\" drop
+  }}
+  chain nat {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {transit} oifname != \"ek*\" masquerade
+  }}
+}}
+"
+    )
+}
+
+pub(crate) fn remove_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
+    let table = names.table();
+    nft(None, &format!("table ip {table}\ndelete table ip {table}\n"))?;
+    let address = format!("{}/32", spec.address);
+    let held = ip(&["-o", "addr", "show", "dev", "lo"])?.contains(&format!(" {address} "));
+    if held { ip(&["addr", "del", &address, "dev", "lo"]).map(drop) } else { Ok(()) }
+}

@@ -1,0 +1,147 @@
+//! What a machine can be asked for. Plain data; paths and names are decided by the caller.
+
+use ekstra_domain::prefix::Prefix;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// The name of a child, unique in a home: `[a-z0-9-]`, at most 64 characters (it is a cgroup's name).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChildId(pub String);
+
+impl std::fmt::Display for ChildId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A process that outlives the service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChildSpec {
+    pub id: ChildId,
+    /// On the host, or inside the sandbox's root when there is one.
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// A network namespace by name; `None` is the host's.
+    pub namespace: Option<String>,
+    /// Standard output and error, appended.
+    pub log: PathBuf,
+    pub limits: Limits,
+    pub sandbox: Option<Sandbox>,
+}
+
+/// Zero or absent means unlimited.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Limits {
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u32>,
+    pub pids: Option<u32>,
+    /// Only the devices that a container host needs.
+    pub restrict_devices: bool,
+}
+
+/// Namespaces of its own and a root file system of its own: a container instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sandbox {
+    pub hostname: String,
+    /// Read-only layers of the root file system, the topmost first.
+    pub layers: Vec<PathBuf>,
+    /// An ext4 image; the root's writable layer and the node's data live in it.
+    pub disk: PathBuf,
+    /// An empty directory to assemble the root on. Nothing stays mounted there outside the sandbox.
+    pub mountpoint: PathBuf,
+    /// Memory and processors that `/proc` shall show.
+    pub memory_bytes: u64,
+    pub cpus: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChildStatus {
+    Absent,
+    Running(Running),
+    /// It was started and is gone (or the machine has been booted since).
+    Exited,
+}
+
+/// A process as this machine knows it. The start time tells it from a later one with the same pid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    pub pid: i32,
+    /// Clock ticks after boot, from `/proc/<pid>/stat`.
+    pub start_ticks: u64,
+    pub boot_id: String,
+}
+
+/// A VPC's router: one namespace with a route per address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouterSpec {
+    pub namespace: String,
+    /// The host's end of the uplink, at most 15 characters.
+    pub uplink: String,
+    /// The two addresses of the uplink's /31, the host's first.
+    pub transit: (Ipv4Addr, Ipv4Addr),
+    pub cidr: Prefix,
+    /// Addresses that are the router itself: service address, gateways, resolver, instance metadata.
+    pub own_addresses: Vec<Ipv4Addr>,
+    pub mtu: u32,
+}
+
+/// An elastic network interface: a veth between the router and a namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceSpec {
+    /// The router's end, at most 15 characters.
+    pub id: String,
+    pub router: String,
+    pub namespace: String,
+    /// The name inside `namespace`, such as `eth0`.
+    pub device: String,
+    pub mac: String,
+    pub address: Ipv4Addr,
+    pub subnet: Prefix,
+    pub gateway: Ipv4Addr,
+    /// Further addresses routed to this interface (pods).
+    pub prefixes: Vec<Prefix>,
+    pub mtu: u32,
+}
+
+/// The link-local address that means this service on the host and in every router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceAddress {
+    pub address: Ipv4Addr,
+    /// Source range of the uplinks of this home.
+    pub transit: Prefix,
+}
+
+/// A sparse ext4 image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiskSpec {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// Why the machine did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("{program} failed ({status}): {output}")]
+    Command { program: String, status: String, output: String },
+    #[error("{program} cannot be run: {source}. Install it (Debian: apt-get install {package})")]
+    Missing { program: String, package: &'static str, source: std::io::Error },
+    #[error("{action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("network namespace {name}: {source}")]
+    Namespace { name: String, source: std::io::Error },
+    #[error("child {id} did not start: {detail}")]
+    Launch { id: ChildId, detail: String },
+    #[error("child {id} does not end")]
+    Immortal { id: ChildId },
+}
+
+impl HostError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
