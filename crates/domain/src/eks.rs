@@ -1,0 +1,26 @@
+//! Clusters, node groups and updates: records, states, validation, planners.
+
+mod cluster;
+mod nodegroup;
+mod plan_cluster;
+mod plan_nodegroup;
+mod update;
+mod validate;
+
+pub use cluster::{
+    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, VpcAccess,
+};
+pub use nodegroup::{Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};
+pub use plan_cluster::{ClusterAction, ObservedCluster, plan_cluster};
+pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegroup};
+pub use update::{Update, UpdateStatus, UpdateType};
+pub use validate::{
+    Invalid, check_cluster_name, check_nodegroup_name, check_scaling, check_service_cidr, check_version,
+    page_bounds,
+};
+
+/// The program of each control plane, in the order in which they are needed.
+pub const CONTROL_PLANE_PROGRAMS: [&str; 4] =
+    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// Nodes get this long to be drained before they are terminated all the same (`spec/eks-semantics.md` §2.2).
+pub const DRAIN_LIMIT_SECONDS: i64 = 15 * 60;

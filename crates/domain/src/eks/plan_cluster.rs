@@ -1,0 +1,190 @@
+//! What a control plane needs next. Pure: the reconciler observes, asks, applies, and asks again.
+//!
+//! Invariant: a converged cluster plans nothing; a deleted one plans until nothing of it is left, and the record goes
+//! last.
+
+use super::{CONTROL_PLANE_PROGRAMS, Cluster, ClusterStatus};
+
+/// What the machine shows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ObservedCluster {
+    pub keys_on_disk: bool,
+    pub networked: bool,
+    /// Programs that run.
+    pub running: Vec<String>,
+    /// The API server answers `/readyz`.
+    pub ready: bool,
+    /// Built-in objects (CoreDNS, kube-proxy, roles) are applied.
+    pub bootstrapped: bool,
+    /// Programs of which anything is left: a process, a cgroup, a pid file.
+    pub remains: Vec<String>,
+    /// Interfaces, namespace or directory are left.
+    pub leftovers: bool,
+    pub has_nodegroups: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterAction {
+    MakeKeys,
+    MakeNetwork,
+    Start(&'static str),
+    /// Nothing to do but wait for the API server.
+    AwaitReady,
+    Bootstrap,
+    MarkActive,
+    /// Ends the program and waits until it is gone.
+    Stop(&'static str),
+    RemoveLeftovers,
+    Forget,
+}
+
+/// Actions that may be applied now, in order; those behind an await come with the next plan.
+pub fn plan_cluster(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAction> {
+    match cluster.status {
+        ClusterStatus::Deleting => plan_deletion(observed),
+        ClusterStatus::Failed => Vec::new(),
+        ClusterStatus::Creating | ClusterStatus::Active | ClusterStatus::Updating => plan_running(cluster, observed),
+    }
+}
+
+fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAction> {
+    let mut actions = Vec::new();
+    if !observed.keys_on_disk {
+        actions.push(ClusterAction::MakeKeys);
+    }
+    if !observed.networked {
+        actions.push(ClusterAction::MakeNetwork);
+    }
+    let missing = |program: &&&str| !observed.running.iter().any(|r| r == **program);
+    actions.extend(CONTROL_PLANE_PROGRAMS.iter().filter(missing).map(|p| ClusterAction::Start(p)));
+    if !observed.ready {
+        actions.push(ClusterAction::AwaitReady);
+        return actions;
+    }
+    if !observed.bootstrapped {
+        actions.push(ClusterAction::Bootstrap);
+    }
+    if cluster.status == ClusterStatus::Creating {
+        actions.push(ClusterAction::MarkActive);
+    }
+    actions
+}
+
+fn plan_deletion(observed: &ObservedCluster) -> Vec<ClusterAction> {
+    if observed.has_nodegroups {
+        return Vec::new();
+    }
+    let remains = |program: &&&str| observed.remains.iter().any(|r| r == **program);
+    // etcd last: the others would fill their logs with complaints.
+    let mut actions: Vec<_> =
+        CONTROL_PLANE_PROGRAMS.iter().rev().filter(remains).map(|p| ClusterAction::Stop(p)).collect();
+    if observed.leftovers {
+        actions.push(ClusterAction::RemoveLeftovers);
+    }
+    actions.push(ClusterAction::Forget);
+    actions
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::{AuthenticationMode, Logging, VpcAccess};
+    use super::*;
+    use crate::names::Scope;
+
+    pub(crate) fn cluster(status: ClusterStatus) -> Cluster {
+        Cluster {
+            name: "c".into(),
+            scope: Scope::new("000000000000", "us-east-1"),
+            uid: "u".into(),
+            status,
+            version: "1.36".into(),
+            platform_version: "eks.1".into(),
+            role_arn: String::new(),
+            created_ms: 0,
+            vpc: VpcAccess {
+                vpc: "vpc-1".into(),
+                subnets: vec![],
+                security_groups: vec![],
+                cluster_security_group: String::new(),
+                public_access: true,
+                private_access: false,
+                public_cidrs: vec![],
+            },
+            service_cidr: "10.100.0.0/16".parse().expect("valid"),
+            authentication_mode: AuthenticationMode::ConfigMap,
+            creator_is_admin: true,
+            creator_arn: String::new(),
+            logging: Logging::default(),
+            deletion_protection: false,
+            support_type: "EXTENDED".into(),
+            tags: Default::default(),
+            request_token: None,
+            request_digest: String::new(),
+            slot: "00000001".into(),
+            issues: vec![],
+            progress: None,
+        }
+    }
+
+    /// What applying an action does to what is observed next.
+    fn apply(action: &ClusterAction, cluster: &mut Cluster, observed: &mut ObservedCluster) {
+        match action {
+            ClusterAction::MakeKeys => observed.keys_on_disk = true,
+            ClusterAction::MakeNetwork => observed.networked = true,
+            ClusterAction::Start(program) => observed.running.push((*program).to_owned()),
+            ClusterAction::AwaitReady => observed.ready = true,
+            ClusterAction::Bootstrap => observed.bootstrapped = true,
+            ClusterAction::MarkActive => cluster.status = ClusterStatus::Active,
+            ClusterAction::Stop(program) => observed.remains.retain(|r| r != program),
+            ClusterAction::RemoveLeftovers => observed.leftovers = false,
+            ClusterAction::Forget => {}
+        }
+    }
+
+    #[test]
+    fn creation_converges_though_interrupted_after_every_action() {
+        let mut cluster = cluster(ClusterStatus::Creating);
+        let mut observed = ObservedCluster::default();
+        let mut trace = Vec::new();
+        while let Some(action) = plan_cluster(&cluster, &observed).into_iter().next() {
+            apply(&action, &mut cluster, &mut observed);
+            trace.push(action);
+            assert!(trace.len() < 20, "{trace:?}");
+        }
+        assert_eq!(cluster.status, ClusterStatus::Active);
+        assert_eq!(trace.first(), Some(&ClusterAction::MakeKeys));
+        assert_eq!(trace.last(), Some(&ClusterAction::MarkActive));
+        assert_eq!(trace.len(), 9);
+        assert!(plan_cluster(&cluster, &observed).is_empty());
+    }
+
+    #[test]
+    fn an_ended_program_is_started_again() {
+        let cluster = cluster(ClusterStatus::Active);
+        let all = CONTROL_PLANE_PROGRAMS.iter().filter(|p| **p != "kube-scheduler");
+        let observed = ObservedCluster {
+            keys_on_disk: true,
+            networked: true,
+            running: all.map(|p| (*p).to_owned()).collect(),
+            ready: true,
+            bootstrapped: true,
+            ..Default::default()
+        };
+        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::Start("kube-scheduler")]);
+    }
+
+    #[test]
+    fn deletion_waits_for_node_groups_and_forgets_last() {
+        let cluster = cluster(ClusterStatus::Deleting);
+        let mut observed = ObservedCluster {
+            remains: CONTROL_PLANE_PROGRAMS.iter().map(|p| (*p).to_owned()).collect(),
+            leftovers: true,
+            has_nodegroups: true,
+            ..Default::default()
+        };
+        assert!(plan_cluster(&cluster, &observed).is_empty());
+        observed.has_nodegroups = false;
+        let plan = plan_cluster(&cluster, &observed);
+        assert_eq!(plan[3..], [ClusterAction::Stop("etcd"), ClusterAction::RemoveLeftovers, ClusterAction::Forget]);
+    }
+}

@@ -1,0 +1,199 @@
+//! What a managed node group needs next.
+//!
+//! Invariant: an instance is terminated only when it is drained or its time is up; a node that never became Ready, or
+//! whose instance ended by itself, needs no draining.
+
+use super::{DRAIN_LIMIT_SECONDS, Nodegroup, NodegroupStatus};
+
+/// One of the group's instances that is not terminated yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    pub instance: String,
+    pub zone: String,
+    pub launched_ms: i64,
+    /// Running or about to; `false` once it shuts down.
+    pub alive: bool,
+    pub node_ready: bool,
+    /// Pods that eviction has not removed yet; `None` when the API server does not say.
+    pub pods_left: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ObservedNodegroup {
+    pub members: Vec<Member>,
+    pub now_ms: i64,
+    /// Replaces [`DRAIN_LIMIT_SECONDS`], for tests and impatient people.
+    pub drain_limit_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodegroupAction {
+    Launch { count: u32 },
+    /// Cordon the node and record when draining began.
+    BeginDrain { instance: String },
+    /// Evict what is still there.
+    Evict { instance: String },
+    Terminate { instance: String },
+    MarkActive,
+    Forget,
+}
+
+pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<NodegroupAction> {
+    let deleting = group.status == NodegroupStatus::Deleting;
+    let desired = if deleting { 0 } else { group.scaling.desired };
+    let mut actions = Vec::new();
+    let alive: Vec<&Member> = observed.members.iter().filter(|m| m.alive).collect();
+    let draining = |m: &&&Member| group.draining.contains_key(&m.instance);
+    let leaving: Vec<&Member> = alive.iter().filter(draining).copied().collect();
+    let mut staying: Vec<&Member> = alive.iter().filter(|m| !draining(m)).copied().collect();
+    for member in &leaving {
+        actions.push(drain_step(group, observed, member));
+    }
+    let surplus = staying.len().saturating_sub(desired as usize);
+    sort_for_removal(&mut staying);
+    for member in staying.iter().take(surplus) {
+        actions.push(NodegroupAction::BeginDrain { instance: member.instance.clone() });
+    }
+    let missing = desired.saturating_sub(u32::try_from(staying.len()).unwrap_or(u32::MAX));
+    if missing > 0 {
+        actions.push(NodegroupAction::Launch { count: missing });
+    }
+    if deleting && observed.members.is_empty() {
+        actions.push(NodegroupAction::Forget);
+    }
+    let ready = staying.iter().filter(|m| m.node_ready).count();
+    let settled = ready >= desired as usize && surplus == 0 && missing == 0;
+    let pending = matches!(group.status, NodegroupStatus::Creating | NodegroupStatus::Updating);
+    if pending && settled && leaving.is_empty() {
+        actions.push(NodegroupAction::MarkActive);
+    }
+    actions
+}
+
+fn drain_step(group: &Nodegroup, observed: &ObservedNodegroup, member: &Member) -> NodegroupAction {
+    let instance = member.instance.clone();
+    let since = group.draining.get(&member.instance).copied().unwrap_or(observed.now_ms);
+    let limit = observed.drain_limit_seconds.unwrap_or(DRAIN_LIMIT_SECONDS);
+    let late = observed.now_ms - since >= limit * 1000;
+    if late || member.pods_left == Some(0) {
+        NodegroupAction::Terminate { instance }
+    } else {
+        NodegroupAction::Evict { instance }
+    }
+}
+
+/// First those that do not work, then from the zone with the most, then the oldest (EC2 Auto Scaling's default
+/// termination policy, without launch templates).
+fn sort_for_removal(members: &mut [&Member]) {
+    let zones: Vec<String> = members.iter().map(|m| m.zone.clone()).collect();
+    let crowd = |zone: &str| zones.iter().filter(|z| z.as_str() == zone).count();
+    members.sort_by_key(|m| (m.node_ready, usize::MAX - crowd(&m.zone), m.launched_ms, m.instance.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Scaling, UpdateConfig};
+    use super::*;
+    use crate::names::Scope;
+    use std::collections::BTreeMap;
+
+    fn group(status: NodegroupStatus, desired: u32) -> Nodegroup {
+        Nodegroup {
+            name: "ng".into(),
+            cluster: "c".into(),
+            scope: Scope::new("000000000000", "us-east-1"),
+            uid: "u".into(),
+            status,
+            version: "1.36".into(),
+            release_version: String::new(),
+            created_ms: 0,
+            modified_ms: 0,
+            scaling: Scaling { min: 0, max: 9, desired },
+            instance_types: vec!["t3.medium".into()],
+            subnets: vec![],
+            node_role: String::new(),
+            ami_type: "AL2023_x86_64_STANDARD".into(),
+            capacity_type: "ON_DEMAND".into(),
+            disk_gib: 20,
+            labels: BTreeMap::new(),
+            taints: vec![],
+            update_config: UpdateConfig { max_unavailable: Some(1), max_unavailable_percentage: None },
+            tags: BTreeMap::new(),
+            request_token: None,
+            request_digest: String::new(),
+            issues: vec![],
+            draining: BTreeMap::new(),
+        }
+    }
+
+    fn member(instance: &str, zone: &str, launched_ms: i64) -> Member {
+        Member {
+            instance: instance.into(),
+            zone: zone.into(),
+            launched_ms,
+            alive: true,
+            node_ready: true,
+            pods_left: Some(1),
+        }
+    }
+
+    fn observed(members: Vec<Member>) -> ObservedNodegroup {
+        ObservedNodegroup { members, now_ms: 1_000_000, drain_limit_seconds: None }
+    }
+
+    #[test]
+    fn a_new_group_launches_and_is_active_when_its_nodes_are_ready() {
+        let creating = group(NodegroupStatus::Creating, 2);
+        assert_eq!(plan_nodegroup(&creating, &observed(vec![])), [NodegroupAction::Launch { count: 2 }]);
+        let mut late = member("i-2", "b", 2);
+        late.node_ready = false;
+        let members = vec![member("i-1", "a", 1), late];
+        assert!(plan_nodegroup(&creating, &observed(members)).is_empty());
+        let members = vec![member("i-1", "a", 1), member("i-2", "b", 2)];
+        assert_eq!(plan_nodegroup(&creating, &observed(members.clone())), [NodegroupAction::MarkActive]);
+        assert!(plan_nodegroup(&group(NodegroupStatus::Active, 2), &observed(members)).is_empty());
+    }
+
+    #[test]
+    fn scaling_down_drains_the_oldest_of_the_fullest_zone_then_terminates() {
+        let members = vec![member("i-1", "a", 1), member("i-2", "b", 2), member("i-3", "b", 3)];
+        let mut updating = group(NodegroupStatus::Updating, 2);
+        let plan = plan_nodegroup(&updating, &observed(members.clone()));
+        assert_eq!(plan, [NodegroupAction::BeginDrain { instance: "i-2".into() }]);
+        updating.draining.insert("i-2".into(), 999_000);
+        let plan = plan_nodegroup(&updating, &observed(members.clone()));
+        assert_eq!(plan, [NodegroupAction::Evict { instance: "i-2".into() }]);
+        let mut drained = members.clone();
+        drained[1].pods_left = Some(0);
+        let plan = plan_nodegroup(&updating, &observed(drained));
+        assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-2".into() }]);
+        let mut gone = members;
+        gone[1].alive = false;
+        assert_eq!(plan_nodegroup(&updating, &observed(gone)), [NodegroupAction::MarkActive]);
+    }
+
+    #[test]
+    fn a_drain_that_takes_too_long_ends_in_termination() {
+        let mut deleting = group(NodegroupStatus::Deleting, 1);
+        deleting.draining.insert("i-1".into(), 1_000_000 - DRAIN_LIMIT_SECONDS * 1000);
+        let plan = plan_nodegroup(&deleting, &observed(vec![member("i-1", "a", 1)]));
+        assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-1".into() }]);
+    }
+
+    #[test]
+    fn deletion_ends_when_no_instance_is_left() {
+        let deleting = group(NodegroupStatus::Deleting, 2);
+        let mut ending = member("i-1", "a", 1);
+        ending.alive = false;
+        assert!(plan_nodegroup(&deleting, &observed(vec![ending])).is_empty());
+        assert_eq!(plan_nodegroup(&deleting, &observed(vec![])), [NodegroupAction::Forget]);
+    }
+
+    #[test]
+    fn an_instance_that_ended_by_itself_is_replaced() {
+        let mut ended = member("i-1", "a", 1);
+        ended.alive = false;
+        let active = group(NodegroupStatus::Active, 1);
+        assert_eq!(plan_nodegroup(&active, &observed(vec![ended])), [NodegroupAction::Launch { count: 1 }]);
+    }
+}

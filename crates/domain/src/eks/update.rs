@@ -1,0 +1,60 @@
+//! Updates: changes that DescribeUpdate follows.
+
+use crate::names::Scope;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateStatus {
+    InProgress,
+    Failed,
+    Cancelled,
+    Successful,
+}
+
+impl UpdateStatus {
+    pub fn wire(self) -> &'static str {
+        match self {
+            Self::InProgress => "InProgress",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+            Self::Successful => "Successful",
+        }
+    }
+}
+
+/// The kinds that ekstra carries out so far; EKS's spelling is the variant's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateType {
+    ConfigUpdate,
+    EndpointAccessUpdate,
+    LoggingUpdate,
+    DeletionProtectionUpdate,
+    UpgradePolicyUpdate,
+}
+
+impl UpdateType {
+    pub fn wire(self) -> &'static str {
+        match self {
+            Self::ConfigUpdate => "ConfigUpdate",
+            Self::EndpointAccessUpdate => "EndpointAccessUpdate",
+            Self::LoggingUpdate => "LoggingUpdate",
+            Self::DeletionProtectionUpdate => "DeletionProtectionUpdate",
+            Self::UpgradePolicyUpdate => "UpgradePolicyUpdate",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    pub id: String,
+    pub scope: Scope,
+    pub cluster: String,
+    /// The node group it concerns, if any.
+    pub nodegroup: Option<String>,
+    pub kind: UpdateType,
+    pub status: UpdateStatus,
+    /// EKS's parameter types and values.
+    pub params: Vec<(String, String)>,
+    pub created_ms: i64,
+    pub errors: Vec<(String, String)>,
+}

@@ -1,0 +1,115 @@
+//! Temporary credentials that need no record: the session token carries who it is for and until when, under a MAC, and
+//! the secret key follows from it. So `gate` can hand out an instance's credentials, and `serve` verify them, with
+//! nothing written.
+//!
+//! Invariant: without the master key neither a token nor the secret of a token can be made.
+
+use super::{Principal, Secret};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+/// 32 random bytes of the home.
+#[derive(Clone)]
+pub struct MasterKey(pub [u8; 32]);
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MasterKey(…)")
+    }
+}
+
+/// A role session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// `ASIA…`.
+    pub access_key_id: String,
+    pub principal: Principal,
+    /// Unix seconds.
+    pub expires: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum SessionError {
+    #[error("not a session token of this service")]
+    Invalid,
+    #[error("the session has expired")]
+    Expired,
+}
+
+impl MasterKey {
+    /// A value that only this home can compute.
+    pub fn derive(&self, purpose: &str, data: &[u8]) -> [u8; 32] {
+        let mut mac = self.mac(purpose);
+        mac.update(data);
+        mac.finalize().into_bytes().into()
+    }
+
+    fn mac(&self, purpose: &str) -> Hmac<Sha256> {
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(purpose.as_bytes());
+        mac.update(&[0]);
+        mac
+    }
+
+    /// The session token.
+    pub fn seal(&self, session: &Session) -> String {
+        let payload = serde_json::to_vec(session).expect("plain strings and a number");
+        let tag = self.derive("session-token", &payload);
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(payload), URL_SAFE_NO_PAD.encode(tag))
+    }
+
+    pub fn secret(&self, token: &str) -> Secret {
+        let secret = self.derive("session-secret", token.as_bytes());
+        Secret(base64::engine::general_purpose::STANDARD_NO_PAD.encode(&secret[..30]))
+    }
+
+    /// Whose session it is, if the token is ours and not past `now` (unix seconds).
+    pub fn open(&self, token: &str, now: i64) -> Result<Session, SessionError> {
+        let (payload, tag) = token.split_once('.').ok_or(SessionError::Invalid)?;
+        let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| SessionError::Invalid);
+        let (payload, tag) = (decode(payload)?, decode(tag)?);
+        let mut mac = self.mac("session-token");
+        mac.update(&payload);
+        mac.verify_slice(&tag).map_err(|_| SessionError::Invalid)?;
+        let session: Session = serde_json::from_slice(&payload).map_err(|_| SessionError::Invalid)?;
+        if now < session.expires { Ok(session) } else { Err(SessionError::Expired) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> Session {
+        let principal = Principal {
+            account: "000000000000".into(),
+            arn: "arn:aws:sts::000000000000:assumed-role/R/i-1".into(),
+            user_id: "AROAX:i-1".into(),
+        };
+        Session { access_key_id: "ASIAX".into(), principal, expires: 1000 }
+    }
+
+    #[test]
+    fn a_token_opens_under_its_key_until_it_expires() {
+        let key = MasterKey([7; 32]);
+        let token = key.seal(&session());
+        assert_eq!(key.open(&token, 999), Ok(session()));
+        assert_eq!(key.open(&token, 1000), Err(SessionError::Expired));
+        assert_eq!(MasterKey([8; 32]).open(&token, 0), Err(SessionError::Invalid));
+        assert_ne!(key.secret(&token), MasterKey([8; 32]).secret(&token));
+    }
+
+    #[test]
+    fn a_changed_token_is_refused() {
+        let key = MasterKey([7; 32]);
+        let token = key.seal(&session());
+        let other = key.seal(&Session { expires: 2000, ..session() });
+        let (payload, _) = other.split_once('.').expect("two parts");
+        let (_, tag) = token.split_once('.').expect("two parts");
+        assert_eq!(key.open(&format!("{payload}.{tag}"), 0), Err(SessionError::Invalid));
+        assert_eq!(key.open("nonsense", 0), Err(SessionError::Invalid));
+    }
+}

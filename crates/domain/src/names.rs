@@ -1,0 +1,166 @@
+//! Accounts, regions, ARNs, and the keys under which records are stored.
+//!
+//! Invariant: account and region are part of every key, so that no listing crosses them by accident.
+
+mod arn;
+
+pub use arn::{Arn, ArnError};
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The account that exists without being created.
+pub const DEFAULT_ACCOUNT: &str = "000000000000";
+pub const DEFAULT_REGION: &str = "us-east-1";
+
+/// Where a regional resource lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Scope {
+    /// Twelve digits.
+    pub account: String,
+    pub region: String,
+}
+
+impl Scope {
+    pub fn new(account: impl Into<String>, region: impl Into<String>) -> Self {
+        Self { account: account.into(), region: region.into() }
+    }
+
+    /// `arn:aws:<service>:<region>:<account>:<resource>`.
+    pub fn arn(&self, service: &str, resource: impl fmt::Display) -> String {
+        format!("arn:aws:{service}:{}:{}:{resource}", self.region, self.account)
+    }
+
+    /// `ip-10-0-0-1.ec2.internal`, or `….<region>.compute.internal` outside us-east-1.
+    pub fn private_dns_name(&self, address: std::net::Ipv4Addr) -> String {
+        let dashed = address.to_string().replace('.', "-");
+        format!("ip-{dashed}.{}", self.private_domain())
+    }
+
+    pub fn private_domain(&self) -> String {
+        if self.region == "us-east-1" {
+            "ec2.internal".to_owned()
+        } else {
+            format!("{}.compute.internal", self.region)
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.account, self.region)
+    }
+}
+
+/// A region as AWS spells them: `us-east-1`, `ap-southeast-2`, `us-gov-west-1`.
+pub fn is_region(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let word = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase());
+    (3..=4).contains(&parts.len())
+        && parts[..parts.len() - 1].iter().all(word)
+        && parts.last().is_some_and(|n| n.len() == 1 && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Where a record of each kind is stored.
+pub mod keys {
+    use super::Scope;
+
+    pub const CLUSTERS: &str = "eks/clusters/";
+    pub const SLOTS: &str = "eks/slots/";
+    pub const NODEGROUPS: &str = "eks/nodegroups/";
+    pub const INSTANCES: &str = "ec2/instances/";
+    pub const INTERFACES: &str = "ec2/interfaces/";
+    pub const VPCS: &str = "ec2/vpcs/";
+    pub const SUBNETS: &str = "ec2/subnets/";
+
+    /// The prefix of all records of one kind in one scope, such as [`CLUSTERS`].
+    pub fn scoped(kind: &str, scope: &Scope) -> String {
+        format!("{kind}{scope}/")
+    }
+
+    pub fn cluster(scope: &Scope, name: &str) -> String {
+        format!("{CLUSTERS}{scope}/{name}")
+    }
+
+    pub fn slot(id: &str) -> String {
+        format!("{SLOTS}{id}")
+    }
+
+    pub fn nodegroups(scope: &Scope, cluster: &str) -> String {
+        format!("{NODEGROUPS}{scope}/{cluster}/")
+    }
+
+    pub fn nodegroup(scope: &Scope, cluster: &str, name: &str) -> String {
+        format!("{NODEGROUPS}{scope}/{cluster}/{name}")
+    }
+
+    pub fn updates(scope: &Scope, cluster: &str) -> String {
+        format!("eks/updates/{scope}/{cluster}/")
+    }
+
+    pub fn update(scope: &Scope, cluster: &str, id: &str) -> String {
+        format!("eks/updates/{scope}/{cluster}/{id}")
+    }
+
+    pub fn instance(scope: &Scope, id: &str) -> String {
+        format!("{INSTANCES}{scope}/{id}")
+    }
+
+    pub fn interface(scope: &Scope, id: &str) -> String {
+        format!("{INTERFACES}{scope}/{id}")
+    }
+
+    pub fn vpc(scope: &Scope, id: &str) -> String {
+        format!("{VPCS}{scope}/{id}")
+    }
+
+    pub fn subnet(scope: &Scope, id: &str) -> String {
+        format!("{SUBNETS}{scope}/{id}")
+    }
+
+    pub fn security_groups(scope: &Scope) -> String {
+        format!("ec2/security-groups/{scope}/")
+    }
+
+    pub fn security_group(scope: &Scope, id: &str) -> String {
+        format!("ec2/security-groups/{scope}/{id}")
+    }
+
+    /// Roles are global in their account.
+    pub fn roles(account: &str) -> String {
+        format!("iam/roles/{account}/")
+    }
+
+    pub fn role(account: &str, name: &str) -> String {
+        format!("iam/roles/{account}/{name}")
+    }
+
+    pub fn access_key(id: &str) -> String {
+        format!("iam/access-keys/{id}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_spelled_as_aws_does() {
+        for good in ["us-east-1", "ap-southeast-2", "us-gov-west-1", "eu-central-1"] {
+            assert!(is_region(good), "{good}");
+        }
+        for bad in ["local", "us-east", "us-east-11", "US-east-1", "us--1", "", "us-east-1-"] {
+            assert!(!is_region(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn node_names_follow_the_region() {
+        let address = std::net::Ipv4Addr::new(172, 31, 3, 7);
+        assert_eq!(Scope::new("1", "us-east-1").private_dns_name(address), "ip-172-31-3-7.ec2.internal");
+        assert_eq!(
+            Scope::new("1", "eu-west-1").private_dns_name(address),
+            "ip-172-31-3-7.eu-west-1.compute.internal"
+        );
+    }
+}
