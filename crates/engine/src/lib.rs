@@ -1,1 +1,9 @@
-//! tokio
+//! What every part of the service runs on: the environment (clock, ids) and the reconcile driver.
+//!
+//! Invariant: nothing above this crate reads the clock or makes an id by itself.
+
+mod env;
+mod reconcile;
+
+pub use env::{Env, SystemClock, Clock};
+pub use reconcile::{Next, Reconciler, Shutdown, drive};

@@ -1,0 +1,77 @@
+//! Clock and identifiers.
+
+use rand::RngExt;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub trait Clock: Send + Sync + std::fmt::Debug {
+    /// Unix milliseconds.
+    fn now_ms(&self) -> i64;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Handed to whoever needs the time or a new id; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Env {
+    clock: Arc<dyn Clock>,
+}
+
+impl Env {
+    pub fn system() -> Self {
+        Self { clock: Arc::new(SystemClock) }
+    }
+
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Unix seconds.
+    pub fn now(&self) -> i64 {
+        self.clock.now_ms().div_euclid(1000)
+    }
+
+    /// `2 * bytes` hex digits.
+    pub fn hex(&self, bytes: usize) -> String {
+        hex::encode(self.random_bytes(bytes))
+    }
+
+    /// An id as EC2 makes them: `<kind>-<17 hex digits>`.
+    pub fn ec2_id(&self, kind: &str) -> String {
+        format!("{kind}-0{}", self.hex(8))
+    }
+
+    /// An RFC 4122 version 4 UUID.
+    pub fn uuid(&self) -> String {
+        let mut bytes = self.random_bytes(16);
+        bytes[6] = (bytes[6] & 0x0f) | 0x40;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        let hex = hex::encode(bytes);
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    }
+
+    /// An IAM unique id: a prefix such as `AROA` and 17 characters of base 32.
+    pub fn iam_id(&self, prefix: &str) -> String {
+        const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+        let tail = self.random_bytes(17).into_iter().map(|b| char::from(ALPHABET[usize::from(b % 32)]));
+        prefix.chars().chain(tail).collect()
+    }
+
+    pub fn random_bytes(&self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        rand::rng().fill(&mut bytes[..]);
+        bytes
+    }
+}
