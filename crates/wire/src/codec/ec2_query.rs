@@ -1,0 +1,26 @@
+//! ec2Query: form parameters with bare indexes in, XML with `requestId` and `item` out.
+
+use ekstra_model::{Operation, Service, Value};
+
+use super::params::{Dialect, read_struct, tree};
+use super::{DecodeError, xml::Xml};
+use crate::message::{Request, Response};
+use crate::route::Routed;
+
+pub(crate) fn decode(routed: &Routed, request: &Request) -> Result<Value, DecodeError> {
+    read_struct(Dialect::Ec2, routed.operation.input, &tree(request)?)
+}
+
+pub(crate) fn encode(service: &Service, operation: &Operation, value: &Value, request_id: &str) -> Response {
+    let root = format!("{}Response", operation.name);
+    let mut xml = Xml::default();
+    xml.open_root(&root, service.xml_namespace);
+    xml.leaf("requestId", request_id);
+    xml.members(operation.output, value);
+    xml.close(&root);
+    Response {
+        status: operation.status,
+        headers: vec![("content-type".to_owned(), "text/xml;charset=UTF-8".to_owned())],
+        body: xml.finish().into_bytes(),
+    }
+}

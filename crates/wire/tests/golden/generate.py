@@ -1,0 +1,119 @@
+"""Writes requests.json: what botocore 1.44.5 sends and signs at a fixed time, for the tests of ekstra-wire.
+
+Run with that botocore installed: python3 generate.py. With the argument "answers" it reads answers/* (which the
+tests write with UPDATE_GOLDEN=1) through botocore's parsers instead, and compares.
+"""
+import datetime, json, os, sys
+import botocore.auth, botocore.session
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.parsers import create_parser
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
+KEY, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "token/with+chars=="
+
+botocore.auth.get_current_datetime = lambda remove_tzinfo=True: NOW.replace(tzinfo=None) if remove_tzinfo else NOW
+
+CASES = [
+    ("json_body", "eks", "CreateCluster", False, {
+        "name": "demo", "version": "1.35", "roleArn": "arn:aws:iam::000000000000:role/eks",
+        "resourcesVpcConfig": {"subnetIds": ["subnet-1", "subnet-2"], "endpointPublicAccess": True},
+        "kubernetesNetworkConfig": {"serviceIpv4Cidr": "10.100.0.0/16"},
+        "logging": {"clusterLogging": [{"types": ["api", "audit"], "enabled": True}]},
+        "clientRequestToken": "token-1", "tags": {"a b": "grüße \"x\"", "k": ""}}),
+    ("json_body_with_session_token", "eks", "UpdateNodegroupConfig", True, {
+        "clusterName": "demo", "nodegroupName": "ng", "scalingConfig": {"minSize": 0, "maxSize": 3, "desiredSize": 1},
+        "clientRequestToken": "token-2"}),
+    ("query_members", "eks", "ListClusters", False, {"maxResults": 7, "nextToken": "a+b c/=", "include": ["all"]}),
+    ("encoded_arn", "eks", "UntagResource", False, {
+        "resourceArn": "arn:aws:eks:us-east-1:000000000000:cluster/x", "tagKeys": ["a", "b c", "d+e/f"]}),
+    ("form", "sts", "AssumeRole", False, {
+        "RoleArn": "arn:aws:iam::000000000000:role/r", "RoleSessionName": "s@x", "DurationSeconds": 900,
+        "Tags": [{"Key": "a b", "Value": "1+1=2"}, {"Key": "c", "Value": "d=e"}], "TransitiveTagKeys": ["a b"]}),
+    ("form_empty_list", "iam", "CreateRole", True, {
+        "RoleName": "r", "Path": "/x/", "AssumeRolePolicyDocument": "{\"Version\": \"2012-10-17\"}", "Tags": []}),
+    ("form_ec2", "ec2", "DescribeSubnets", False, {
+        "SubnetIds": ["subnet-1", "subnet-2"], "DryRun": False, "MaxResults": 5,
+        "Filters": [{"Name": "vpc-id", "Values": ["vpc-1", "vpc-2"]}, {"Name": "tag:x", "Values": ["*"]}]}),
+]
+
+
+def client(session, service, token):
+    return session.create_client(service, region_name="us-east-1", aws_access_key_id=KEY,
+                                 aws_secret_access_key=SECRET, aws_session_token=TOKEN if token else None)
+
+
+def message(method, url, headers, body):
+    rest = url.split("://", 1)[1]
+    host, _, rest = rest.partition("/")
+    path, _, query = ("/" + rest).partition("?")
+    text = lambda v: v.decode() if isinstance(v, bytes) else str(v)
+    headers = [[k.lower(), text(v)] for k, v in headers.items()]
+    if not any(k == "host" for k, _ in headers):
+        headers.append(["host", host])
+    return {"method": method, "path": path, "query": query, "headers": headers, "body": text(body or b"")}
+
+
+def requests(session):
+    out = []
+    for name, service, operation, token, params in CASES:
+        c = client(session, service, token)
+        sent = []
+        def stop(request, **_):
+            sent.append(request)
+            raise InterruptedError
+        c.meta.events.register("before-send", stop)
+        try:
+            getattr(c, botocore.xform_name(operation))(**params)
+        except InterruptedError:
+            pass
+        r = sent[0]
+        headers = {k: v for k, v in r.headers.items() if k.lower() not in ("user-agent", "content-length")
+                   and not k.lower().startswith("amz-sdk")}
+        out.append({"name": name, "service": service, "operation": operation, "input": params,
+                    "request": message(r.method, r.url, headers, r.body)})
+    return out
+
+
+def presigned(session):
+    c = client(session, "sts", True)
+    url = c.generate_presigned_url("get_caller_identity", ExpiresIn=120, HttpMethod="GET")
+    return message("GET", url, {}, b"")
+
+
+def eks_token_url(token):
+    """As aws-cli's get-token: a presigned GET with the header x-k8s-aws-id."""
+    request = AWSRequest("GET", "https://sts.us-east-1.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15",
+                         headers={"x-k8s-aws-id": "demo"})
+    credentials = Credentials(KEY, SECRET, TOKEN if token else None)
+    botocore.auth.SigV4QueryAuth(credentials, "sts", "us-east-1", expires=60).add_auth(request)
+    return request.prepare().url
+
+
+def answers(session):
+    for file in sorted(os.listdir(os.path.join(HERE, "answers"))):
+        service, operation, _ = file.split(".")
+        model = session.get_service_model(service)
+        with open(os.path.join(HERE, "answers", file), "rb") as f:
+            body = f.read()
+        if operation.startswith("error"):
+            response = {"status_code": 404, "headers": {"x-amzn-errortype": "ResourceNotFoundException"}, "body": body}
+            print(file, create_parser(model.metadata["protocol"]).parse(response, None))
+            continue
+        shape = model.operation_model(operation).output_shape
+        response = {"status_code": 200, "headers": {}, "body": body}
+        print(file, json.dumps(create_parser(model.metadata["protocol"]).parse(response, shape), default=str))
+
+
+if __name__ == "__main__":
+    session = botocore.session.get_session()
+    if sys.argv[1:] == ["answers"]:
+        answers(session)
+    else:
+        golden = {"now": int(NOW.timestamp()), "access_key_id": KEY, "secret_access_key": SECRET,
+                  "session_token": TOKEN, "requests": requests(session), "presigned": presigned(session),
+                  "eks_token_url": eks_token_url(False), "eks_token_url_with_session": eks_token_url(True)}
+        with open(os.path.join(HERE, "requests.json"), "w") as f:
+            json.dump(golden, f, indent=1, ensure_ascii=False)
+            f.write("\n")
