@@ -1,1 +1,20 @@
-//! ekstra-model
+//! The small AWS underneath EKS, a folder a service: identities, credentials, networks and machines.
+//!
+//! Invariant: an operation validates, writes intent in one transaction and answers; only reconcilers touch the host.
+
+pub mod api;
+mod context;
+mod defaults;
+pub mod ec2;
+pub mod iam;
+mod sts;
+
+pub use context::{Cloud, Settings};
+pub use defaults::ensure_scope;
+
+/// Every operation of this crate.
+pub fn serve(router: &mut api::Router, cloud: &Cloud) {
+    sts::serve(router, cloud);
+    iam::serve(router, cloud);
+    ec2::serve(router, cloud);
+}

@@ -22,5 +22,7 @@ pub use validate::{
 /// The program of each control plane, in the order in which they are needed.
 pub const CONTROL_PLANE_PROGRAMS: [&str; 4] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// Where `gate` answers TokenReviews, on the loopback of every control plane's namespace.
+pub const TOKEN_WEBHOOK_PORT: u16 = 21362;
 /// Nodes get this long to be drained before they are terminated all the same (`spec/eks-semantics.md` §2.2).
 pub const DRAIN_LIMIT_SECONDS: i64 = 15 * 60;

@@ -1,1 +1,71 @@
-//! ekstra-model
+//! The product: clusters, their control planes, and managed node groups.
+//!
+//! Invariant: an operation (`api`) writes intent and answers; reconcilers make it true. What a plan is lies in
+//! `ekstra_domain::eks`; here it is observed and applied.
+
+mod api;
+mod bootstrap;
+mod cluster;
+mod control_plane;
+mod drain;
+mod kubernetes;
+mod nodegroup;
+mod nodes;
+mod user_data;
+
+pub use cluster::ClusterReconciler;
+pub use nodegroup::NodegroupReconciler;
+pub use nodes::NodeControllers;
+
+use ekstra_cloud::Cloud;
+use ekstra_cloud::api::Router;
+use ekstra_host::{Host, Names};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A Kubernetes minor version that clusters may have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfferedVersion {
+    /// `1.36`.
+    pub minor: String,
+    /// `1.36.3`.
+    pub patch: String,
+    pub default: bool,
+}
+
+/// Where the control plane's programs come from. The calls may take minutes the first time.
+pub trait Programs: Send + Sync + std::fmt::Debug {
+    fn versions(&self) -> Vec<OfferedVersion>;
+    fn etcd(&self) -> Result<PathBuf, String>;
+    /// kube-apiserver, kube-controller-manager and kube-scheduler in one program; the first argument picks.
+    fn kube_control(&self, minor: &str) -> Result<PathBuf, String>;
+}
+
+/// What operations and reconcilers share; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Eks {
+    pub cloud: Cloud,
+    pub host: Arc<dyn Host>,
+    pub names: Names,
+    pub programs: Arc<dyn Programs>,
+    /// Seconds that a node has to be drained; EKS's 15 minutes unless set.
+    pub drain_limit_seconds: Option<i64>,
+    pub(crate) clients: kubernetes::Clients,
+}
+
+impl Eks {
+    pub fn new(cloud: Cloud, host: Arc<dyn Host>, names: Names, programs: Arc<dyn Programs>) -> Self {
+        let clients = kubernetes::Clients::new(cloud.clone());
+        Self { cloud, host, names, programs, drain_limit_seconds: None, clients }
+    }
+
+    /// What belongs to a control plane on disk: keys, flags' files, etcd's data.
+    pub(crate) fn slot_directory(&self, slot: &str) -> PathBuf {
+        self.cloud.home.join("slots").join(slot)
+    }
+}
+
+/// Every operation of this crate.
+pub fn serve(router: &mut Router, eks: &Eks) {
+    api::serve(router, eks);
+}

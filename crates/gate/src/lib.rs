@@ -1,1 +1,57 @@
-//! ekstra-wire
+//! The data side of the service: what clusters, nodes and pods hang on while they run. Front doors, token webhooks,
+//! instance metadata, name resolution, images.
+//!
+//! Invariant: it writes nothing to the store. So it can be killed and started again at any moment, and goes on working
+//! when `serve` is dead. Its listeners are derived from the followed state and from the namespaces that exist.
+
+mod door;
+mod http;
+mod identity;
+mod listeners;
+mod metadata;
+mod registry;
+mod resolver;
+mod webhook;
+
+use ekstra_domain::iam::MasterKey;
+use ekstra_images::registry::Registry;
+use ekstra_store::{Revision, View};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Facts that never change while it runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub address: Ipv4Addr,
+    /// Of the AWS endpoint.
+    pub port: u16,
+    pub registry_port: u16,
+    /// `ekstra-<home id>-`, as all of the home's namespaces begin.
+    pub namespace_prefix: String,
+    pub home: PathBuf,
+}
+
+/// What every listener is given; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    pub view: View,
+    pub master: MasterKey,
+    pub facts: Arc<Facts>,
+    pub images: Registry,
+}
+
+/// Serves until the shutdown comes.
+pub async fn run(gate: Gate, head: watch::Receiver<Revision>, mut shutdown: watch::Receiver<bool>) {
+    let mut listeners = listeners::Listeners::new(gate);
+    tokio::select! {
+        () = listeners.follow(head) => {}
+        _ = shutdown.wait_for(|stop| *stop) => {}
+    }
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -140,6 +140,11 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// Waiting for the end of a child failed.
+    pub fn wait(id: &str) -> impl FnOnce(std::io::Error) -> Self {
+        Self::io("wait for", id)
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }

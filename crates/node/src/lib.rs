@@ -1,1 +1,33 @@
-//! nix
+//! `ekstra-node`: PID 1 of an instance.
+//!
+//! It does what cloud-init, nodeadm and systemd do on an EKS AMI: asks the metadata service who it is, reads the
+//! NodeConfig of its user data, writes the configuration of containerd and the kubelet, runs both and reaps what they
+//! leave behind. It knows AWS's interfaces only; that the machine is a container is not its business.
+//!
+//! Invariant: everything that it needs comes from the metadata service or the image, so the same image boots anywhere.
+
+mod boot;
+mod config;
+mod files;
+mod metadata;
+mod supervise;
+mod token;
+mod user_data;
+
+use std::io;
+
+/// The program; `args` without its name. Returns the exit code.
+pub fn main(args: &[String]) -> i32 {
+    let result = match args.first().map(String::as_str) {
+        None => boot::run(),
+        Some("token") => token::print(&args[1..]),
+        Some(other) => Err(io::Error::other(format!("unknown command {other}; usage: ekstra-node [token CLUSTER]"))),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("ekstra-node: {error}");
+            1
+        }
+    }
+}

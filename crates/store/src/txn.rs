@@ -4,7 +4,7 @@
 //! transaction itself.
 
 use crate::memory::{Change, State, View};
-use crate::{Entry, Revision};
+use crate::Revision;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -57,11 +57,15 @@ impl Txn {
         entry.is_some()
     }
 
-    /// Every stored record under `prefix` (without this transaction's own writes).
+    /// Every record under `prefix` in key order, this transaction's own writes applied.
     pub fn list<T: DeserializeOwned>(&mut self, prefix: &str) -> Result<Vec<(Arc<str>, T)>, TxnError> {
         self.prefixes.push(prefix.to_owned());
-        let decode = |(key, entry): (Arc<str>, Entry)| parse(&key, &entry.value).map(|value| (key, value));
-        self.view.list(prefix).into_iter().map(decode).collect()
+        let stored = self.view.list(prefix).into_iter().map(|(key, entry)| (key, Some(entry.value)));
+        let mut found: BTreeMap<Arc<str>, Option<Arc<[u8]>>> = stored.collect();
+        let own = self.writes.iter().filter(|(key, _)| key.starts_with(prefix));
+        found.extend(own.map(|(key, value)| (key.clone(), value.clone())));
+        let present = found.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        present.map(|(key, value)| parse(&key, &value).map(|record| (key, record))).collect()
     }
 
     pub fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), TxnError> {

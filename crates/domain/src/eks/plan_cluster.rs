@@ -64,7 +64,7 @@ fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAct
     if !observed.bootstrapped {
         actions.push(ClusterAction::Bootstrap);
     }
-    if cluster.status == ClusterStatus::Creating {
+    if matches!(cluster.status, ClusterStatus::Creating | ClusterStatus::Updating) {
         actions.push(ClusterAction::MarkActive);
     }
     actions

@@ -135,5 +135,5 @@ fn become_child(spec: &ChildSpec, log: &File) -> io::Result<std::convert::Infall
         args.push(text(arg)?);
     }
     let env = spec.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
-    Ok(nix::unistd::execve(&program, &args, &env).map_err(|e| context(spec.program.display())(e.into()))?)
+    nix::unistd::execve(&program, &args, &env).map_err(|e| context(spec.program.display())(e.into()))
 }

@@ -1,0 +1,39 @@
+//! What every operation and reconciler is given.
+
+use ekstra_domain::iam::MasterKey;
+use ekstra_engine::Env;
+use ekstra_store::Store;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Facts of one service that never change after its first start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Four hex digits; part of every global name.
+    pub home_id: String,
+    /// The service's link-local address.
+    pub address: Ipv4Addr,
+    /// Of the AWS endpoint.
+    pub port: u16,
+    /// Of the image registry that nodes use.
+    pub registry_port: u16,
+    /// First port of the clusters' front doors.
+    pub first_cluster_port: u16,
+    /// The uplinks' addresses: a /24 of 198.18.0.0/15, two for each VPC.
+    pub transit: ekstra_domain::prefix::Prefix,
+    pub mtu: u32,
+    /// Answered when a request names no region.
+    pub region: String,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cloud {
+    pub store: Store,
+    pub env: Env,
+    pub master: MasterKey,
+    pub settings: Arc<Settings>,
+    pub home: PathBuf,
+}

@@ -1,0 +1,65 @@
+//! Security Token Service: who am I, and sessions of roles.
+
+use crate::Cloud;
+use crate::api::{Call, Router};
+use crate::iam::find_role;
+use ekstra_domain::iam::{Principal, Session};
+use ekstra_model::{Timestamp, sts as model};
+use ekstra_wire::ApiError;
+use model::ops;
+
+pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
+    router.serve(ops::GetCallerIdentity, cloud, get_caller_identity);
+    router.serve(ops::AssumeRole, cloud, assume_role);
+}
+
+async fn get_caller_identity(
+    _: Cloud,
+    call: Call,
+    _: model::GetCallerIdentityRequest,
+) -> Result<model::GetCallerIdentityResponse, ApiError> {
+    Ok(model::GetCallerIdentityResponse {
+        user_id: Some(call.principal.user_id),
+        account: Some(call.principal.account),
+        arn: Some(call.principal.arn),
+    })
+}
+
+async fn assume_role(
+    cloud: Cloud,
+    call: Call,
+    input: model::AssumeRoleRequest,
+) -> Result<model::AssumeRoleResponse, ApiError> {
+    let role_arn = input.role_arn.unwrap_or_default();
+    let session_name = input.role_session_name.unwrap_or_default();
+    let denied = || {
+        let caller = &call.principal.arn;
+        let message =
+            format!("User: {caller} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
+        ApiError::client("AccessDenied", 403, message)
+    };
+    let role = find_role(&cloud, &role_arn).ok_or_else(denied)?;
+    let seconds = i64::from(input.duration_seconds.unwrap_or(3600));
+    if seconds > role.max_session_seconds {
+        let message = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.";
+        return Err(ApiError::client("ValidationError", 400, message));
+    }
+    let arn = format!("arn:aws:sts::{}:assumed-role/{}/{session_name}", role.account, role.name);
+    let user_id = format!("{}:{session_name}", role.id);
+    let session = Session {
+        access_key_id: cloud.env.iam_id("ASIA"),
+        principal: Principal { account: role.account, arn: arn.clone(), user_id: user_id.clone() },
+        expires: cloud.env.now() + seconds,
+    };
+    let token = cloud.master.seal(&session);
+    Ok(model::AssumeRoleResponse {
+        credentials: Some(model::Credentials {
+            access_key_id: Some(session.access_key_id),
+            secret_access_key: Some(cloud.master.secret(&token).0),
+            session_token: Some(token),
+            expiration: Some(Timestamp::from_secs(session.expires)),
+        }),
+        assumed_role_user: Some(model::AssumedRoleUser { assumed_role_id: Some(user_id), arn: Some(arn) }),
+        ..Default::default()
+    })
+}

@@ -1,0 +1,88 @@
+//! EKS's operations, one a file.
+
+mod cluster_versions;
+mod create_cluster;
+mod create_nodegroup;
+mod delete;
+mod describe;
+mod list;
+mod present;
+mod tags;
+mod update_cluster;
+mod update_nodegroup;
+
+use crate::Eks;
+use ekstra_cloud::api::{Call, Router};
+use ekstra_domain::eks::{Cluster, Invalid, Nodegroup};
+use ekstra_domain::names::keys;
+use ekstra_model::eks::{errors, ops};
+use ekstra_wire::ApiError;
+use sha2::{Digest, Sha256};
+
+pub(crate) fn serve(router: &mut Router, eks: &Eks) {
+    router.serve(ops::CreateCluster, eks, create_cluster::handle);
+    router.serve(ops::DescribeCluster, eks, describe::cluster);
+    router.serve(ops::ListClusters, eks, list::clusters);
+    router.serve(ops::DeleteCluster, eks, delete::cluster);
+    router.serve(ops::DescribeClusterVersions, eks, cluster_versions::handle);
+    router.serve(ops::UpdateClusterConfig, eks, update_cluster::config);
+    router.serve(ops::UpdateClusterVersion, eks, update_cluster::version);
+    router.serve(ops::CreateNodegroup, eks, create_nodegroup::handle);
+    router.serve(ops::DescribeNodegroup, eks, describe::nodegroup);
+    router.serve(ops::ListNodegroups, eks, list::nodegroups);
+    router.serve(ops::DeleteNodegroup, eks, delete::nodegroup);
+    router.serve(ops::UpdateNodegroupConfig, eks, update_nodegroup::config);
+    router.serve(ops::UpdateNodegroupVersion, eks, update_nodegroup::version);
+    router.serve(ops::DescribeUpdate, eks, describe::update);
+    router.serve(ops::ListUpdates, eks, list::updates);
+    router.serve(ops::TagResource, eks, tags::tag);
+    router.serve(ops::UntagResource, eks, tags::untag);
+    router.serve(ops::ListTagsForResource, eks, tags::list);
+}
+
+fn invalid_parameter(message: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::INVALID_PARAMETER_EXCEPTION, message)
+}
+
+fn invalid(refused: Invalid) -> ApiError {
+    invalid_parameter(refused.0)
+}
+
+fn invalid_request(message: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::INVALID_REQUEST_EXCEPTION, message)
+}
+
+fn in_use(message: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::RESOURCE_IN_USE_EXCEPTION, message)
+}
+
+fn no_cluster(name: &str) -> ApiError {
+    ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No cluster found for name: {name}."))
+        .with("clusterName", name)
+}
+
+fn no_nodegroup(cluster: &str, name: &str) -> ApiError {
+    ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No node group found for name: {name}."))
+        .with("clusterName", cluster)
+        .with("nodegroupName", name)
+}
+
+fn find_cluster(eks: &Eks, call: &Call, name: &str) -> Result<Cluster, ApiError> {
+    eks.cloud.store.view().get_as(&keys::cluster(&call.scope, name)).ok_or_else(|| no_cluster(name))
+}
+
+fn find_nodegroup(eks: &Eks, call: &Call, cluster: &str, name: &str) -> Result<Nodegroup, ApiError> {
+    find_cluster(eks, call, cluster)?;
+    let key = keys::nodegroup(&call.scope, cluster, name);
+    eks.cloud.store.view().get_as(&key).ok_or_else(|| no_nodegroup(cluster, name))
+}
+
+/// What was asked, without the token: the same token with other words is refused.
+fn digest(input: &impl std::fmt::Debug) -> String {
+    hex::encode(Sha256::digest(format!("{input:?}")))
+}
+
+/// A request that came again because its answer was lost.
+fn is_repeat(token: Option<&String>, digest: &str, known: Option<&String>, known_digest: &str) -> bool {
+    token.is_some() && token == known && digest == known_digest
+}

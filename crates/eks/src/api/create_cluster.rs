@@ -1,0 +1,282 @@
+//! CreateCluster: everything that can be refused is refused here; then the cluster, its control-plane slot, its security
+//! group and its interfaces are written in one transaction.
+
+use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
+use crate::Eks;
+use ekstra_cloud::api::{Call, Refusal};
+use ekstra_cloud::ec2::network::{NewInterface, create_interface};
+use ekstra_cloud::iam::find_role;
+use ekstra_domain::ec2::{Attachment, SecurityGroup, Subnet, Vpc};
+use ekstra_domain::eks::{
+    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, Logging, VpcAccess, check_cluster_name,
+    check_service_cidr, check_version,
+};
+use ekstra_domain::names::{Scope, keys};
+use ekstra_domain::prefix::Prefix;
+use ekstra_model::eks as model;
+use ekstra_store::Txn;
+use ekstra_wire::ApiError;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// EKS's default; the other one is for VPCs that lie in 10.0.0.0/8.
+const SERVICE_CIDRS: [&str; 2] = ["10.100.0.0/16", "172.20.0.0/16"];
+/// A control plane has interfaces in two zones.
+const ZONES: usize = 2;
+
+pub(super) async fn handle(
+    eks: Eks,
+    call: Call,
+    mut input: model::CreateClusterRequest,
+) -> Result<model::CreateClusterResponse, ApiError> {
+    let token = input.client_request_token.take();
+    let asked = digest(&input);
+    let name = input.name.clone().unwrap_or_default();
+    check_cluster_name(&name).map_err(invalid)?;
+    refuse_unserved(&input)?;
+    let version = choose_version(&eks, input.version.as_deref())?;
+    let role_arn = input.role_arn.clone().unwrap_or_default();
+    if find_role(&eks.cloud, &role_arn).is_none() {
+        return Err(invalid_parameter(format!("Role with arn: {role_arn}, could not be assumed because it does not exist")));
+    }
+    let network = Network::read(&eks, &call.scope, &input)?;
+    let key = keys::cluster(&call.scope, &name);
+    let draft = Draft { name, token, asked, version, role_arn };
+    let cluster = eks
+        .cloud
+        .store
+        .transact(|txn| {
+            if let Some(existing) = txn.get::<Cluster>(&key)? {
+                let known = existing.request_token.as_ref();
+                if is_repeat(draft.token.as_ref(), &draft.asked, known, &existing.request_digest) {
+                    return Ok(existing);
+                }
+                let message = format!("Cluster already exists with name: {}", draft.name);
+                return Err(Refusal::Api(in_use(message).with("clusterName", draft.name.clone())));
+            }
+            write(&eks, &call, &input, &network, &draft, txn)
+        })
+        .await?;
+    Ok(model::CreateClusterResponse { cluster: Some(present::cluster(&eks, &cluster)) })
+}
+
+struct Draft {
+    name: String,
+    token: Option<String>,
+    asked: String,
+    version: String,
+    role_arn: String,
+}
+
+/// What other issues will bring is refused by name: a cluster that lacks what was asked for would be a lie.
+fn refuse_unserved(input: &model::CreateClusterRequest) -> Result<(), ApiError> {
+    let ipv6 = input.kubernetes_network_config.as_ref().and_then(|n| n.ip_family.as_deref()) == Some("ipv6");
+    let auto = input.compute_config.as_ref().and_then(|c| c.enabled) == Some(true);
+    let unserved = [
+        (ipv6, "kubernetesNetworkConfig.ipFamily ipv6"),
+        (auto, "computeConfig.enabled (EKS Auto Mode)"),
+        (input.encryption_config.as_ref().is_some_and(|c| !c.is_empty()), "encryptionConfig"),
+        (input.outpost_config.is_some(), "outpostConfig"),
+        (input.remote_network_config.is_some(), "remoteNetworkConfig"),
+        (input.control_plane_scaling_config.is_some(), "controlPlaneScalingConfig"),
+    ];
+    match unserved.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra"))),
+        None => Ok(()),
+    }
+}
+
+fn choose_version(eks: &Eks, asked: Option<&str>) -> Result<String, ApiError> {
+    let offered = eks.programs.versions();
+    match asked {
+        Some(version) => {
+            check_version(version, offered.iter().map(|v| v.minor.as_str())).map_err(invalid)?;
+            Ok(version.to_owned())
+        }
+        None => {
+            let default = offered.into_iter().find(|v| v.default);
+            default.map(|v| v.minor).ok_or_else(|| ApiError::internal("no Kubernetes version is offered"))
+        }
+    }
+}
+
+/// The checked part of the request that concerns the VPC.
+struct Network {
+    vpc: Vpc,
+    subnets: Vec<Subnet>,
+    security_groups: Vec<String>,
+    service_cidr: Prefix,
+    public_cidrs: Vec<String>,
+}
+
+impl Network {
+    fn read(eks: &Eks, scope: &Scope, input: &model::CreateClusterRequest) -> Result<Self, ApiError> {
+        let config = input.resources_vpc_config.clone().unwrap_or_default();
+        let subnets = find_subnets(eks, scope, &config.subnet_ids.unwrap_or_default())?;
+        let view = eks.cloud.store.view();
+        let id = subnets.first().map(|s| s.vpc.clone()).unwrap_or_default();
+        let vpc: Vpc = view
+            .get_as(&keys::vpc(scope, &id))
+            .ok_or_else(|| invalid_parameter(format!("The vpc ID '{id}' does not exist")))?;
+        let zones: BTreeSet<&str> = subnets.iter().map(|s| s.zone.as_str()).collect();
+        if zones.len() < ZONES {
+            let message = "Subnets specified must be in at least two different AZs";
+            return Err(invalid_parameter(message));
+        }
+        if subnets.iter().any(|s| s.vpc != vpc.id) {
+            return Err(invalid_parameter("Subnets specified must be in the same VPC"));
+        }
+        let security_groups = config.security_group_ids.unwrap_or_default();
+        for id in &security_groups {
+            if view.get(&keys::security_group(scope, id)).is_none() {
+                return Err(invalid_parameter(format!("The security group ID '{id}' does not exist")));
+            }
+        }
+        if config.endpoint_public_access == Some(false) && config.endpoint_private_access != Some(true) {
+            return Err(invalid_parameter("Private and public endpoint access cannot both be disabled"));
+        }
+        let public_cidrs = check_cidrs(config.public_access_cidrs)?;
+        let asked = input.kubernetes_network_config.as_ref().and_then(|n| n.service_ipv4_cidr.as_deref());
+        let service_cidr = match asked {
+            Some(text) => check_service_cidr(text, vpc.cidr).map_err(invalid)?,
+            None => SERVICE_CIDRS
+                .iter()
+                .find_map(|text| check_service_cidr(text, vpc.cidr).ok())
+                .ok_or_else(|| invalid_parameter("no service CIDR is free beside the VPC's"))?,
+        };
+        Ok(Self { vpc, subnets, security_groups, service_cidr, public_cidrs })
+    }
+}
+
+/// At most 40 (`spec/eks-semantics.md` §3.4); everybody when none are given.
+pub(super) fn check_cidrs(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
+    let cidrs = asked.filter(|c| !c.is_empty()).unwrap_or_else(|| vec!["0.0.0.0/0".to_owned()]);
+    let bad: Vec<String> = cidrs.iter().filter(|c| c.parse::<Prefix>().is_err()).cloned().collect();
+    if !bad.is_empty() {
+        let list = bad.join(", ");
+        return Err(invalid_parameter(format!("The following CIDRs are invalid in publicAccessCidrs: {list}")));
+    }
+    if cidrs.len() > 40 {
+        return Err(invalid_parameter("publicAccessCidrs can have at most 40 entries"));
+    }
+    Ok(cidrs)
+}
+
+pub(super) fn find_subnets(eks: &Eks, scope: &Scope, ids: &[String]) -> Result<Vec<Subnet>, ApiError> {
+    let view = eks.cloud.store.view();
+    let find = |id: &String| {
+        view.get_as::<Subnet>(&keys::subnet(scope, id))
+            .ok_or_else(|| invalid_parameter(format!("The subnet ID '{id}' does not exist")))
+    };
+    ids.iter().map(find).collect()
+}
+
+fn write(
+    eks: &Eks,
+    call: &Call,
+    input: &model::CreateClusterRequest,
+    network: &Network,
+    draft: &Draft,
+    txn: &mut Txn,
+) -> Result<Cluster, Refusal> {
+    let cloud = &eks.cloud;
+    let group = SecurityGroup {
+        id: cloud.env.ec2_id("sg"),
+        scope: call.scope.clone(),
+        vpc: network.vpc.id.clone(),
+        name: format!("eks-cluster-sg-{}-{}", draft.name, cloud.env.hex(4)),
+        description: "EKS created security group applied to ENI that is attached to EKS Control Plane master \
+                      nodes, as well as any managed workloads."
+            .into(),
+        tags: BTreeMap::from([
+            (format!("kubernetes.io/cluster/{}", draft.name), "owned".to_owned()),
+            ("aws:eks:cluster-name".to_owned(), draft.name.clone()),
+        ]),
+    };
+    txn.put(&keys::security_group(&call.scope, &group.id), &group)?;
+    let slot = write_slot(eks, call, network, draft, &group.id, txn)?;
+    let config = input.resources_vpc_config.clone().unwrap_or_default();
+    let access = input.access_config.clone().unwrap_or_default();
+    let mode = access.authentication_mode.as_deref().and_then(AuthenticationMode::parse);
+    let policy = input.upgrade_policy.as_ref().and_then(|p| p.support_type.clone());
+    let cluster = Cluster {
+        name: draft.name.clone(),
+        scope: call.scope.clone(),
+        uid: cloud.env.uuid(),
+        status: ClusterStatus::Creating,
+        version: draft.version.clone(),
+        platform_version: "eks.1".into(),
+        role_arn: draft.role_arn.clone(),
+        created_ms: cloud.env.now_ms(),
+        vpc: VpcAccess {
+            vpc: network.vpc.id.clone(),
+            subnets: network.subnets.iter().map(|s| s.id.clone()).collect(),
+            security_groups: network.security_groups.clone(),
+            cluster_security_group: group.id,
+            public_access: config.endpoint_public_access.unwrap_or(true),
+            private_access: config.endpoint_private_access.unwrap_or(false),
+            public_cidrs: network.public_cidrs.clone(),
+        },
+        service_cidr: network.service_cidr,
+        authentication_mode: mode.unwrap_or(AuthenticationMode::ConfigMap),
+        creator_is_admin: access.bootstrap_cluster_creator_admin_permissions.unwrap_or(true),
+        creator_arn: call.principal.canonical_arn(),
+        logging: super::update_cluster::enabled_logs(&Logging::default(), input.logging.as_ref()),
+        deletion_protection: input.deletion_protection.unwrap_or(false),
+        support_type: policy.unwrap_or_else(|| "EXTENDED".into()),
+        tags: input.tags.clone().unwrap_or_default(),
+        request_token: draft.token.clone(),
+        request_digest: draft.asked.clone(),
+        slot,
+        issues: Vec::new(),
+        progress: Some("waiting to be started".into()),
+    };
+    txn.put(&keys::cluster(&call.scope, &draft.name), &cluster)?;
+    Ok(cluster)
+}
+
+/// The control plane's place: a port, and interfaces in two zones.
+fn write_slot(
+    eks: &Eks,
+    call: &Call,
+    network: &Network,
+    draft: &Draft,
+    group: &str,
+    txn: &mut Txn,
+) -> Result<String, Refusal> {
+    let cloud = &eks.cloud;
+    let id = cloud.env.hex(4);
+    let used: BTreeSet<u16> =
+        txn.list::<ControlPlaneSlot>(keys::SLOTS)?.into_iter().map(|(_, slot)| slot.port).collect();
+    let first = cloud.settings.first_cluster_port;
+    let port = (first..first.saturating_add(1000)).find(|p| !used.contains(p)).ok_or_else(|| {
+        let message = "no port is free for another cluster";
+        Refusal::Api(ApiError::new(&model::errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, message))
+    })?;
+    let mut zones = BTreeSet::new();
+    let mut interfaces = Vec::new();
+    for subnet in network.subnets.iter().filter(|s| zones.insert(s.zone.clone())).take(ZONES) {
+        let new = NewInterface {
+            subnet,
+            prefixes: 0,
+            security_groups: vec![group.to_owned()],
+            attachment: Attachment::ControlPlane { slot: id.clone() },
+            device_index: u32::try_from(interfaces.len()).unwrap_or(0),
+        };
+        interfaces.push(create_interface(cloud, txn, new)?);
+    }
+    let slot = ControlPlaneSlot {
+        namespace: eks.names.namespace(&format!("cp-{id}")),
+        port,
+        issuer_id: cloud.env.hex(16).to_uppercase(),
+        version: draft.version.clone(),
+        cluster: keys::cluster(&call.scope, &draft.name),
+        vpc: network.vpc.id.clone(),
+        advertise_address: interfaces[0].address,
+        interfaces: interfaces.into_iter().map(|i| i.id).collect(),
+        service_cidr: network.service_cidr,
+        certificate_authority: None,
+        id: id.clone(),
+    };
+    txn.put(&keys::slot(&id), &slot)?;
+    Ok(id)
+}

@@ -1,0 +1,195 @@
+//! CreateNodegroup.
+
+use super::create_cluster::find_subnets;
+use super::{digest, find_cluster, in_use, invalid, invalid_parameter, invalid_request, is_repeat, present};
+use crate::Eks;
+use ekstra_cloud::api::{Call, Refusal};
+use ekstra_cloud::iam::find_role;
+use ekstra_domain::ec2::instance_type;
+use ekstra_domain::eks::{
+    Cluster, ClusterStatus, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig, check_nodegroup_name,
+    check_scaling,
+};
+use ekstra_domain::names::keys;
+use ekstra_model::eks as model;
+use ekstra_wire::ApiError;
+
+/// EKS's defaults (`spec/eks-semantics.md` §2.1).
+const INSTANCE_TYPE: &str = "t3.medium";
+const DISK_GIB: i32 = 20;
+const AMI_TYPE: &str = "AL2023_x86_64_STANDARD";
+/// Kinds of image that an ekstra node stands for.
+const AMI_TYPES: [&str; 3] = [AMI_TYPE, "AL2023_ARM_64_STANDARD", "AL2_x86_64"];
+
+pub(super) async fn handle(
+    eks: Eks,
+    call: Call,
+    mut input: model::CreateNodegroupRequest,
+) -> Result<model::CreateNodegroupResponse, ApiError> {
+    let token = input.client_request_token.take();
+    let asked = digest(&input);
+    let cluster = find_cluster(&eks, &call, &input.cluster_name.clone().unwrap_or_default())?;
+    let group = draft(&eks, &call, &cluster, input, token, asked)?;
+    let cluster_key = keys::cluster(&call.scope, &cluster.name);
+    let key = keys::nodegroup(&call.scope, &cluster.name, &group.name);
+    let group = eks
+        .cloud
+        .store
+        .transact(|txn| {
+            if let Some(existing) = txn.get::<Nodegroup>(&key)? {
+                let known = existing.request_token.as_ref();
+                if is_repeat(group.request_token.as_ref(), &group.request_digest, known, &existing.request_digest) {
+                    return Ok(existing);
+                }
+                let message = format!(
+                    "NodeGroup already exists with name {} and cluster name {}",
+                    group.name, group.cluster
+                );
+                return Err(Refusal::Api(in_use(message)));
+            }
+            let now = txn.get::<Cluster>(&cluster_key)?.filter(|c| c.uid == cluster.uid);
+            if !now.is_some_and(|c| matches!(c.status, ClusterStatus::Active | ClusterStatus::Updating)) {
+                let message = format!("Cluster '{}' is not in ACTIVE status", cluster.name);
+                return Err(Refusal::Api(invalid_request(message)));
+            }
+            txn.put(&key, &group)?;
+            Ok::<_, Refusal>(group.clone())
+        })
+        .await?;
+    Ok(model::CreateNodegroupResponse { nodegroup: Some(present::nodegroup(&group)) })
+}
+
+fn draft(
+    eks: &Eks,
+    call: &Call,
+    cluster: &Cluster,
+    input: model::CreateNodegroupRequest,
+    request_token: Option<String>,
+    request_digest: String,
+) -> Result<Nodegroup, ApiError> {
+    let name = input.nodegroup_name.clone().unwrap_or_default();
+    check_nodegroup_name(&name).map_err(invalid)?;
+    refuse_unserved(&input)?;
+    if let Some(version) = input.version.as_ref().filter(|v| **v != cluster.version) {
+        let message = format!(
+            "Requested Nodegroup release version {version} is invalid. Allowed release version is {}",
+            cluster.version
+        );
+        return Err(invalid_parameter(message));
+    }
+    let subnets = find_subnets(eks, &call.scope, &input.subnets.clone().unwrap_or_default())?;
+    if subnets.is_empty() || subnets.iter().any(|s| s.vpc != cluster.vpc.vpc) {
+        return Err(invalid_parameter("Subnets are required and must be in the cluster's VPC"));
+    }
+    let node_role = input.node_role.clone().unwrap_or_default();
+    if find_role(&eks.cloud, &node_role).is_none() {
+        return Err(invalid_parameter(format!("The role with name {node_role} cannot be found.")));
+    }
+    let now = eks.cloud.env.now_ms();
+    let config = input.update_config.clone().unwrap_or_default();
+    Ok(Nodegroup {
+        name,
+        cluster: cluster.name.clone(),
+        scope: call.scope.clone(),
+        uid: eks.cloud.env.uuid(),
+        status: NodegroupStatus::Creating,
+        version: cluster.version.clone(),
+        release_version: release_version(eks, &cluster.version),
+        created_ms: now,
+        modified_ms: now,
+        scaling: scaling(input.scaling_config.as_ref())?,
+        instance_types: instance_types(input.instance_types)?,
+        subnets: subnets.into_iter().map(|s| s.id).collect(),
+        node_role,
+        ami_type: ami_type(input.ami_type)?,
+        capacity_type: input.capacity_type.unwrap_or_else(|| "ON_DEMAND".into()),
+        disk_gib: disk(input.disk_size)?,
+        labels: input.labels.unwrap_or_default(),
+        taints: taints(input.taints.unwrap_or_default())?,
+        update_config: UpdateConfig {
+            max_unavailable: config.max_unavailable.map(i64::from).or_else(|| {
+                config.max_unavailable_percentage.is_none().then_some(1)
+            }),
+            max_unavailable_percentage: config.max_unavailable_percentage.map(i64::from),
+        },
+        tags: input.tags.unwrap_or_default(),
+        request_token,
+        request_digest,
+        issues: Vec::new(),
+        draining: Default::default(),
+    })
+}
+
+fn refuse_unserved(input: &model::CreateNodegroupRequest) -> Result<(), ApiError> {
+    let warm = input.warm_pool_config.as_ref().and_then(|w| w.enabled) == Some(true);
+    let repair = input.node_repair_config.as_ref().and_then(|r| r.enabled) == Some(true);
+    let unserved = [
+        (input.launch_template.is_some(), "launchTemplate"),
+        (input.remote_access.is_some(), "remoteAccess"),
+        (input.capacity_type.as_deref().is_some_and(|c| c != "ON_DEMAND"), "a capacityType other than ON_DEMAND"),
+        (warm, "warmPoolConfig"),
+        (repair, "nodeRepairConfig"),
+    ];
+    match unserved.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra yet"))),
+        None => Ok(()),
+    }
+}
+
+/// `1.36.3-20261101`: the shape that eksctl parses (`spec/clients.md` §1.6).
+fn release_version(eks: &Eks, minor: &str) -> String {
+    let patch = eks.programs.versions().into_iter().find(|v| v.minor == minor).map(|v| v.patch);
+    format!("{}-20261101", patch.unwrap_or_else(|| minor.to_owned()))
+}
+
+/// EKS: two nodes when nothing is said.
+fn scaling(asked: Option<&model::NodegroupScalingConfig>) -> Result<Scaling, ApiError> {
+    let Some(asked) = asked else { return Ok(Scaling { min: 1, max: 2, desired: 2 }) };
+    let wide = |n: Option<i32>| n.map(i64::from);
+    let desired = asked.desired_size.or(asked.min_size).unwrap_or(2);
+    let before = Scaling {
+        min: u32::try_from(asked.min_size.unwrap_or(desired).max(0)).unwrap_or(0),
+        max: u32::try_from(asked.max_size.unwrap_or(desired).max(1)).unwrap_or(1),
+        desired: u32::try_from(desired.max(0)).unwrap_or(0),
+    };
+    check_scaling(wide(asked.min_size), wide(asked.max_size), wide(asked.desired_size), before).map_err(invalid)
+}
+
+fn instance_types(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
+    let types = asked.filter(|t| !t.is_empty()).unwrap_or_else(|| vec![INSTANCE_TYPE.to_owned()]);
+    match types.iter().find(|t| instance_type(t).is_none()) {
+        None => Ok(types),
+        Some(unknown) => {
+            Err(invalid_parameter(format!("The following supplied instance types do not exist: [{unknown}]")))
+        }
+    }
+}
+
+fn ami_type(asked: Option<String>) -> Result<String, ApiError> {
+    let chosen = asked.unwrap_or_else(|| AMI_TYPE.to_owned());
+    if AMI_TYPES.contains(&chosen.as_str()) {
+        return Ok(chosen);
+    }
+    Err(invalid_parameter(format!("amiType {chosen} is not supported by ekstra; it has {}", AMI_TYPES.join(", "))))
+}
+
+fn disk(asked: Option<i32>) -> Result<u32, ApiError> {
+    let gib = asked.unwrap_or(DISK_GIB);
+    u32::try_from(gib)
+        .ok()
+        .filter(|n| (1..=16_384).contains(n))
+        .ok_or_else(|| invalid_parameter(format!("diskSize {gib} must be between 1 and 16384 GiB")))
+}
+
+pub(super) fn taints(asked: Vec<model::Taint>) -> Result<Vec<Taint>, ApiError> {
+    let read = |taint: model::Taint| {
+        let effect = taint.effect.unwrap_or_default();
+        if !["NO_SCHEDULE", "NO_EXECUTE", "PREFER_NO_SCHEDULE"].contains(&effect.as_str()) {
+            return Err(invalid_parameter(format!("Invalid taint effect {effect}")));
+        }
+        let key = taint.key.filter(|k| !k.is_empty());
+        let key = key.ok_or_else(|| invalid_parameter("A taint needs a key"))?;
+        Ok(Taint { key, value: taint.value, effect })
+    };
+    asked.into_iter().map(read).collect()
+}

@@ -1,0 +1,143 @@
+//! UpdateClusterConfig (one kind of change a call) and UpdateClusterVersion.
+
+use super::create_cluster::check_cidrs;
+use super::{find_cluster, in_use, invalid_parameter, invalid_request, no_cluster, present};
+use crate::Eks;
+use ekstra_cloud::api::{Call, Refusal};
+use ekstra_domain::eks::{Cluster, ClusterStatus, Logging, Update, UpdateStatus, UpdateType};
+use ekstra_domain::names::keys;
+use ekstra_model::eks as model;
+use ekstra_wire::ApiError;
+
+/// What a call changes, checked.
+struct Change {
+    kind: UpdateType,
+    params: Vec<(String, String)>,
+    after: Cluster,
+}
+
+pub(super) async fn config(
+    eks: Eks,
+    call: Call,
+    input: model::UpdateClusterConfigRequest,
+) -> Result<model::UpdateClusterConfigResponse, ApiError> {
+    let name = input.name.clone().unwrap_or_default();
+    let key = keys::cluster(&call.scope, &name);
+    let id = eks.cloud.env.uuid();
+    let now = eks.cloud.env.now_ms();
+    let update = eks
+        .cloud
+        .store
+        .transact(|txn| {
+            let cluster: Cluster = txn.get(&key)?.ok_or_else(|| no_cluster(&name))?;
+            if cluster.status != ClusterStatus::Active {
+                let message = format!("Cannot update cluster {name} in status {}", cluster.status.wire());
+                return Err(Refusal::Api(in_use(message).with("clusterName", name.clone())));
+            }
+            let change = read_change(&input, cluster)?;
+            let update = Update {
+                id: id.clone(),
+                scope: call.scope.clone(),
+                cluster: name.clone(),
+                nodegroup: None,
+                kind: change.kind,
+                status: UpdateStatus::InProgress,
+                params: change.params,
+                created_ms: now,
+                errors: Vec::new(),
+            };
+            txn.put(&key, &Cluster { status: ClusterStatus::Updating, ..change.after })?;
+            txn.put(&keys::update(&call.scope, &name, &id), &update)?;
+            Ok::<_, Refusal>(update)
+        })
+        .await?;
+    Ok(model::UpdateClusterConfigResponse { update: Some(present::update(&update)) })
+}
+
+fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> Result<Change, ApiError> {
+    let kinds = [
+        input.resources_vpc_config.is_some(),
+        input.logging.is_some(),
+        input.deletion_protection.is_some(),
+        input.upgrade_policy.is_some(),
+    ];
+    match kinds.iter().filter(|asked| **asked).count() {
+        0 => return Err(invalid_parameter("Nothing that ekstra can change yet was asked for")),
+        1 => {}
+        _ => return Err(invalid_parameter("Only one type of update can be allowed.")),
+    }
+    if let Some(access) = &input.resources_vpc_config {
+        return endpoint_access(access, cluster);
+    }
+    if let Some(logging) = &input.logging {
+        let logging = enabled_logs(&cluster.logging, Some(logging));
+        if logging == cluster.logging {
+            return Err(invalid_parameter("No changes needed for the logging config provided"));
+        }
+        let params = vec![("ClusterLogging".to_owned(), logging.enabled.join(","))];
+        return Ok(Change { kind: UpdateType::LoggingUpdate, params, after: Cluster { logging, ..cluster } });
+    }
+    if let Some(protect) = input.deletion_protection {
+        let params = vec![("DeletionProtection".to_owned(), protect.to_string())];
+        let after = Cluster { deletion_protection: protect, ..cluster };
+        return Ok(Change { kind: UpdateType::DeletionProtectionUpdate, params, after });
+    }
+    let support = input.upgrade_policy.as_ref().and_then(|p| p.support_type.clone());
+    let support_type = support.ok_or_else(|| invalid_parameter("upgradePolicy.supportType is required"))?;
+    let params = vec![("UpgradePolicy".to_owned(), support_type.clone())];
+    Ok(Change { kind: UpdateType::UpgradePolicyUpdate, params, after: Cluster { support_type, ..cluster } })
+}
+
+/// Enforced at the front door, which follows the record.
+fn endpoint_access(asked: &model::VpcConfigRequest, mut cluster: Cluster) -> Result<Change, ApiError> {
+    if asked.subnet_ids.is_some() || asked.security_group_ids.is_some() {
+        return Err(invalid_parameter("Subnets and security groups of a cluster cannot be changed by ekstra yet"));
+    }
+    let before = cluster.vpc.clone();
+    let vpc = &mut cluster.vpc;
+    vpc.public_access = asked.endpoint_public_access.unwrap_or(vpc.public_access);
+    vpc.private_access = asked.endpoint_private_access.unwrap_or(vpc.private_access);
+    if !vpc.public_access && !vpc.private_access {
+        return Err(invalid_parameter("Private and public endpoint access cannot both be disabled"));
+    }
+    if asked.public_access_cidrs.is_some() {
+        vpc.public_cidrs = check_cidrs(asked.public_access_cidrs.clone())?;
+    }
+    if *vpc == before {
+        return Err(invalid_parameter("Cluster is already at the desired configuration"));
+    }
+    let params = vec![
+        ("EndpointPublicAccess".to_owned(), vpc.public_access.to_string()),
+        ("EndpointPrivateAccess".to_owned(), vpc.private_access.to_string()),
+        ("PublicAccessCidrs".to_owned(), format!("{:?}", vpc.public_cidrs)),
+    ];
+    Ok(Change { kind: UpdateType::EndpointAccessUpdate, params, after: cluster })
+}
+
+/// The log types that are on after a request.
+pub(super) fn enabled_logs(before: &Logging, asked: Option<&model::Logging>) -> Logging {
+    let mut enabled = before.enabled.clone();
+    for setup in asked.and_then(|l| l.cluster_logging.as_deref()).unwrap_or_default() {
+        let types = setup.types.clone().unwrap_or_default();
+        enabled.retain(|t| !types.contains(t));
+        if setup.enabled == Some(true) {
+            enabled.extend(types);
+        }
+    }
+    enabled.sort();
+    Logging { enabled }
+}
+
+pub(super) async fn version(
+    eks: Eks,
+    call: Call,
+    input: model::UpdateClusterVersionRequest,
+) -> Result<model::UpdateClusterVersionResponse, ApiError> {
+    let cluster = find_cluster(&eks, &call, &input.name.unwrap_or_default())?;
+    let asked = input.version.unwrap_or_default();
+    if asked == cluster.version {
+        return Err(invalid_parameter(format!("Cluster is already at the desired version: {asked}")));
+    }
+    let message = format!("ekstra cannot change a cluster's version yet; {} is at {}", cluster.name, cluster.version);
+    Err(invalid_request(message))
+}

@@ -1,0 +1,108 @@
+//! UpdateNodegroupConfig and UpdateNodegroupVersion.
+
+use super::create_nodegroup::taints;
+use super::{find_nodegroup, in_use, invalid, invalid_parameter, invalid_request, no_cluster, no_nodegroup, present};
+use crate::Eks;
+use ekstra_cloud::api::{Call, Refusal};
+use ekstra_domain::eks::{Nodegroup, NodegroupStatus, Update, UpdateStatus, UpdateType, check_scaling};
+use ekstra_domain::names::keys;
+use ekstra_model::eks as model;
+use ekstra_wire::ApiError;
+
+pub(super) async fn config(
+    eks: Eks,
+    call: Call,
+    input: model::UpdateNodegroupConfigRequest,
+) -> Result<model::UpdateNodegroupConfigResponse, ApiError> {
+    let (cluster, name) =
+        (input.cluster_name.clone().unwrap_or_default(), input.nodegroup_name.clone().unwrap_or_default());
+    let cluster_key = keys::cluster(&call.scope, &cluster);
+    let key = keys::nodegroup(&call.scope, &cluster, &name);
+    let id = eks.cloud.env.uuid();
+    let now = eks.cloud.env.now_ms();
+    let update = eks
+        .cloud
+        .store
+        .transact(|txn| {
+            if !txn.exists(&cluster_key) {
+                return Err(Refusal::Api(no_cluster(&cluster)));
+            }
+            let mut group: Nodegroup = txn.get(&key)?.ok_or_else(|| no_nodegroup(&cluster, &name))?;
+            if !matches!(group.status, NodegroupStatus::Active | NodegroupStatus::Degraded) {
+                let message = format!("Nodegroup {name} is in status {}; try again later", group.status.wire());
+                return Err(Refusal::Api(in_use(message)));
+            }
+            let params = change(&mut group, &input)?;
+            group.status = NodegroupStatus::Updating;
+            group.modified_ms = now;
+            let update = Update {
+                id: id.clone(),
+                scope: call.scope.clone(),
+                cluster: cluster.clone(),
+                nodegroup: Some(name.clone()),
+                kind: UpdateType::ConfigUpdate,
+                status: UpdateStatus::InProgress,
+                params,
+                created_ms: now,
+                errors: Vec::new(),
+            };
+            txn.put(&key, &group)?;
+            txn.put(&keys::update(&call.scope, &cluster, &id), &update)?;
+            Ok::<_, Refusal>(update)
+        })
+        .await?;
+    Ok(model::UpdateNodegroupConfigResponse { update: Some(present::update(&update)) })
+}
+
+/// Applies what was asked to the record; the update's parameters, in EKS's names.
+fn change(
+    group: &mut Nodegroup,
+    input: &model::UpdateNodegroupConfigRequest,
+) -> Result<Vec<(String, String)>, ApiError> {
+    let mut params = Vec::new();
+    let wide = |n: Option<i32>| n.map(i64::from);
+    if let Some(asked) = &input.scaling_config {
+        let (min, max, desired) = (wide(asked.min_size), wide(asked.max_size), wide(asked.desired_size));
+        group.scaling = check_scaling(min, max, desired, group.scaling).map_err(invalid)?;
+        params.push(("MinSize".to_owned(), group.scaling.min.to_string()));
+        params.push(("MaxSize".to_owned(), group.scaling.max.to_string()));
+        params.push(("DesiredSize".to_owned(), group.scaling.desired.to_string()));
+    }
+    if let Some(labels) = &input.labels {
+        for key in labels.remove_labels.iter().flatten() {
+            group.labels.remove(key);
+            params.push(("LabelsToRemove".to_owned(), key.clone()));
+        }
+        for (key, value) in labels.add_or_update_labels.iter().flatten() {
+            group.labels.insert(key.clone(), value.clone());
+            params.push(("LabelsToAdd".to_owned(), format!("{key}={value}")));
+        }
+    }
+    if let Some(asked) = &input.taints {
+        let remove = taints(asked.remove_taints.clone().unwrap_or_default())?;
+        let add = taints(asked.add_or_update_taints.clone().unwrap_or_default())?;
+        group.taints.retain(|t| !remove.contains(t) && !add.iter().any(|a| a.key == t.key && a.effect == t.effect));
+        params.push(("TaintsToAdd".to_owned(), format!("{add:?}")));
+        group.taints.extend(add);
+    }
+    if let Some(asked) = &input.update_config {
+        group.update_config.max_unavailable = wide(asked.max_unavailable);
+        group.update_config.max_unavailable_percentage = wide(asked.max_unavailable_percentage);
+        params.push(("MaxUnavailable".to_owned(), format!("{:?}", asked.max_unavailable)));
+    }
+    if params.is_empty() {
+        return Err(invalid_parameter("No changes were asked for"));
+    }
+    Ok(params)
+}
+
+pub(super) async fn version(
+    eks: Eks,
+    call: Call,
+    input: model::UpdateNodegroupVersionRequest,
+) -> Result<model::UpdateNodegroupVersionResponse, ApiError> {
+    let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.nodegroup_name.unwrap_or_default());
+    let group = find_nodegroup(&eks, &call, &cluster, &name)?;
+    let message = format!("ekstra cannot change a node group's version yet; {name} is at {}", group.version);
+    Err(invalid_request(message))
+}

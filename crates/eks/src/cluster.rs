@@ -1,0 +1,379 @@
+//! The cluster reconciler: keeps every control plane as its record says.
+
+use crate::Eks;
+use crate::control_plane::{flags, keys as pki};
+use crate::{bootstrap, kubernetes};
+use ekstra_cloud::ec2::network::{interface_spec, router_of};
+use ekstra_domain::ec2::{Interface, Subnet};
+use ekstra_domain::eks::{
+    CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup, ObservedCluster,
+    Update, UpdateStatus, plan_cluster,
+};
+use ekstra_domain::names::keys;
+use ekstra_engine::{Next, Reconciler};
+use ekstra_host::{ChildId, ChildStatus, Host, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns};
+use ekstra_store::{CommitError, Txn};
+use futures::FutureExt;
+use futures::future::{BoxFuture, select_all};
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often a starting API server is asked.
+const POLL: Duration = Duration::from_millis(40);
+/// etcd closes its files well in this time.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Keeps every control plane as its record says.
+#[derive(Debug)]
+pub struct ClusterReconciler {
+    eks: Eks,
+    /// Slots whose built-in objects this process has applied.
+    bootstrapped: Mutex<HashSet<String>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Store(#[from] CommitError),
+    #[error("{0}")]
+    Keys(String),
+    #[error("{0}")]
+    Program(String),
+    #[error("{0} is not recorded")]
+    Unrecorded(String),
+    #[error("built-in objects: {0}")]
+    Bootstrap(String),
+    #[error("the task was cancelled")]
+    Cancelled,
+}
+
+impl Reconciler for ClusterReconciler {
+    type Error = ClusterError;
+
+    fn name(&self) -> &'static str {
+        "cluster"
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.eks.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
+    }
+
+    fn affected(&self, changed: &str) -> Vec<String> {
+        if changed.starts_with(keys::CLUSTERS) {
+            return vec![changed.to_owned()];
+        }
+        // The last node group's end may let its cluster go.
+        let parent = changed.strip_prefix(keys::NODEGROUPS).and_then(|rest| rest.rsplit_once('/'));
+        parent.map(|(cluster, _)| format!("{}{cluster}", keys::CLUSTERS)).into_iter().collect()
+    }
+
+    fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, ClusterError>> {
+        async move {
+            let view = self.eks.cloud.store.view();
+            let Some(cluster) = view.get_as::<Cluster>(&key) else { return Ok(Next::OnChange) };
+            let slot = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot));
+            let slot = slot.ok_or_else(|| ClusterError::Unrecorded(cluster.slot.clone()))?;
+            let observed = self.observe(&cluster, &slot).await?;
+            let actions = plan_cluster(&cluster, &observed);
+            let idle = actions.is_empty();
+            for action in actions {
+                tracing::info!(cluster = cluster.name, ?action);
+                if action == ClusterAction::AwaitReady {
+                    self.note_progress(&key, "waiting for the API server").await?;
+                    return Ok(Next::After(POLL));
+                }
+                self.apply(&key, &cluster, &slot, action).await?;
+            }
+            if idle && cluster.status != ClusterStatus::Deleting {
+                return self.watch(&key, &slot).await;
+            }
+            Ok(Next::After(Duration::from_millis(1)))
+        }
+        .boxed()
+    }
+}
+
+impl ClusterReconciler {
+    pub fn new(eks: Eks) -> Self {
+        Self { eks, bootstrapped: Mutex::default() }
+    }
+
+    async fn on_host<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&dyn Host) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, ClusterError> {
+        let host = self.eks.host.clone();
+        let done = tokio::task::spawn_blocking(move || body(&*host)).await;
+        Ok(done.map_err(|_| ClusterError::Cancelled)??)
+    }
+
+    fn is_bootstrapped(&self, slot: &str) -> bool {
+        self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).contains(slot)
+    }
+
+    async fn observe(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<ObservedCluster, ClusterError> {
+        let children: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
+        let (statuses, listed) = self
+            .on_host(move |host| {
+                let statuses: Result<Vec<_>, _> = children.iter().map(|id| host.child_status(id)).collect();
+                Ok((statuses?, host.children()?))
+            })
+            .await?;
+        let mut observed = ObservedCluster::default();
+        for (program, status) in CONTROL_PLANE_PROGRAMS.iter().zip(&statuses) {
+            if matches!(status, ChildStatus::Running(_)) {
+                observed.running.push((*program).to_owned());
+            }
+            if listed.contains(&ChildId(slot.child(program))) {
+                observed.remains.push((*program).to_owned());
+            }
+        }
+        let groups = keys::nodegroups(&cluster.scope, &cluster.name);
+        observed.has_nodegroups = !self.eks.cloud.store.view().list_as::<Nodegroup>(&groups).is_empty();
+        observed.keys_on_disk = self.eks.files(&slot.id).pki().exists() && slot.certificate_authority.is_some();
+        // Links without a namespace do not exist; a namespace of another boot is gone.
+        observed.networked = observed.running.len() == CONTROL_PLANE_PROGRAMS.len();
+        let namespace = netns::path(&slot.namespace).exists();
+        observed.leftovers = namespace || self.eks.slot_directory(&slot.id).exists();
+        if observed.keys_on_disk && observed.running.iter().any(|p| p == "kube-apiserver") {
+            let client = self.eks.clients.get(slot).await.map_err(|e| ClusterError::Keys(e.to_string()))?;
+            observed.ready = kubernetes::is_ready(&client).await;
+        }
+        observed.bootstrapped = self.is_bootstrapped(&slot.id);
+        Ok(observed)
+    }
+
+    async fn apply(
+        &self,
+        key: &str,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+        action: ClusterAction,
+    ) -> Result<(), ClusterError> {
+        match action {
+            ClusterAction::MakeKeys => self.make_keys(slot).await,
+            ClusterAction::MakeNetwork => self.make_network(cluster, slot).await,
+            ClusterAction::Start(program) => self.start(cluster, slot, program).await,
+            ClusterAction::AwaitReady => Ok(()),
+            ClusterAction::Bootstrap => self.bootstrap(cluster, slot).await,
+            ClusterAction::MarkActive => self.mark_active(key).await,
+            ClusterAction::Stop(program) => {
+                let id = ChildId(slot.child(program));
+                self.on_host(move |host| host.remove_child(&id, STOP_GRACE)).await
+            }
+            ClusterAction::RemoveLeftovers => self.remove_leftovers(cluster, slot).await,
+            ClusterAction::Forget => self.forget(key, cluster, slot).await,
+        }
+    }
+
+    async fn make_keys(&self, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+        let files = self.eks.files(&slot.id);
+        let mut server: Vec<String> = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "localhost",
+            "127.0.0.1",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        server.push(self.eks.cloud.settings.address.to_string());
+        server.extend(slot.service_cidr.nth(1).map(|a| a.to_string()));
+        server.extend(self.interfaces(slot)?.into_iter().map(|(i, _)| i.address.to_string()));
+        let ca = files.key("ca.crt");
+        let made = tokio::task::spawn_blocking(move || {
+            pki::ensure(&files, &pki::Names { server }).map_err(|e| ClusterError::Keys(e.to_string()))?;
+            std::fs::read_to_string(&ca).map_err(|e| ClusterError::Keys(e.to_string()))
+        });
+        let ca = made.await.map_err(|_| ClusterError::Cancelled)??;
+        let key = keys::slot(&slot.id);
+        let body = |txn: &mut Txn| {
+            if let Some(mut slot) = txn.get::<ControlPlaneSlot>(&key)? {
+                slot.certificate_authority = Some(ca.clone());
+                txn.put(&key, &slot)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
+    }
+
+    fn interfaces(&self, slot: &ControlPlaneSlot) -> Result<Vec<(Interface, Subnet)>, ClusterError> {
+        let view = self.eks.cloud.store.view();
+        let cluster: Option<Cluster> = view.get_as(&slot.cluster);
+        let scope = cluster.ok_or_else(|| ClusterError::Unrecorded(slot.cluster.clone()))?.scope;
+        let find = |id: &String| {
+            let interface: Interface = view.get_as(&keys::interface(&scope, id))?;
+            let subnet: Subnet = view.get_as(&keys::subnet(&scope, &interface.subnet))?;
+            Some((interface, subnet))
+        };
+        let found = slot.interfaces.iter().map(|id| find(id).ok_or_else(|| ClusterError::Unrecorded(id.clone())));
+        found.collect()
+    }
+
+    fn links(
+        &self,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+    ) -> Result<(RouterSpec, Vec<InterfaceSpec>), ClusterError> {
+        let router = router_of(&self.eks.cloud, &self.eks.names, &cluster.scope, &slot.vpc)
+            .ok_or_else(|| ClusterError::Unrecorded(slot.vpc.clone()))?;
+        let settings = &self.eks.cloud.settings;
+        let link = |(interface, subnet): &(Interface, Subnet)| {
+            interface_spec(settings, &router, interface, subnet, &slot.namespace)
+        };
+        let links = self.interfaces(slot)?.iter().map(link).collect();
+        Ok((router, links))
+    }
+
+    async fn make_network(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+        let (router, links) = self.links(cluster, slot)?;
+        let namespace = slot.namespace.clone();
+        self.on_host(move |host| {
+            host.ensure_router(&router)?;
+            host.ensure_namespace(&namespace)?;
+            links.iter().try_for_each(|link| host.ensure_interface(link))
+        })
+        .await
+    }
+
+    async fn start(
+        &self,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+        program: &'static str,
+    ) -> Result<(), ClusterError> {
+        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
+        let find = move || if program == "etcd" { programs.etcd() } else { programs.kube_control(&version) };
+        let found = tokio::task::spawn_blocking(find).await.map_err(|_| ClusterError::Cancelled)?;
+        let executable = found.map_err(ClusterError::Program)?;
+        let spec = flags::child(&self.eks, cluster, slot, program, &executable);
+        self.on_host(move |host| host.ensure_child(&spec)).await.map(drop)
+    }
+
+    async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+        let fail = |e: &dyn std::fmt::Display| ClusterError::Bootstrap(e.to_string());
+        let client = self.eks.clients.get(slot).await.map_err(|e| fail(&e))?;
+        let patch = self.eks.programs.versions().into_iter().find(|v| v.minor == cluster.version).map(|v| v.patch);
+        let facts = bootstrap::Facts {
+            endpoint: self.eks.endpoint(slot),
+            service_cidr: cluster.service_cidr,
+            kubernetes_version: patch.unwrap_or_default(),
+        };
+        bootstrap::apply(&client, &facts).await.map_err(|e| fail(&e))?;
+        self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone());
+        Ok(())
+    }
+
+    async fn mark_active(&self, key: &str) -> Result<(), ClusterError> {
+        let body = |txn: &mut Txn| {
+            let Some(mut cluster) = txn.get::<Cluster>(key)? else { return Ok(()) };
+            if !matches!(cluster.status, ClusterStatus::Creating | ClusterStatus::Updating) {
+                return Ok(());
+            }
+            cluster.status = ClusterStatus::Active;
+            cluster.progress = None;
+            finish_updates(txn, &keys::updates(&cluster.scope, &cluster.name), None)?;
+            Ok::<_, CommitError>(txn.put(key, &cluster)?)
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
+    }
+
+    async fn note_progress(&self, key: &str, progress: &str) -> Result<(), ClusterError> {
+        let body = |txn: &mut Txn| {
+            if let Some(mut cluster) = txn.get::<Cluster>(key)?
+                && cluster.progress.as_deref() != Some(progress)
+                && cluster.status == ClusterStatus::Creating
+            {
+                cluster.progress = Some(progress.to_owned());
+                txn.put(key, &cluster)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
+    }
+
+    async fn remove_leftovers(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+        let links = self.links(cluster, slot);
+        let namespace = slot.namespace.clone();
+        let directory = self.eks.slot_directory(&slot.id);
+        self.on_host(move |host| {
+            if let Ok((router, links)) = links {
+                links.iter().try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
+            }
+            host.remove_namespace(&namespace)?;
+            host.remove_directory(&directory)
+        })
+        .await?;
+        for program in CONTROL_PLANE_PROGRAMS {
+            let _ = std::fs::remove_file(flags::log(&self.eks, slot, program));
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, key: &str, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+        self.eks.clients.forget(&slot.id);
+        let scope = &cluster.scope;
+        let body = |txn: &mut Txn| {
+            for (update, _) in txn.list::<Update>(&keys::updates(scope, &cluster.name))?.into_iter().take(50) {
+                txn.delete(&update);
+            }
+            for interface in &slot.interfaces {
+                txn.delete(&keys::interface(scope, interface));
+            }
+            txn.delete(&keys::security_group(scope, &cluster.vpc.cluster_security_group));
+            txn.delete(&keys::slot(&slot.id));
+            txn.delete(key);
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
+    }
+
+    /// Waits until a program ends or the record changes.
+    async fn watch(&self, key: &str, slot: &ControlPlaneSlot) -> Result<Next, ClusterError> {
+        let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
+        let running: Vec<Running> = self
+            .on_host(move |host| {
+                let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
+                let alive = statuses?.into_iter().filter_map(|s| match s {
+                    ChildStatus::Running(running) => Some(running),
+                    ChildStatus::Absent | ChildStatus::Exited => None,
+                });
+                Ok(alive.collect())
+            })
+            .await?;
+        if running.len() < CONTROL_PLANE_PROGRAMS.len() {
+            return Ok(Next::After(Duration::from_millis(1)));
+        }
+        let mut head = self.eks.cloud.store.head();
+        let before = self.eks.cloud.store.view().get(key).map(|e| e.revision);
+        let changed = async {
+            while head.changed().await.is_ok() {
+                if self.eks.cloud.store.view().get(key).map(|e| e.revision) != before {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            (ended, ..) = select_all(running.iter().map(|r| child_exit(r).boxed())) => {
+                ended.map_err(HostError::wait(&slot.id))?;
+            }
+            () = changed => {}
+        }
+        Ok(Next::After(Duration::from_millis(1)))
+    }
+}
+
+/// Updates that were waiting for what is now true.
+pub(crate) fn finish_updates(txn: &mut Txn, prefix: &str, nodegroup: Option<&str>) -> Result<(), CommitError> {
+    for (key, mut update) in txn.list::<Update>(prefix)? {
+        if update.status == UpdateStatus::InProgress && update.nodegroup.as_deref() == nodegroup {
+            update.status = UpdateStatus::Successful;
+            txn.put(&key, &update)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Emptying a node through the Eviction API, as `kubectl drain` does: pods of DaemonSets, mirror pods and finished pods
+//! are nobody's loss.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, EvictParams, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+/// Marks the node as leaving: nothing new is scheduled, load balancers look away.
+pub(crate) async fn cordon(client: &Client, node: &str) -> Result<(), kube::Error> {
+    let patch = json!({
+        "metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": "true"}},
+        "spec": {"unschedulable": true},
+    });
+    let nodes: Api<Node> = Api::all(client.clone());
+    match nodes.patch(node, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Pods that keep the node from being empty.
+pub(crate) async fn pods_left(client: &Client, node: &str) -> Result<Vec<Pod>, kube::Error> {
+    let pods: Api<Pod> = Api::all(client.clone());
+    let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    Ok(pods.list(&on_node).await?.items.into_iter().filter(holds_node).collect())
+}
+
+fn holds_node(pod: &Pod) -> bool {
+    let of_daemon_set = pod.owner_references().iter().any(|o| o.kind == "DaemonSet" && o.controller == Some(true));
+    let mirror = pod.annotations().contains_key("kubernetes.io/config.mirror");
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    !of_daemon_set && !mirror && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Asks for the end of every such pod. A disruption budget may refuse (429): it is asked again later.
+pub(crate) async fn evict_all(client: &Client, node: &str) -> Result<(), kube::Error> {
+    for pod in pods_left(client, node).await? {
+        if pod.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let namespace = pod.namespace().unwrap_or_default();
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+        match pods.evict(&pod.name_any(), &EvictParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 429) => {
+                tracing::info!(node, pod = pod.name_any(), reason = status.message, "not evicted yet");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

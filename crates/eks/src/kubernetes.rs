@@ -1,0 +1,73 @@
+//! Clients of the clusters' API servers, with the service's own certificate, through the front door.
+
+use ekstra_cloud::Cloud;
+use ekstra_domain::eks::ControlPlaneSlot;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error("{path}: {source}")]
+    Read { path: String, source: std::io::Error },
+    #[error("kubeconfig of the service: {0}")]
+    Config(#[from] kube::config::KubeconfigError),
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+}
+
+/// One client a slot, made when first asked for.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    cloud: Cloud,
+    made: Arc<Mutex<HashMap<String, Client>>>,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+impl Clients {
+    pub(crate) fn new(cloud: Cloud) -> Self {
+        Self { cloud, made: Arc::default() }
+    }
+
+    pub(crate) async fn get(&self, slot: &ControlPlaneSlot) -> Result<Client, ClientError> {
+        if let Some(client) = self.lock().get(&slot.id) {
+            return Ok(client.clone());
+        }
+        let path = self.cloud.home.join("slots").join(&slot.id).join("pki/service.kubeconfig");
+        let read = |source| ClientError::Read { path: path.display().to_string(), source };
+        let mut kubeconfig = Kubeconfig::from_yaml(&std::fs::read_to_string(&path).map_err(read)?)?;
+        // The file is for programs inside the control plane's namespace; from here, the way is the front door.
+        for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+            cluster.server = Some(format!("https://127.0.0.2:{}", slot.port));
+            cluster.tls_server_name = Some("kubernetes".to_owned());
+        }
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        config.connect_timeout = Some(Duration::from_secs(5));
+        config.proxy_url = None;
+        let client = Client::try_from(config)?;
+        self.lock().insert(slot.id.clone(), client.clone());
+        Ok(client)
+    }
+
+    pub(crate) fn forget(&self, slot: &str) {
+        self.lock().remove(slot);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Client>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the API server says that it is ready, within a second.
+pub(crate) async fn is_ready(client: &Client) -> bool {
+    let Ok(request) = http::Request::get("/readyz").body(Vec::new()) else { return false };
+    let answer = tokio::time::timeout(Duration::from_secs(1), client.request_text(request)).await;
+    matches!(answer, Ok(Ok(text)) if text == "ok")
+}

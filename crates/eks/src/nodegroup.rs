@@ -1,0 +1,330 @@
+//! The node group reconciler: instances are launched, drained and terminated until the group is as its record says.
+
+use crate::cluster::finish_updates;
+use crate::{Eks, drain, user_data};
+use ekstra_cloud::api::Refusal;
+use ekstra_cloud::ec2::instances::{Launch, launch, terminate};
+use ekstra_domain::ec2::{Instance, InstanceState, Subnet};
+use ekstra_domain::eks::{
+    Cluster, ControlPlaneSlot, HealthIssue, Member, Nodegroup, NodegroupAction, NodegroupStatus, ObservedNodegroup,
+    plan_nodegroup,
+};
+use ekstra_domain::names::keys;
+use ekstra_engine::{Next, Reconciler};
+use ekstra_store::{CommitError, Txn};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, DeleteParams, ListParams};
+use kube::{Client, ResourceExt};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How often a group that is changing looks at its nodes.
+const POLL: Duration = Duration::from_millis(150);
+/// Instances in one transaction: two writes each.
+const LAUNCHED_AT_ONCE: u32 = 40;
+/// After an instance ended by itself, the next is launched no sooner: an image that cannot boot must not spin.
+const RELAUNCH_PAUSE_MS: i64 = 5_000;
+
+/// Keeps every managed node group as its record says.
+#[derive(Debug)]
+pub struct NodegroupReconciler {
+    eks: Eks,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodegroupError {
+    #[error(transparent)]
+    Store(#[from] CommitError),
+    #[error("API server: {0}")]
+    Kube(#[from] kube::Error),
+    #[error("{0}")]
+    Client(String),
+    #[error("{0} is not recorded")]
+    Unrecorded(String),
+}
+
+/// What a reconcile works with.
+struct Context {
+    key: String,
+    group: Nodegroup,
+    cluster: Cluster,
+    slot: ControlPlaneSlot,
+    instances: Vec<(String, Instance)>,
+    client: Option<Client>,
+}
+
+impl Reconciler for NodegroupReconciler {
+    type Error = NodegroupError;
+
+    fn name(&self) -> &'static str {
+        "nodegroup"
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.eks.cloud.store.view().list(keys::NODEGROUPS).into_iter().map(|(key, _)| key.to_string()).collect()
+    }
+
+    fn affected(&self, changed: &str) -> Vec<String> {
+        if changed.starts_with(keys::NODEGROUPS) {
+            return vec![changed.to_owned()];
+        }
+        let instance = changed.starts_with(keys::INSTANCES).then(|| self.eks.cloud.store.view().get_as(changed));
+        let Some(Some(instance)) = instance else { return Vec::new() };
+        let Instance { scope, tags, .. } = instance;
+        match (tags.get("eks:cluster-name"), tags.get("eks:nodegroup-name")) {
+            (Some(cluster), Some(group)) => vec![keys::nodegroup(&scope, cluster, group)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, NodegroupError>> {
+        async move {
+            let Some(context) = self.context(&key).await? else { return Ok(Next::OnChange) };
+            let observed = self.observe(&context).await;
+            let actions = plan_nodegroup(&context.group, &observed);
+            let settled = actions.is_empty() && context.group.status == NodegroupStatus::Active;
+            for action in actions {
+                if !matches!(action, NodegroupAction::Evict { .. }) {
+                    tracing::info!(cluster = context.cluster.name, nodegroup = context.group.name, ?action);
+                }
+                self.apply(&context, action).await?;
+            }
+            Ok(if settled { Next::OnChange } else { Next::After(POLL) })
+        }
+        .boxed()
+    }
+}
+
+impl NodegroupReconciler {
+    pub fn new(eks: Eks) -> Self {
+        Self { eks }
+    }
+
+    async fn context(&self, key: &str) -> Result<Option<Context>, NodegroupError> {
+        let view = self.eks.cloud.store.view();
+        let Some(group) = view.get_as::<Nodegroup>(key) else { return Ok(None) };
+        let missing = |what: &str| NodegroupError::Unrecorded(what.to_owned());
+        let cluster: Option<Cluster> = view.get_as(&keys::cluster(&group.scope, &group.cluster));
+        let cluster = cluster.ok_or_else(|| missing(&group.cluster))?;
+        let slot: Option<ControlPlaneSlot> = view.get_as(&keys::slot(&cluster.slot));
+        let slot = slot.ok_or_else(|| missing(&cluster.slot))?;
+        let instances = view.list_as::<Instance>(&keys::scoped(keys::INSTANCES, &group.scope));
+        let instances = instances
+            .into_iter()
+            .filter(|(_, i)| i.tags.get("ekstra:nodegroup-uid") == Some(&group.uid))
+            .map(|(key, instance)| (key.to_string(), instance))
+            .collect();
+        let client = self.eks.clients.get(&slot).await.ok();
+        Ok(Some(Context { key: key.to_owned(), group, cluster, slot, instances, client }))
+    }
+
+    async fn observe(&self, context: &Context) -> ObservedNodegroup {
+        let nodes = match &context.client {
+            Some(client) => ready_nodes(client, &context.group.name).await.unwrap_or_default(),
+            None => HashMap::new(),
+        };
+        let mut members = Vec::new();
+        for (_, instance) in &context.instances {
+            if instance.state == InstanceState::Terminated {
+                continue;
+            }
+            let draining = context.group.draining.contains_key(&instance.id);
+            let pods_left = match &context.client {
+                Some(client) if draining => {
+                    drain::pods_left(client, &instance.private_dns_name).await.ok().map(|pods| pods.len())
+                }
+                _ => None,
+            };
+            members.push(Member {
+                instance: instance.id.clone(),
+                zone: instance.zone.clone(),
+                launched_ms: instance.launched_ms,
+                alive: instance.state.is_alive(),
+                node_ready: nodes.get(&instance.private_dns_name).copied().unwrap_or(false),
+                pods_left,
+            });
+        }
+        let now_ms = self.eks.cloud.env.now_ms();
+        ObservedNodegroup { members, now_ms, drain_limit_seconds: self.eks.drain_limit_seconds }
+    }
+
+    async fn apply(&self, context: &Context, action: NodegroupAction) -> Result<(), NodegroupError> {
+        match action {
+            NodegroupAction::Launch { count } => self.launch(context, count).await,
+            NodegroupAction::BeginDrain { instance } => self.begin_drain(context, &instance).await,
+            NodegroupAction::Evict { instance } => match (&context.client, context.node(&instance)) {
+                (Some(client), Some(node)) => Ok(drain::evict_all(client, node).await?),
+                _ => Ok(()),
+            },
+            NodegroupAction::Terminate { instance } => self.terminate(context, &instance).await,
+            NodegroupAction::MarkActive => self.mark_active(context).await,
+            NodegroupAction::Forget => self.forget(context).await,
+        }
+    }
+
+    async fn launch(&self, context: &Context, count: u32) -> Result<(), NodegroupError> {
+        if self.must_pause(context) {
+            return Ok(());
+        }
+        let group = &context.group;
+        let image = format!("ami-ekstra-{}", context.cluster.version.replace('.', "-"));
+        let user_data = user_data::render(&self.eks, &context.cluster, &context.slot, group, &image)
+            .ok_or_else(|| NodegroupError::Unrecorded("the cluster's certificate authority".into()))?;
+        let view = self.eks.cloud.store.view();
+        let find = |id: &String| view.get_as::<Subnet>(&keys::subnet(&group.scope, id));
+        let subnets: Vec<Subnet> = group.subnets.iter().filter_map(find).collect();
+        let body = |txn: &mut Txn| {
+            for subnet in spread(&subnets, &context.instances, count.min(LAUNCHED_AT_ONCE)) {
+                let new = Launch {
+                    subnet,
+                    instance_type: group.instance_types.first().map_or("t3.medium", String::as_str),
+                    image: image.clone(),
+                    kubernetes_version: group.version.clone(),
+                    disk_gib: group.disk_gib,
+                    user_data: user_data.clone(),
+                    role_arn: Some(group.node_role.clone()),
+                    security_groups: vec![context.cluster.vpc.cluster_security_group.clone()],
+                    metadata_hop_limit: 1,
+                    tags: group.instance_tags(),
+                };
+                launch(&self.eks.cloud, txn, new)?;
+            }
+            Ok::<_, Refusal>(())
+        };
+        match self.eks.cloud.store.transact(body).await {
+            Ok(()) => Ok(()),
+            Err(Refusal::Store(error)) => Err(error.into()),
+            Err(Refusal::Api(error)) => {
+                let code = match error.code.as_str() {
+                    "InsufficientFreeAddressesInSubnet" => "InsufficientFreeAddresses",
+                    _ => "AsgInstanceLaunchFailures",
+                };
+                self.note_issue(context, code, &error.message).await
+            }
+        }
+    }
+
+    fn must_pause(&self, context: &Context) -> bool {
+        let now = self.eks.cloud.env.now_ms();
+        context.instances.iter().any(|(_, i)| {
+            i.state_reason.is_some() && !i.state.is_alive() && now - i.state_since_ms < RELAUNCH_PAUSE_MS
+        })
+    }
+
+    async fn note_issue(&self, context: &Context, code: &str, message: &str) -> Result<(), NodegroupError> {
+        let issue = HealthIssue {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            resource_ids: context.group.subnets.clone(),
+        };
+        self.update(context, |group| {
+            let changed = group.issues != [issue.clone()];
+            group.issues = vec![issue.clone()];
+            if group.status == NodegroupStatus::Creating {
+                group.status = NodegroupStatus::CreateFailed;
+            }
+            changed
+        })
+        .await
+    }
+
+    async fn begin_drain(&self, context: &Context, instance: &str) -> Result<(), NodegroupError> {
+        if let (Some(client), Some(node)) = (&context.client, context.node(instance)) {
+            drain::cordon(client, node).await?;
+        }
+        let now = self.eks.cloud.env.now_ms();
+        self.update(context, |group| group.draining.insert(instance.to_owned(), now).is_none()).await
+    }
+
+    async fn terminate(&self, context: &Context, instance: &str) -> Result<(), NodegroupError> {
+        let key = keys::instance(&context.group.scope, instance);
+        let body = |txn: &mut Txn| terminate(&self.eks.cloud, txn, &key);
+        if let Err(Refusal::Store(error)) = self.eks.cloud.store.transact(body).await {
+            return Err(error.into());
+        }
+        if let (Some(client), Some(node)) = (&context.client, context.node(instance)) {
+            let nodes: Api<Node> = Api::all(client.clone());
+            // The node controller would do it; doing it now spares pods a look at a node that is going.
+            let _ = nodes.delete(node, &DeleteParams::default()).await;
+        }
+        Ok(())
+    }
+
+    async fn mark_active(&self, context: &Context) -> Result<(), NodegroupError> {
+        let updates = keys::updates(&context.group.scope, &context.cluster.name);
+        let body = |txn: &mut Txn| {
+            let Some(mut group) = txn.get::<Nodegroup>(&context.key)? else { return Ok(()) };
+            if !matches!(group.status, NodegroupStatus::Creating | NodegroupStatus::Updating) {
+                return Ok(());
+            }
+            group.status = NodegroupStatus::Active;
+            group.modified_ms = self.eks.cloud.env.now_ms();
+            group.issues.clear();
+            group.draining.clear();
+            finish_updates(txn, &updates, Some(&group.name))?;
+            Ok::<_, CommitError>(txn.put(&context.key, &group)?)
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
+    }
+
+    async fn forget(&self, context: &Context) -> Result<(), NodegroupError> {
+        let body = |txn: &mut Txn| {
+            txn.delete(&context.key);
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
+    }
+
+    async fn update(
+        &self,
+        context: &Context,
+        change: impl Fn(&mut Nodegroup) -> bool,
+    ) -> Result<(), NodegroupError> {
+        let body = |txn: &mut Txn| {
+            if let Some(mut group) = txn.get::<Nodegroup>(&context.key)?
+                && change(&mut group)
+            {
+                txn.put(&context.key, &group)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
+    }
+}
+
+impl Context {
+    fn node(&self, instance: &str) -> Option<&str> {
+        let found = self.instances.iter().find(|(_, i)| i.id == instance);
+        found.map(|(_, i)| i.private_dns_name.as_str())
+    }
+}
+
+/// The subnet of each new instance: always the one with the fewest.
+fn spread<'a>(subnets: &'a [Subnet], instances: &[(String, Instance)], count: u32) -> Vec<&'a Subnet> {
+    let alive = |subnet: &Subnet| {
+        instances.iter().filter(|(_, i)| i.subnet == subnet.id && i.state.is_alive()).count()
+    };
+    let mut load: Vec<(usize, &Subnet)> = subnets.iter().map(|s| (alive(s), s)).collect();
+    let mut chosen = Vec::new();
+    for _ in 0..count {
+        let Some(least) = load.iter_mut().min_by_key(|(count, _)| *count) else { break };
+        least.0 += 1;
+        chosen.push(least.1);
+    }
+    chosen
+}
+
+/// Nodes of the group that are Ready and initialised, by name.
+async fn ready_nodes(client: &Client, group: &str) -> Result<HashMap<String, bool>, kube::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let of_group = ListParams::default().labels(&format!("eks.amazonaws.com/nodegroup={group}"));
+    let listed = nodes.list(&of_group).await?;
+    Ok(listed.items.into_iter().map(|node| (node.name_any(), is_ready(&node))).collect())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}

@@ -1,0 +1,76 @@
+//! Who a token's bearer is to a cluster.
+//!
+//! Source: `spec/eks-semantics.md` §3.8: the creator is an administrator; a node role's sessions are nodes, named by
+//! their instance.
+
+use crate::{Gate, now};
+use ekstra_domain::ec2::Instance;
+use ekstra_domain::eks::{Cluster, Nodegroup};
+use ekstra_domain::iam::{AccessKey, Principal};
+use ekstra_domain::names::keys;
+use ekstra_wire::sigv4::{self, SecretKey};
+
+/// The user of a TokenReview.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) groups: Vec<String>,
+    pub(crate) principal: Principal,
+    pub(crate) access_key: String,
+}
+
+/// `Err` says why, for the log; the bearer is told nothing.
+pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Result<User, String> {
+    let lookup = |id: &str, session: Option<&str>| secret(gate, id, session);
+    let verified =
+        sigv4::verify_eks_token(token, &cluster.name, &lookup, now()).map_err(|e| e.to_string())?;
+    let principal = principal(gate, &verified.access_key, verified.session_token.as_deref())
+        .ok_or_else(|| "the key is gone".to_owned())?;
+    if principal.account != cluster.scope.account {
+        return Err(format!("{} is of another account", principal.arn));
+    }
+    let (name, groups) = map(gate, cluster, &principal).ok_or_else(|| format!("{} has no access", principal.arn))?;
+    Ok(User { name, groups, principal, access_key: verified.access_key })
+}
+
+fn secret(gate: &Gate, id: &str, session: Option<&str>) -> Option<SecretKey> {
+    match session {
+        Some(token) => {
+            let session = gate.master.open(token, now()).ok().filter(|s| s.access_key_id == id)?;
+            Some(SecretKey::new(gate.master.secret(token).0).expiring(session.expires))
+        }
+        None => gate.view.get_as::<AccessKey>(&keys::access_key(id)).map(|key| SecretKey::new(key.secret.0)),
+    }
+}
+
+fn principal(gate: &Gate, id: &str, session: Option<&str>) -> Option<Principal> {
+    match session {
+        Some(token) => gate.master.open(token, now()).ok().map(|session| session.principal),
+        None => gate.view.get_as::<AccessKey>(&keys::access_key(id)).map(|key| key.principal),
+    }
+}
+
+fn map(gate: &Gate, cluster: &Cluster, principal: &Principal) -> Option<(String, Vec<String>)> {
+    let canonical = principal.canonical_arn();
+    if cluster.creator_is_admin && canonical == cluster.creator_arn {
+        return Some((principal.arn.clone(), vec!["system:masters".into()]));
+    }
+    let instance: Instance =
+        gate.view.get_as(&keys::instance(&cluster.scope, principal.session_name()?))?;
+    let role_arn = instance.role_arn.as_deref()?;
+    let same_role = role_name(role_arn)? == role_name(&canonical)?;
+    let of_group = gate
+        .view
+        .list_as::<Nodegroup>(&keys::nodegroups(&cluster.scope, &cluster.name))
+        .into_iter()
+        .any(|(_, group)| group.node_role == role_arn && instance.tags.get("ekstra:nodegroup-uid") == Some(&group.uid));
+    if !same_role || !of_group || !instance.state.is_alive() {
+        return None;
+    }
+    let groups = vec!["system:bootstrappers".to_owned(), "system:nodes".to_owned()];
+    Some((format!("system:node:{}", instance.private_dns_name), groups))
+}
+
+fn role_name(arn: &str) -> Option<String> {
+    arn.parse::<ekstra_domain::names::Arn>().ok()?.role_name().map(str::to_owned)
+}

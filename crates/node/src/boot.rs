@@ -1,0 +1,99 @@
+//! From PID 1 to a running kubelet.
+
+use crate::config::{self, Facts};
+use crate::metadata::Metadata;
+use crate::supervise::{Service, Supervisor, block_signals};
+use crate::user_data::{self, UserData};
+use crate::files;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Image archives that come with the machine image, imported before the kubelet asks for them.
+const IMAGES: &str = "/usr/local/share/ekstra/images";
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+pub(crate) fn run() -> io::Result<()> {
+    let mut supervisor = Supervisor::new(block_signals()?);
+    let clock = Instant::now();
+    let say = |what: &str| println!("ekstra-node: {:.2} s {what}", clock.elapsed().as_secs_f32());
+    let (facts, data) = read_metadata()?;
+    files::write_all(&facts, &data)?;
+    files::apply_network_settings()?;
+    run_scripts(&data.scripts)?;
+    say("configured");
+    let containerd = vec!["--config".to_owned(), config::CONTAINERD_CONFIG.to_owned()];
+    supervisor.start(Service::new("containerd", "/usr/local/bin/containerd", containerd))?;
+    let up = || UnixStream::connect(config::CONTAINERD_SOCKET).is_ok();
+    if supervisor.run_until(up)? {
+        say("containerd answers");
+        let mut imports = start_imports()?;
+        supervisor.run_until(|| imports.iter_mut().all(finished))?;
+        say("images imported");
+        let flags = config::kubelet_flags(&facts, &data.node.spec);
+        supervisor.start(Service::new("kubelet", "/usr/local/bin/kubelet", flags))?;
+        supervisor.run()?;
+    }
+    say("stopping");
+    supervisor.stop_all(STOP_GRACE);
+    Ok(())
+}
+
+fn read_metadata() -> io::Result<(Facts, UserData)> {
+    let metadata = Metadata::connect()?;
+    let get = |path: &str| metadata.require(&format!("meta-data/{path}"));
+    let mac = get("mac")?;
+    let interface = format!("network/interfaces/macs/{}", mac.trim());
+    let prefixes = metadata.get(&format!("meta-data/{interface}/ipv4-prefix"))?.unwrap_or_default();
+    let (open_files, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+    let facts = Facts {
+        instance_id: get("instance-id")?,
+        instance_type: get("instance-type")?,
+        zone: get("placement/availability-zone")?,
+        address: get("local-ipv4")?.parse().map_err(io::Error::other)?,
+        hostname: get("local-hostname")?,
+        domain: get("services/private-domain")?,
+        vpc_cidr: get(&format!("{interface}/vpc-ipv4-cidr-block"))?.parse().map_err(io::Error::other)?,
+        prefixes: prefixes.split_whitespace().filter_map(|p| p.parse().ok()).collect(),
+        registry: metadata.get("meta-data/services/image-registry")?,
+        open_files,
+    };
+    let data = user_data::parse(&metadata.get("user-data")?.unwrap_or_default())?;
+    Ok((facts, data))
+}
+
+fn run_scripts(scripts: &[String]) -> io::Result<()> {
+    for (number, script) in scripts.iter().enumerate() {
+        let path = format!("/run/user-data-{number}");
+        std::fs::write(&path, script)?;
+        let status = Command::new("/bin/sh").arg(&path).stdin(Stdio::null()).status()?;
+        println!("ekstra-node: user data script {number}: {status}");
+    }
+    Ok(())
+}
+
+fn start_imports() -> io::Result<Vec<Child>> {
+    let directory = Path::new(IMAGES);
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let mut archives: Vec<PathBuf> = std::fs::read_dir(directory)?.flatten().map(|e| e.path()).collect();
+    archives.sort();
+    archives.iter().map(|archive| import(archive)).collect()
+}
+
+fn import(archive: &Path) -> io::Result<Child> {
+    Command::new("/usr/local/bin/ctr")
+        .args(["--address", config::CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import", "--local"])
+        .args(["--label", "io.cri-containerd.pinned=pinned", "--snapshotter", "overlayfs"])
+        .arg(archive)
+        .stdin(Stdio::null())
+        .spawn()
+}
+
+/// The supervisor reaps every child, so an import that is gone has ended, well or not; the kubelet says what is missing.
+fn finished(child: &mut Child) -> bool {
+    !matches!(child.try_wait(), Ok(None))
+}

@@ -1,0 +1,46 @@
+//! `ekstra-node token CLUSTER`: the kubelet's sign-in, as `aws eks get-token` with the instance's role.
+
+use crate::metadata::Metadata;
+use ekstra_wire::sigv4;
+use serde::Deserialize;
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the metadata service answers for a role.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RoleCredentials {
+    access_key_id: String,
+    secret_access_key: String,
+    token: String,
+}
+
+pub(crate) fn print(args: &[String]) -> io::Result<()> {
+    let [cluster] = args else { return Err(io::Error::other("usage: ekstra-node token CLUSTER")) };
+    let metadata = Metadata::connect()?;
+    let region = metadata.require("meta-data/placement/region")?;
+    let role = metadata.require("meta-data/iam/security-credentials/")?;
+    let found = metadata.require(&format!("meta-data/iam/security-credentials/{}", role.trim()))?;
+    let found: RoleCredentials = serde_json::from_str(&found).map_err(io::Error::other)?;
+    let credentials = sigv4::Credentials {
+        access_key_id: found.access_key_id,
+        secret_access_key: found.secret_access_key,
+        session_token: Some(found.token),
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_secs();
+    let now = i64::try_from(now).map_err(io::Error::other)?;
+    let endpoint = format!("https://sts.{region}.amazonaws.com");
+    let token = sigv4::make_eks_token(&credentials, &region, &endpoint, cluster, now);
+    // A token is good for 15 minutes; a minute less is what aws-iam-authenticator says too.
+    let expires = ekstra_wire::iso8601((now + 14 * 60) * 1000);
+    println!(
+        "{}",
+        serde_json::json!({
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "kind": "ExecCredential",
+            "spec": {"interactive": false},
+            "status": {"token": token, "expirationTimestamp": expires},
+        })
+    );
+    Ok(())
+}
