@@ -1,0 +1,61 @@
+//! The pinned modules, compiled in: the installed program builds components without its own checkout.
+//! Invariant: every module that a recipe names is here.
+
+/// The recipes' text.
+pub(crate) const RECIPES: &str = include_str!("../../../components/recipes.toml");
+
+/// The container images' recipes.
+pub(crate) const IMAGES: &str = include_str!("../../../components/images.toml");
+
+/// What the node image consists of.
+pub(crate) const NODE_IMAGE: &str = include_str!("../../../components/node-image/image.toml");
+
+/// Every package of the node image, with its digest.
+pub(crate) const PACKAGES_LOCK: &str = include_str!("../../../components/node-image/packages.lock");
+
+/// The files of one directory of `components/`.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) dir: &'static str,
+    /// File name and content.
+    pub(crate) files: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! module {
+    ($dir:literal, $($file:literal),+) => {
+        Module {
+            dir: $dir,
+            files: &[$(($file, include_str!(concat!("../../../components/", $dir, "/", $file)))),+],
+        }
+    };
+}
+
+pub(crate) const MODULES: &[Module] = &[
+    module!("cni-plugins", "go.mod", "go.sum"),
+    module!("containerd", "go.mod", "go.sum"),
+    module!("coredns", "go.mod", "go.sum"),
+    module!("etcd", "go.mod", "go.sum"),
+    module!("kubernetes-1.36", "go.mod", "go.sum", "main.go"),
+    module!("pause", "go.mod", "go.sum", "main.go"),
+    module!("runc", "go.mod", "go.sum"),
+];
+
+/// The module of that directory name.
+pub(crate) fn module(dir: &str) -> Option<&'static Module> {
+    MODULES.iter().find(|module| module.dir == dir)
+}
+
+impl Module {
+    /// The Go release the module asks for, as in its `go` directive.
+    pub(crate) fn go_release(&self) -> &'static str {
+        let go_mod = self
+            .files
+            .iter()
+            .find(|(name, _)| *name == "go.mod")
+            .map_or("", |(_, text)| text);
+        go_mod
+            .lines()
+            .find_map(|line| line.strip_prefix("go "))
+            .map_or("1.21", str::trim)
+    }
+}
