@@ -340,7 +340,7 @@ impl ClusterReconciler {
                 let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
                 let alive = statuses?.into_iter().filter_map(|s| match s {
                     ChildStatus::Running(running) => Some(running),
-                    ChildStatus::Absent | ChildStatus::Exited => None,
+                    _ => None,
                 });
                 Ok(alive.collect())
             })

@@ -45,7 +45,7 @@ impl Clients {
         let mut kubeconfig = Kubeconfig::from_yaml(&std::fs::read_to_string(&path).map_err(read)?)?;
         // The file is for programs inside the control plane's namespace; from here, the way is the front door.
         for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
-            cluster.server = Some(format!("https://127.0.0.2:{}", slot.port));
+            cluster.server = Some(format!("https://{}:{}", ekstra_domain::eks::INTERNAL_ADDRESS, slot.port));
             cluster.tls_server_name = Some("kubernetes".to_owned());
         }
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;

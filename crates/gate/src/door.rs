@@ -5,8 +5,7 @@
 //! - `publicAccessCidrs` and the endpoint switches hold for whoever comes from outside the cluster's VPC.
 
 use crate::Gate;
-use crate::listeners::INTERNAL;
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot, INTERNAL_ADDRESS};
 use ekstra_domain::names::keys;
 use ekstra_domain::prefix::Prefix;
 use ekstra_host::netns;
@@ -26,7 +25,7 @@ pub(crate) async fn serve(gate: Gate, slot: String, own: SocketAddr, inside: boo
     loop {
         let Some((stream, peer)) = accept(&listener).await else { continue };
         let Some(slot) = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(&slot)) else { continue };
-        if !inside && own.ip() != INTERNAL && !admits(&gate, &slot, peer.ip()) {
+        if !inside && own.ip() != INTERNAL_ADDRESS && !admits(&gate, &slot, peer.ip()) {
             continue;
         }
         tokio::spawn(async move {

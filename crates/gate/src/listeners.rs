@@ -5,7 +5,7 @@
 
 use crate::{Gate, door, metadata, registry, resolver, webhook};
 use ekstra_domain::ec2::{METADATA_ADDRESS, Vpc};
-use ekstra_domain::eks::{ControlPlaneSlot, TOKEN_WEBHOOK_PORT};
+use ekstra_domain::eks::{ControlPlaneSlot, INTERNAL_ADDRESS, TOKEN_WEBHOOK_PORT};
 use ekstra_domain::names::keys;
 use ekstra_host::netns;
 use ekstra_store::Revision;
@@ -18,8 +18,6 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The service's own way to the API servers, which `publicAccessCidrs` does not concern.
-pub const INTERNAL: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Listeners that could not be opened are tried again this often.
 const RETRY: Duration = Duration::from_millis(100);
 /// Namespaces come and go without a change of the state.
@@ -121,7 +119,7 @@ impl Listeners {
 
     fn add_slot(&self, slot: &ControlPlaneSlot, routers: &BTreeMap<String, (String, u64)>, places: &mut Vec<Place>) {
         let role = Role::Door { slot: slot.id.clone() };
-        for address in [Ipv4Addr::LOCALHOST, INTERNAL, self.gate.facts.address] {
+        for address in [Ipv4Addr::LOCALHOST, INTERNAL_ADDRESS, self.gate.facts.address] {
             places.push(Place { namespace: None, address: at(address, slot.port), role: role.clone() });
         }
         if let Some(router) = routers.get(&slot.vpc) {

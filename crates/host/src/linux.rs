@@ -10,9 +10,12 @@ mod mounts;
 mod network;
 
 use crate::{
-    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running, ServiceAddress,
+    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running, ServiceAddress, netns,
 };
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use child::exit as child_exit;
@@ -56,13 +59,16 @@ pub struct LinuxHost {
     /// The program that implements `launch` ([`crate::launch_main`]).
     launcher: PathBuf,
     cgroups: cgroup::Hierarchies,
+    /// Routers made by this process, with their namespace's inode: making one takes many commands, and two at once
+    /// would trip over each other.
+    routers: Arc<Mutex<HashMap<String, (RouterSpec, u64)>>>,
 }
 
 impl LinuxHost {
     pub fn new(names: Names, run: PathBuf, launcher: PathBuf) -> Result<Self, HostError> {
         std::fs::create_dir_all(&run).map_err(HostError::io("create", &run))?;
         let cgroups = cgroup::Hierarchies::detect()?;
-        Ok(Self { names, run, launcher, cgroups })
+        Ok(Self { names, run, launcher, cgroups, routers: Arc::default() })
     }
 
     pub fn names(&self) -> &Names {
@@ -118,7 +124,16 @@ impl Host for LinuxHost {
     }
 
     fn ensure_router(&self, spec: &RouterSpec) -> Result<(), HostError> {
-        network::ensure_router(spec)
+        let mut made = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
+        let inode = || std::fs::metadata(netns::path(&spec.namespace)).map(|m| m.ino()).ok();
+        if made.get(&spec.namespace).is_some_and(|(old, at)| old == spec && Some(*at) == inode()) {
+            return Ok(());
+        }
+        network::ensure_router(spec)?;
+        if let Some(inode) = inode() {
+            made.insert(spec.namespace.clone(), (spec.clone(), inode));
+        }
+        Ok(())
     }
 
     fn remove_router(&self, spec: &RouterSpec) -> Result<(), HostError> {

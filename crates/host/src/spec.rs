@@ -62,8 +62,10 @@ pub struct Sandbox {
 pub enum ChildStatus {
     Absent,
     Running(Running),
-    /// It was started and is gone (or the machine has been booted since).
+    /// It was started and is gone.
     Exited,
+    /// It was started before the machine was last booted.
+    BeforeBoot,
 }
 
 /// A process as this machine knows it. The start time tells it from a later one with the same pid.

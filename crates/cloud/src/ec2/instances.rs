@@ -272,13 +272,9 @@ impl InstanceReconciler {
                 }
             }
             // Machines are volatile, their disks are not: after a reboot of the host they boot again.
-            ChildStatus::Exited | ChildStatus::Absent if self.was_rebooted(instance) => self.boot_again(key).await,
+            ChildStatus::BeforeBoot => self.boot_again(key).await,
             ChildStatus::Exited | ChildStatus::Absent => self.ended(key, "the machine ended by itself").await,
         }
-    }
-
-    fn was_rebooted(&self, _: &Instance) -> bool {
-        self.cloud.store.view().get_as::<String>("service/boot-id").is_some_and(|id| id != ekstra_host::boot_id())
     }
 
     async fn boot_again(&self, key: &str) -> Result<Next, InstanceError> {

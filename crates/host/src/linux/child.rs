@@ -28,7 +28,10 @@ pub(crate) fn status(run: &Path, id: &ChildId) -> Result<ChildStatus, HostError>
         Err(error) => return Err(HostError::io("read", path)(error)),
     };
     let Ok(running) = serde_json::from_slice::<Running>(&text) else { return Ok(ChildStatus::Exited) };
-    let alive = running.boot_id == boot_id() && start_ticks(running.pid) == Some(running.start_ticks);
+    if running.boot_id != boot_id() {
+        return Ok(ChildStatus::BeforeBoot);
+    }
+    let alive = start_ticks(running.pid) == Some(running.start_ticks);
     Ok(if alive { ChildStatus::Running(running) } else { ChildStatus::Exited })
 }
 

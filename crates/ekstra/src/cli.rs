@@ -1,0 +1,197 @@
+//! The command line, in eksctl's grammar: a verb, a noun, flags.
+
+mod cluster;
+mod components;
+mod image;
+mod lifecycle;
+mod nodegroup;
+mod output;
+
+use crate::home::Home;
+use crate::{gate, serve};
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use output::Format;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Parser)]
+#[command(name = "ekstra", version, about = "Amazon EKS on your own machine: real Kubernetes clusters behind AWS's API")]
+#[command(after_help = "Examples:
+  ekstra create cluster --name my-eks-managed --managed
+  ekstra get nodegroup --cluster my-eks-managed
+  ekstra scale nodegroup --cluster my-eks-managed --name ng --nodes 3
+  ekstra delete cluster --name my-eks-managed
+  eval \"$(ekstra env)\"; aws eks list-clusters")]
+struct Cli {
+    /// The directory with all of the service's state [default: ~/.ekstra]
+    #[arg(long, env = "EKSTRA_HOME", global = true)]
+    home: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a cluster or a node group, and wait until it is usable
+    #[command(subcommand)]
+    Create(Create),
+    /// Show clusters or node groups
+    #[command(subcommand)]
+    Get(Get),
+    /// Change the number of nodes
+    #[command(subcommand)]
+    Scale(Scale),
+    /// Delete a cluster or a node group, and wait until nothing of it is left
+    #[command(subcommand)]
+    Delete(Delete),
+    /// Run kubectl, built with the other components, with the given arguments
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Images for nodes, without a registry
+    #[command(subcommand)]
+    Image(image::Command),
+    /// The upstream programs that clusters are made of
+    #[command(subcommand)]
+    Components(components::Command),
+    /// Start the service in the background
+    Start(lifecycle::Start),
+    /// Stop the service; clusters go on running unless --all is given
+    Stop {
+        /// Also end every cluster's processes and take down its network; data stays
+        #[arg(long)]
+        all: bool,
+    },
+    /// Is the service there, and what does it run
+    Status,
+    /// Print what AWS clients need: eval "$(ekstra env)"
+    Env,
+    /// What this machine lacks, and how to get it
+    Doctor,
+    /// Print the service's logs
+    Logs {
+        /// serve, gate, or the beginning of another log's name
+        #[arg(default_value = "serve")]
+        name: String,
+    },
+    /// Write a cluster's kubeconfig entry
+    UpdateKubeconfig {
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        region: Region,
+        #[arg(long)]
+        kubeconfig: Option<PathBuf>,
+    },
+    /// Print a sign-in token (kubectl calls this)
+    #[command(hide = true)]
+    Token {
+        #[arg(long)]
+        cluster_name: String,
+        #[command(flatten)]
+        region: Region,
+    },
+    /// Run the service in the foreground
+    Serve(lifecycle::Serve),
+    /// Run the data side (the service starts it)
+    #[command(hide = true)]
+    Gate,
+}
+
+#[derive(Debug, Args)]
+struct Region {
+    /// An AWS region
+    #[arg(long, env = "AWS_REGION", default_value = ekstra_domain::names::DEFAULT_REGION)]
+    region: String,
+}
+
+#[derive(Debug, Args)]
+struct Shown {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Create {
+    Cluster(cluster::Create),
+    Nodegroup(nodegroup::Create),
+}
+
+#[derive(Debug, Subcommand)]
+enum Get {
+    #[command(alias = "clusters")]
+    Cluster(cluster::Get),
+    #[command(alias = "nodegroups", alias = "ng")]
+    Nodegroup(nodegroup::Get),
+}
+
+#[derive(Debug, Subcommand)]
+enum Scale {
+    #[command(alias = "ng")]
+    Nodegroup(nodegroup::Scale),
+}
+
+#[derive(Debug, Subcommand)]
+enum Delete {
+    Cluster(cluster::Delete),
+    #[command(alias = "ng")]
+    Nodegroup(nodegroup::Delete),
+}
+
+/// Returns the exit code.
+pub(crate) fn main() -> i32 {
+    let cli = Cli::parse();
+    let is_daemon = matches!(cli.command, Command::Serve(_) | Command::Gate);
+    if is_daemon {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(cli));
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ekstra: {error:#}");
+            1
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<i32> {
+    let home = Home::locate(cli.home)?;
+    match cli.command {
+        Command::Create(Create::Cluster(command)) => command.run(&home).await?,
+        Command::Create(Create::Nodegroup(command)) => command.run(&home).await?,
+        Command::Get(Get::Cluster(command)) => command.run(&home).await?,
+        Command::Get(Get::Nodegroup(command)) => command.run(&home).await?,
+        Command::Scale(Scale::Nodegroup(command)) => command.run(&home).await?,
+        Command::Delete(Delete::Cluster(command)) => command.run(&home).await?,
+        Command::Delete(Delete::Nodegroup(command)) => command.run(&home).await?,
+        Command::Kubectl { args } => return components::kubectl(&args),
+        Command::Image(command) => command.run(&home)?,
+        Command::Components(command) => command.run()?,
+        Command::Start(command) => command.run(&home).await?,
+        Command::Stop { all } => lifecycle::stop(&home, all).await?,
+        Command::Status => return lifecycle::status(&home).await,
+        Command::Env => lifecycle::env(&home)?,
+        Command::Doctor => return lifecycle::doctor(),
+        Command::Logs { name } => lifecycle::logs(&home, &name)?,
+        Command::UpdateKubeconfig { name, region, kubeconfig } => {
+            cluster::update_kubeconfig(&home, &name, &region.region, kubeconfig).await?;
+        }
+        Command::Token { cluster_name, region } => lifecycle::token(&home, &cluster_name, &region.region)?,
+        Command::Serve(command) => serve::run(command.options(home)).await?,
+        Command::Gate => gate::run(home).await?,
+    }
+    Ok(0)
+}

@@ -1,0 +1,222 @@
+//! `create|get|delete cluster`.
+
+use super::lifecycle::ensure_service;
+use super::nodegroup;
+use super::output::{Column, print};
+use super::{Region, Shown};
+use crate::client::{Client, code, elements, segment};
+use crate::home::Home;
+use crate::kubeconfig;
+use crate::progress::Waiting;
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const COLUMNS: [Column; 5] = [
+    ("NAME", "/name"),
+    ("STATUS", "/status"),
+    ("VERSION", "/version"),
+    ("ENDPOINT", "/endpoint"),
+    ("ARN", "/arn"),
+];
+const POLL: Duration = Duration::from_millis(50);
+/// eksctl's.
+const PATIENCE: Duration = Duration::from_secs(25 * 60);
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// The cluster's name
+    #[arg(short, long)]
+    name: String,
+    /// Kubernetes version, such as 1.36 [default: the newest that ekstra offers by default]
+    #[arg(long)]
+    version: Option<String>,
+    #[command(flatten)]
+    region: Region,
+    /// Also create a managed node group
+    #[arg(long)]
+    managed: bool,
+    /// A control plane alone
+    #[arg(long, conflicts_with = "managed")]
+    without_nodegroup: bool,
+    /// The node group's name
+    #[arg(long, default_value = "ng")]
+    nodegroup_name: String,
+    #[command(flatten)]
+    size: nodegroup::Size,
+    /// Where to write the kubeconfig [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Create {
+    pub(super) async fn run(self, home: &Home) -> Result<()> {
+        if !self.managed && !self.without_nodegroup {
+            bail!("self-managed nodes are not offered yet; add --managed for a managed node group, or --without-nodegroup");
+        }
+        let started = Instant::now();
+        ensure_service(home).await?;
+        super::components::ensure_for(self.version.as_deref())?;
+        let client = Client::new(home, &self.region.region)?;
+        let subnets = elements(&client.ec2("DescribeSubnets", &[("Filter.1.Name", "default-for-az"), ("Filter.1.Value.1", "true")]).await?, "subnetId");
+        let role = |name: &str| format!("arn:aws:iam::{}:role/{name}", client.account);
+        let mut request = json!({
+            "name": self.name,
+            "roleArn": role("eksClusterRole"),
+            "resourcesVpcConfig": {"subnetIds": subnets},
+            "accessConfig": {"authenticationMode": "API_AND_CONFIG_MAP"},
+        });
+        if let Some(version) = &self.version {
+            request["version"] = json!(version);
+        }
+        client.eks("POST", "/clusters", Some(request)).await?;
+        let mut waiting = Waiting::new();
+        let cluster = wait_active(&client, &self.name, &mut waiting).await?;
+        let path = write_kubeconfig(home, &client, &cluster, self.kubeconfig)?;
+        if self.managed {
+            waiting.on("control plane is ACTIVE");
+            nodegroup::create(&client, &self.name, &self.nodegroup_name, &self.size, &subnets).await?;
+            nodegroup::wait(&client, &self.name, &self.nodegroup_name, &mut waiting).await?;
+        }
+        waiting.done(&format!("cluster {} is ready ({:.1} s in all)", self.name, started.elapsed().as_secs_f32()));
+        println!("kubeconfig: {}", path.display());
+        println!("\nNext:\n  kubectl get nodes            # or: ekstra kubectl get nodes");
+        println!("  ekstra get nodegroup --cluster {}", self.name);
+        println!("  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}", self.name);
+        println!("  ekstra delete cluster --name {}", self.name);
+        Ok(())
+    }
+}
+
+async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Result<Value> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = client.eks("GET", &format!("/clusters/{}", segment(name)?), None).await?;
+        let cluster = &answer["cluster"];
+        match cluster["status"].as_str() {
+            Some("ACTIVE") => return Ok(cluster.clone()),
+            Some("FAILED") => bail!("cluster {name} failed: {}", cluster["health"]["issues"]),
+            _ => waiting.on("waiting for the control plane"),
+        }
+        if Instant::now() > deadline {
+            bail!("cluster {name} is not ACTIVE after {} minutes; see `ekstra logs`", PATIENCE.as_secs() / 60);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn write_kubeconfig(home: &Home, client: &Client, cluster: &Value, path: Option<PathBuf>) -> Result<PathBuf> {
+    let path = path.map_or_else(kubeconfig::default_path, Ok)?;
+    let text = |pointer: &str| cluster.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let entry = kubeconfig::Entry {
+        cluster: text("/name"),
+        arn: text("/arn"),
+        region: &client.region,
+        endpoint: text("/endpoint"),
+        ca: text("/certificateAuthority/data"),
+    };
+    kubeconfig::write(&path, home, &entry)?;
+    Ok(path)
+}
+
+pub(super) async fn update_kubeconfig(
+    home: &Home,
+    name: &str,
+    region: &str,
+    path: Option<PathBuf>,
+) -> Result<()> {
+    let client = Client::new(home, region)?;
+    let answer = client.eks("GET", &format!("/clusters/{}", segment(name)?), None).await?;
+    if answer["cluster"]["endpoint"].is_null() {
+        bail!("cluster {name} is {} and has no endpoint yet", answer["cluster"]["status"]);
+    }
+    let path = write_kubeconfig(home, &client, &answer["cluster"], path)?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// One cluster only
+    #[arg(short, long)]
+    name: Option<String>,
+    #[command(flatten)]
+    region: Region,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+impl Get {
+    pub(super) async fn run(self, home: &Home) -> Result<()> {
+        let client = Client::new(home, &self.region.region)?;
+        let names = match self.name {
+            Some(name) => vec![name],
+            None => list(&client, "/clusters", "clusters").await?,
+        };
+        let mut clusters = Vec::new();
+        for name in names {
+            let answer = client.eks("GET", &format!("/clusters/{}", segment(&name)?), None).await?;
+            clusters.push(answer["cluster"].clone());
+        }
+        print(&clusters, &COLUMNS, self.shown.output)
+    }
+}
+
+/// Every page of a List operation.
+pub(super) async fn list(client: &Client, path: &str, member: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut token: Option<String> = None;
+    loop {
+        let target = token.map_or_else(|| path.to_owned(), |t| format!("{path}?nextToken={}", ekstra_wire::uri_encode(&t)));
+        let answer = client.eks("GET", &target, None).await?;
+        names.extend(answer[member].as_array().into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)));
+        token = answer["nextToken"].as_str().map(str::to_owned);
+        if token.is_none() {
+            return Ok(names);
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    #[arg(short, long)]
+    name: String,
+    #[command(flatten)]
+    region: Region,
+    /// The kubeconfig to take the cluster's entry out of [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Delete {
+    /// Node groups first, as eksctl does; then the cluster.
+    pub(super) async fn run(self, home: &Home) -> Result<()> {
+        ensure_service(home).await?;
+        let client = Client::new(home, &self.region.region)?;
+        let path = format!("/clusters/{}", segment(&self.name)?);
+        let cluster = client.eks("GET", &path, None).await?;
+        let mut waiting = Waiting::new();
+        let groups = list(&client, &format!("{path}/node-groups"), "nodegroups").await?;
+        for group in &groups {
+            nodegroup::delete(&client, &self.name, group).await?;
+        }
+        for group in &groups {
+            nodegroup::wait_gone(&client, &self.name, group, &mut waiting).await?;
+        }
+        client.eks("DELETE", &path, None).await?;
+        loop {
+            match client.eks("GET", &path, None).await {
+                Ok(_) => waiting.on("waiting for the control plane to end"),
+                Err(error) if code(&error) == Some("ResourceNotFoundException") => break,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let kubeconfig = self.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?;
+        kubeconfig::remove(&kubeconfig, cluster["cluster"]["arn"].as_str().unwrap_or_default())?;
+        waiting.done(&format!("cluster {} is gone", self.name));
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! `components ensure|list`, and `kubectl`.
+
+use crate::programs::{ensure_all, open_store};
+use crate::progress::Bars;
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use ekstra_components::{Group, KubernetesVersion, Recipes, Silent, State};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Build what is missing (about 12 minutes of two cores the first time)
+    Ensure {
+        /// Kubernetes version
+        #[arg(long)]
+        version: Option<String>,
+        /// A directory with prebuilt programs by name
+        #[arg(long, env = "EKSTRA_COMPONENTS")]
+        components: Option<PathBuf>,
+    },
+    /// What there is
+    List,
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<()> {
+        match self {
+            Self::Ensure { version, components } => {
+                let store = open_store(components)?;
+                ensure_all(&store, find(version.as_deref())?, &Bars::new())
+            }
+            Self::List => list(),
+        }
+    }
+}
+
+fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> {
+    let recipes = Recipes::get();
+    match version {
+        None => Ok(recipes.default_kubernetes()),
+        Some(text) => recipes.find_kubernetes(text).with_context(|| {
+            let offered: Vec<&str> = recipes.kubernetes().iter().map(|v| v.minor.as_str()).collect();
+            format!("Kubernetes {text} is not offered; there is {}", offered.join(", "))
+        }),
+    }
+}
+
+/// What a cluster of that version needs, with progress; quick when everything is there.
+pub(super) fn ensure_for(version: Option<&str>) -> Result<()> {
+    let store = open_store(None)?;
+    ensure_all(&store, find(version)?, &Bars::new())
+}
+
+fn list() -> Result<()> {
+    println!("{:<20} {:<10} {:<9} {:>8}  PATH", "COMPONENT", "VERSION", "STATE", "SIZE");
+    for listed in open_store(None)?.list()? {
+        let state = match listed.state {
+            State::Built => "built",
+            State::Missing => "missing",
+            State::Prebuilt => "prebuilt",
+        };
+        let path = listed.path.map(|p| p.display().to_string()).unwrap_or_default();
+        let (name, version) = (&listed.component.name, &listed.component.version);
+        println!("{name:<20} {version:<10} {state:<9} {:>4} MiB  {path}", listed.size >> 20);
+    }
+    Ok(())
+}
+
+/// Becomes kubectl.
+pub(super) fn kubectl(args: &[String]) -> Result<i32> {
+    let store = open_store(None)?;
+    let components = Recipes::get().group(Group::Client, Recipes::get().default_kubernetes());
+    let listed = store.list()?;
+    let built = listed.iter().any(|l| l.component.name == "kubectl" && l.state != State::Missing);
+    let paths = if built { store.ensure(&components, &Silent)? } else { store.ensure(&components, &Bars::new())? };
+    let program = paths.program("kubectl").context("no component provides kubectl")?;
+    Err(std::process::Command::new(program).args(args).exec().into())
+}

@@ -1,0 +1,97 @@
+//! The AWS endpoint: http and https on one port, requests in, the service's answers out.
+//!
+//! Invariant: whatever a web page could send (another `Host`, a foreign `Origin`) is refused before it is looked at
+//! (`design.md`, threat model).
+
+use crate::service::Service;
+use bytes::Bytes;
+use ekstra_wire::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// Larger than any request of the services here.
+const LARGEST_BODY: usize = 2 * 1024 * 1024;
+/// The first byte of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+const HELLO_PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(connection(stream, tls.clone(), service.clone()));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, tls: TlsAcceptor, service: Arc<Service>) {
+    let mut first = [0];
+    match tokio::time::timeout(HELLO_PATIENCE, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
+            if let Ok(stream) = tls.accept(stream).await {
+                exchange(stream, service).await;
+            }
+        }
+        Ok(Ok(1)) => exchange(stream, service).await,
+        _ => {}
+    }
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, service: Arc<Service>) {
+    let answer = service_fn(move |request: hyper::Request<Incoming>| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(answer(&service, request).await) }
+    });
+    // A client that hangs up is not an error of ours.
+    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+}
+
+async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let headers = head.headers.iter().filter_map(|(name, value)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    });
+    let mut headers: Vec<(String, String)> = headers.collect();
+    // HTTP/2 names the host in the request line.
+    if let Some(authority) = head.uri.authority().filter(|_| !headers.iter().any(|(n, _)| n == "host")) {
+        headers.push(("host".into(), authority.to_string()));
+    }
+    let body = match Limited::new(body, LARGEST_BODY).collect().await {
+        Ok(body) => body.to_bytes().to_vec(),
+        Err(_) => return plain(413, "the request is too large"),
+    };
+    let request = Request {
+        method: head.method.as_str().to_owned(),
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers,
+        body,
+    };
+    respond(service.handle(request).await)
+}
+
+fn respond(response: Response) -> hyper::Response<Full<Bytes>> {
+    let mut built = hyper::Response::builder().status(response.status);
+    for (name, value) in response.headers {
+        built = built.header(name, value);
+    }
+    built.body(Full::new(response.body.into())).unwrap_or_else(|_| plain(500, "an answer that is not HTTP"))
+}
+
+fn plain(status: u16, text: &'static str) -> hyper::Response<Full<Bytes>> {
+    let mut response = hyper::Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::BAD_REQUEST);
+    response
+}

@@ -1,0 +1,134 @@
+//! The upstream programs and machine images, from the component cache.
+
+use crate::home::Home;
+use anyhow::{Context, Result};
+use ekstra_cloud::ec2::instances::MachineImages;
+use ekstra_components::{Group, KubernetesVersion, Progress, Recipes, Silent, Store};
+use ekstra_eks::{OfferedVersion, Programs};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Components of this machine as the service uses them.
+#[derive(Clone, Debug)]
+pub(crate) struct Components {
+    store: Arc<Store>,
+    home: Home,
+    /// Answers that do not change: looking them up asks the Go toolchain.
+    found: Arc<Mutex<HashMap<String, Vec<PathBuf>>>>,
+}
+
+/// `EKSTRA_CACHE`, or the user's cache directory.
+pub(crate) fn open_store(overrides: Option<PathBuf>) -> Result<Store> {
+    let directory = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
+    let overrides = overrides.or_else(|| std::env::var_os("EKSTRA_COMPONENTS").map(PathBuf::from));
+    Ok(Store::open(directory, overrides)?)
+}
+
+impl Components {
+    pub(crate) fn open(home: &Home) -> Result<Self> {
+        Ok(Self { store: Arc::new(open_store(None)?), home: home.clone(), found: Arc::default() })
+    }
+
+    fn remember(
+        &self,
+        what: &str,
+        find: impl FnOnce() -> Result<Vec<PathBuf>, String>,
+    ) -> Result<Vec<PathBuf>, String> {
+        let lock = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(what).filter(|paths| paths.iter().all(|p| p.exists())) {
+            return Ok(known.clone());
+        }
+        let paths = find()?;
+        lock().insert(what.to_owned(), paths.clone());
+        Ok(paths)
+    }
+
+    fn control_program(&self, name: &str, version: &KubernetesVersion) -> Result<PathBuf, String> {
+        let found = self.remember(&format!("{name} {}", version.minor), || {
+            let components = Recipes::get().group(Group::ControlPlane, version);
+            let paths = self.store.ensure(&components, &Silent).map_err(|e| e.to_string())?;
+            let program = paths.program(name).ok_or_else(|| format!("no component provides {name}"))?;
+            Ok(vec![program.to_owned()])
+        })?;
+        Ok(found[0].clone())
+    }
+}
+
+fn version(minor: &str) -> Result<&'static KubernetesVersion, String> {
+    Recipes::get().find_kubernetes(minor).ok_or_else(|| format!("Kubernetes {minor} is not offered"))
+}
+
+impl Programs for Components {
+    fn versions(&self) -> Vec<OfferedVersion> {
+        let offered = |v: &KubernetesVersion| OfferedVersion {
+            minor: v.minor.clone(),
+            patch: v.version.clone(),
+            default: v.minor == Recipes::get().default_kubernetes().minor,
+        };
+        Recipes::get().kubernetes().iter().map(offered).collect()
+    }
+
+    fn etcd(&self) -> Result<PathBuf, String> {
+        self.control_program("etcd", Recipes::get().default_kubernetes())
+    }
+
+    fn kube_control(&self, minor: &str) -> Result<PathBuf, String> {
+        self.control_program("kube-control", version(minor)?)
+    }
+}
+
+impl MachineImages for Components {
+    fn layers(&self, kubernetes_version: &str) -> Result<Vec<PathBuf>, String> {
+        let version = version(kubernetes_version)?;
+        self.remember(&format!("layers {}", version.minor), || {
+            let image = self.store.node_image(version, &Silent).map_err(|e| e.to_string())?;
+            let system = self.store.system_images(version, &Silent).map_err(|e| e.to_string())?;
+            let archives: Vec<PathBuf> = system.into_iter().map(|image| image.archive).collect();
+            let own = own_layer(&self.home, version, &archives).map_err(|e| format!("{e:#}"))?;
+            Ok(std::iter::once(own).chain(image.lowers).collect())
+        })
+    }
+}
+
+/// The layer that is ekstra's own: PID 1, and the archives of the system images.
+fn own_layer(home: &Home, version: &KubernetesVersion, archives: &[PathBuf]) -> Result<PathBuf> {
+    let program = home.program();
+    let length = fs::metadata(&program)?.len();
+    let modified = fs::metadata(&program)?.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    let layer = home.path("layers").join(format!("{}-{length:x}-{modified:x}", version.version));
+    if layer.exists() {
+        return Ok(layer);
+    }
+    let partial = layer.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    let (bin, images) = (partial.join("usr/local/bin"), partial.join("usr/local/share/ekstra/images"));
+    fs::create_dir_all(&bin)?;
+    fs::create_dir_all(&images)?;
+    link_or_copy(&program, &bin.join("ekstra-node"))?;
+    for archive in archives {
+        let name = archive.file_name().context("an archive without a name")?;
+        link_or_copy(archive, &images.join(name))?;
+    }
+    fs::rename(&partial, &layer)?;
+    Ok(layer)
+}
+
+fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
+}
+
+/// Everything that a first cluster with nodes needs.
+pub(crate) fn ensure_all(store: &Store, version: &KubernetesVersion, progress: &dyn Progress) -> Result<()> {
+    let recipes = Recipes::get();
+    for group in [Group::ControlPlane, Group::Node, Group::Images, Group::Client] {
+        store.ensure(&recipes.group(group, version), progress)?;
+    }
+    store.node_image(version, progress)?;
+    store.system_images(version, progress)?;
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! `ekstra serve`: the composition of the service.
+//!
+//! Order: everything is read and checked, then listeners are bound, then reconcilers start. What fails before that has
+//! changed nothing.
+
+use crate::home::Home;
+use crate::programs::Components;
+use crate::service::Service;
+use crate::{credentials, http, tls};
+use anyhow::{Context, Result};
+use ekstra_cloud::api::Router;
+use ekstra_cloud::ec2::instances::InstanceReconciler;
+use ekstra_cloud::{Cloud, Settings, ensure_scope};
+use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
+use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler};
+use ekstra_engine::{Env, Reconciler, drive};
+use ekstra_host::{
+    ChildId, ChildSpec, ChildStatus, Host, Limits, LinuxHost, ServiceAddress, child_exit, raise_inotify_limits,
+};
+use ekstra_store::Store;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The child that runs `ekstra gate`.
+const GATE: &str = "gate";
+
+pub(crate) struct Options {
+    pub(crate) home: Home,
+    /// The port of the AWS endpoint, at the first start.
+    pub(crate) listen: Option<u16>,
+    pub(crate) region: String,
+    pub(crate) drain_limit_seconds: Option<i64>,
+}
+
+pub(crate) async fn run(options: Options) -> Result<()> {
+    let home = options.home;
+    home.create()?;
+    let _lock = home.lock()?;
+    let env = Env::system();
+    let settings = home.settle(&env, options.listen, &options.region)?;
+    let store = Store::open(&home.state_file())?;
+    home.install_program()?;
+    let names = home.names(&settings);
+    let host: Arc<dyn Host> = Arc::new(LinuxHost::new(names.clone(), home.path("run"), home.program())?);
+    let cloud = Cloud {
+        store: store.clone(),
+        master: home.master_key(&env)?,
+        env,
+        settings: Arc::new(settings.clone()),
+        home: home.root.clone(),
+    };
+    ensure_scope(&cloud, &Scope::new(DEFAULT_ACCOUNT, &settings.region))
+        .await
+        .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
+    credentials::ensure(&home, &cloud).await?;
+    prepare_machine(&*host, &settings)?;
+    let components = Arc::new(Components::open(&home)?);
+    let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
+    eks.drain_limit_seconds = options.drain_limit_seconds;
+    let mut router = Router::default();
+    ekstra_cloud::serve(&mut router, &cloud);
+    ekstra_eks::serve(&mut router, &eks);
+    let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });
+    let listeners = bind(&settings).await?;
+    let acceptor = tls::acceptor(&home, settings.address)?;
+    let (stop, shutdown) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
+    }
+    tasks.spawn(keep_gate(host.clone(), home.clone()));
+    let instances = InstanceReconciler { cloud, host, names, images: components };
+    start(&mut tasks, instances, &store, &shutdown);
+    start(&mut tasks, ClusterReconciler::new(eks.clone()), &store, &shutdown);
+    start(&mut tasks, NodegroupReconciler::new(eks.clone()), &store, &shutdown);
+    start(&mut tasks, NodeControllers::new(eks), &store, &shutdown);
+    tracing::info!(port = settings.port, address = %settings.address, "serving");
+    wait_for_end().await?;
+    stop.send_replace(true);
+    tasks.shutdown().await;
+    Ok(())
+}
+
+fn start<R: Reconciler>(tasks: &mut JoinSet<()>, reconciler: R, store: &Store, shutdown: &watch::Receiver<bool>) {
+    tasks.spawn(drive(Arc::new(reconciler), store.clone(), shutdown.clone()));
+}
+
+/// Without root there are control planes on loopback at most; what needs more says so when it is asked for.
+fn prepare_machine(host: &dyn Host, settings: &Settings) -> Result<()> {
+    for (setting, before) in raise_inotify_limits()? {
+        tracing::info!(setting, before, "raised: a kubelet takes about 50 inotify instances");
+    }
+    Ok(host.ensure_service_address(&service_address(settings))?)
+}
+
+pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
+    ServiceAddress { address: settings.address, transit: settings.transit }
+}
+
+async fn bind(settings: &Settings) -> Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in [Ipv4Addr::LOCALHOST, settings.address] {
+        let at = SocketAddr::new(IpAddr::V4(address), settings.port);
+        let listener = TcpListener::bind(at).await.with_context(|| {
+            format!("port {} is in use by another program; set EKSTRA_LISTEN to a free port", settings.port)
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+async fn wait_for_end() -> Result<()> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Keeps `gate` running; it is a child like any other and outlives this process.
+async fn keep_gate(host: Arc<dyn Host>, home: Home) {
+    let spec = ChildSpec {
+        id: ChildId(GATE.into()),
+        program: home.program(),
+        args: vec!["--home".into(), home.root.display().to_string(), "gate".into()],
+        env: std::env::vars().filter(|(name, _)| name == "RUST_LOG" || name == "PATH").collect(),
+        namespace: None,
+        log: home.log(GATE),
+        limits: Limits::default(),
+        sandbox: None,
+    };
+    loop {
+        let (host, spec) = (host.clone(), spec.clone());
+        let started = tokio::task::spawn_blocking(move || match host.child_status(&spec.id)? {
+            ChildStatus::Running(running) => Ok(running),
+            _ => host.ensure_child(&spec),
+        });
+        match started.await {
+            Ok(Ok(running)) => {
+                let _ = child_exit(&running).await;
+                tracing::warn!("gate ended; starting it again");
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "gate");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! From a request to its answer: guard, route, authenticate, decode, validate, operate, encode.
+
+use ekstra_cloud::api::{Call, Router};
+use ekstra_cloud::{Cloud, ensure_scope};
+use ekstra_domain::iam::{AccessKey, Principal};
+use ekstra_domain::names::{Scope, is_region, keys};
+use ekstra_model::Protocol;
+use ekstra_wire::sigv4::{self, SecretKey, Verified, VerifyOptions};
+use ekstra_wire::{
+    ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, route, validate,
+    violations_error,
+};
+
+/// Answered to whoever asks whether the service is there; names nothing secret.
+pub(crate) const HEALTH: &str = "/_ekstra/health";
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) cloud: Cloud,
+    pub(crate) router: Router,
+    /// Identifies this home to the command line.
+    pub(crate) home: String,
+}
+
+impl Service {
+    pub(crate) async fn handle(&self, request: Request) -> Response {
+        if let Some(refusal) = self.guard(&request) {
+            return refusal;
+        }
+        if request.path == HEALTH {
+            return self.health();
+        }
+        let request_id = self.cloud.env.uuid();
+        let scope = sigv4::scope(&request);
+        let routed = match route(&request, scope.as_ref().map(|s| s.service.as_str())) {
+            Ok(routed) => routed,
+            Err(error) => return encode_error(error.protocol(), &error.to_error(), &request_id),
+        };
+        let protocol = routed.service.protocol;
+        let operation = routed.operation.name;
+        match self.operate(&request, &routed, &request_id).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::info!(operation, code = error.code, message = error.message, "refused");
+                encode_error(protocol, &error, &request_id)
+            }
+        }
+    }
+
+    async fn operate(&self, request: &Request, routed: &Routed, request_id: &str) -> Result<Response, ApiError> {
+        let protocol = routed.service.protocol;
+        let (principal, region) = self.authenticate(request, routed)?;
+        let scope = Scope::new(&principal.account, region);
+        let value = decode_request(routed, request).map_err(|e| e.to_error(protocol))?;
+        let violations = validate(routed.operation.input, &value);
+        if !violations.is_empty() {
+            return Err(violations_error(protocol, routed.operation, &violations));
+        }
+        ensure_scope(&self.cloud, &scope).await.map_err(ApiError::from)?;
+        let call = Call { principal, scope, request_id: request_id.to_owned() };
+        let (service, operation) = (routed.service, routed.operation);
+        let answer = self.router.call(operation.service, operation.name, call, value);
+        let answer = answer.ok_or_else(|| unserved(operation.name))?.await?;
+        Ok(encode_response(service, operation, &answer, request_id))
+    }
+
+    fn authenticate(&self, request: &Request, routed: &Routed) -> Result<(Principal, String), ApiError> {
+        let protocol = routed.service.protocol;
+        let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
+        let lookup = |id: &str, token: Option<&str>| self.secret(id, token);
+        let verified = sigv4::verify(request, &lookup, self.cloud.env.now(), &options)
+            .map_err(|error| error.to_error(protocol))?;
+        let principal = self.principal(&verified).ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
+        if !is_region(&verified.region) {
+            let message = format!("Credential should be scoped to a valid region, not '{}'.", verified.region);
+            return Err(ApiError::client("SignatureDoesNotMatch", 403, message));
+        }
+        Ok((principal, verified.region))
+    }
+
+    fn secret(&self, id: &str, token: Option<&str>) -> Option<SecretKey> {
+        match token {
+            // An expired session is told so by `verify`, which needs the secret for that.
+            Some(token) => {
+                let session = self.cloud.master.open(token, 0).ok().filter(|s| s.access_key_id == id)?;
+                Some(SecretKey::new(self.cloud.master.secret(token).0).expiring(session.expires))
+            }
+            None => {
+                let key: AccessKey = self.cloud.store.view().get_as(&keys::access_key(id))?;
+                Some(SecretKey::new(key.secret.0))
+            }
+        }
+    }
+
+    fn principal(&self, verified: &Verified) -> Option<Principal> {
+        match &verified.session_token {
+            Some(token) => self.cloud.master.open(token, self.cloud.env.now()).ok().map(|s| s.principal),
+            None => {
+                let key: AccessKey = self.cloud.store.view().get_as(&keys::access_key(&verified.access_key))?;
+                Some(key.principal)
+            }
+        }
+    }
+
+    /// Browsers send a page's origin, and a rebound name as the host; AWS's clients do neither.
+    fn guard(&self, request: &Request) -> Option<Response> {
+        let host = request.header("host").unwrap_or_default();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let address = self.cloud.settings.address.to_string();
+        let ours = ["127.0.0.1", "localhost", address.as_str()].contains(&name);
+        let site = request.header("sec-fetch-site").is_some_and(|s| s != "none" && s != "same-origin");
+        if ours && !site && request.header("origin").is_none() {
+            return None;
+        }
+        let body = br#"{"message":"This address is for AWS clients on this machine."}"#.to_vec();
+        Some(Response { status: 403, headers: vec![("content-type".into(), "application/json".into())], body })
+    }
+
+    fn health(&self) -> Response {
+        let body = serde_json::json!({"service": "ekstra", "version": env!("CARGO_PKG_VERSION"), "home": self.home});
+        Response {
+            status: 200,
+            headers: vec![("content-type".into(), "application/json".into())],
+            body: body.to_string().into_bytes(),
+        }
+    }
+}
+
+fn unserved(operation: &str) -> ApiError {
+    ApiError::client("UnknownOperationException", 404, format!("ekstra does not serve {operation}"))
+}
+
+fn unknown_key(protocol: Protocol, access_key: &str) -> ApiError {
+    sigv4::SigError::UnknownKey { access_key: access_key.to_owned() }.to_error(protocol)
+}
