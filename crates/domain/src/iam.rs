@@ -14,7 +14,11 @@ pub const DEFAULT_ROLES: [(&str, &str, &[&str]); 2] = [
     (
         "eksNodeRole",
         "ec2.amazonaws.com",
-        &["AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly"],
+        &[
+            "AmazonEKSWorkerNodePolicy",
+            "AmazonEKS_CNI_Policy",
+            "AmazonEC2ContainerRegistryPullOnly",
+        ],
     ),
 ];
 
@@ -82,7 +86,9 @@ impl Principal {
     /// What cluster access is granted to: the user, or the role behind the session (without its path, as
     /// aws-iam-authenticator does: `spec/eks-semantics.md` §3.8).
     pub fn canonical_arn(&self) -> String {
-        let Ok(arn) = self.arn.parse::<crate::names::Arn>() else { return self.arn.clone() };
+        let Ok(arn) = self.arn.parse::<crate::names::Arn>() else {
+            return self.arn.clone();
+        };
         match (arn.service.as_str(), arn.role_name()) {
             ("sts", Some(role)) => format!("arn:{}:iam::{}:role/{role}", arn.partition, arn.account),
             _ => self.arn.clone(),

@@ -6,12 +6,14 @@ use crate::{bootstrap, kubernetes};
 use ekstra_cloud::ec2::network::{interface_spec, router_of};
 use ekstra_domain::ec2::{Interface, Subnet};
 use ekstra_domain::eks::{
-    CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup, ObservedCluster,
-    Update, UpdateStatus, plan_cluster,
+    CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup,
+    ObservedCluster, Update, UpdateStatus, plan_cluster,
 };
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler};
-use ekstra_host::{ChildId, ChildStatus, Host, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns};
+use ekstra_host::{
+    ChildId, ChildStatus, Host, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns,
+};
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
@@ -58,7 +60,14 @@ impl Reconciler for ClusterReconciler {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.eks.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
+        self.eks
+            .cloud
+            .store
+            .view()
+            .list(keys::CLUSTERS)
+            .into_iter()
+            .map(|(key, _)| key.to_string())
+            .collect()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {
@@ -66,25 +75,32 @@ impl Reconciler for ClusterReconciler {
             return vec![changed.to_owned()];
         }
         // The last node group's end may let its cluster go.
-        let parent = changed.strip_prefix(keys::NODEGROUPS).and_then(|rest| rest.rsplit_once('/'));
-        parent.map(|(cluster, _)| format!("{}{cluster}", keys::CLUSTERS)).into_iter().collect()
+        let parent = changed
+            .strip_prefix(keys::NODEGROUPS)
+            .and_then(|rest| rest.rsplit_once('/'));
+        parent
+            .map(|(cluster, _)| format!("{}{cluster}", keys::CLUSTERS))
+            .into_iter()
+            .collect()
     }
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, ClusterError>> {
         async move {
             let view = self.eks.cloud.store.view();
-            let Some(cluster) = view.get_as::<Cluster>(&key) else { return Ok(Next::OnChange) };
+            let Some(cluster) = view.get_as::<Cluster>(&key) else {
+                return Ok(Next::OnChange);
+            };
             let slot = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot));
             let slot = slot.ok_or_else(|| ClusterError::Unrecorded(cluster.slot.clone()))?;
             let observed = self.observe(&cluster, &slot).await?;
             let actions = plan_cluster(&cluster, &observed);
             let idle = actions.is_empty();
             for action in actions {
-                tracing::info!(cluster = cluster.name, ?action);
                 if action == ClusterAction::AwaitReady {
                     self.note_progress(&key, "waiting for the API server").await?;
                     return Ok(Next::After(POLL));
                 }
+                tracing::info!(cluster = cluster.name, ?action);
                 self.apply(&key, &cluster, &slot, action).await?;
             }
             if idle && cluster.status != ClusterStatus::Deleting {
@@ -98,7 +114,10 @@ impl Reconciler for ClusterReconciler {
 
 impl ClusterReconciler {
     pub fn new(eks: Eks) -> Self {
-        Self { eks, bootstrapped: Mutex::default() }
+        Self {
+            eks,
+            bootstrapped: Mutex::default(),
+        }
     }
 
     async fn on_host<T: Send + 'static>(
@@ -111,11 +130,21 @@ impl ClusterReconciler {
     }
 
     fn is_bootstrapped(&self, slot: &str) -> bool {
-        self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).contains(slot)
+        self.bootstrapped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(slot)
     }
 
-    async fn observe(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<ObservedCluster, ClusterError> {
-        let children: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
+    async fn observe(
+        &self,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+    ) -> Result<ObservedCluster, ClusterError> {
+        let children: Vec<ChildId> = CONTROL_PLANE_PROGRAMS
+            .iter()
+            .map(|p| ChildId(slot.child(p)))
+            .collect();
         let (statuses, listed) = self
             .on_host(move |host| {
                 let statuses: Result<Vec<_>, _> = children.iter().map(|id| host.child_status(id)).collect();
@@ -132,14 +161,26 @@ impl ClusterReconciler {
             }
         }
         let groups = keys::nodegroups(&cluster.scope, &cluster.name);
-        observed.has_nodegroups = !self.eks.cloud.store.view().list_as::<Nodegroup>(&groups).is_empty();
-        observed.keys_on_disk = self.eks.files(&slot.id).pki().exists() && slot.certificate_authority.is_some();
+        observed.has_nodegroups = !self
+            .eks
+            .cloud
+            .store
+            .view()
+            .list_as::<Nodegroup>(&groups)
+            .is_empty();
+        observed.keys_on_disk =
+            self.eks.files(&slot.id).pki().exists() && slot.certificate_authority.is_some();
         // Links without a namespace do not exist; a namespace of another boot is gone.
         observed.networked = observed.running.len() == CONTROL_PLANE_PROGRAMS.len();
         let namespace = netns::path(&slot.namespace).exists();
         observed.leftovers = namespace || self.eks.slot_directory(&slot.id).exists();
         if observed.keys_on_disk && observed.running.iter().any(|p| p == "kube-apiserver") {
-            let client = self.eks.clients.get(slot).await.map_err(|e| ClusterError::Keys(e.to_string()))?;
+            let client = self
+                .eks
+                .clients
+                .get(slot)
+                .await
+                .map_err(|e| ClusterError::Keys(e.to_string()))?;
             observed.ready = kubernetes::is_ready(&client).await;
         }
         observed.bootstrapped = self.is_bootstrapped(&slot.id);
@@ -183,7 +224,11 @@ impl ClusterReconciler {
         .to_vec();
         server.push(self.eks.cloud.settings.address.to_string());
         server.extend(slot.service_cidr.nth(1).map(|a| a.to_string()));
-        server.extend(self.interfaces(slot)?.into_iter().map(|(i, _)| i.address.to_string()));
+        server.extend(
+            self.interfaces(slot)?
+                .into_iter()
+                .map(|(i, _)| i.address.to_string()),
+        );
         let ca = files.key("ca.crt");
         let made = tokio::task::spawn_blocking(move || {
             pki::ensure(&files, &pki::Names { server }).map_err(|e| ClusterError::Keys(e.to_string()))?;
@@ -204,13 +249,18 @@ impl ClusterReconciler {
     fn interfaces(&self, slot: &ControlPlaneSlot) -> Result<Vec<(Interface, Subnet)>, ClusterError> {
         let view = self.eks.cloud.store.view();
         let cluster: Option<Cluster> = view.get_as(&slot.cluster);
-        let scope = cluster.ok_or_else(|| ClusterError::Unrecorded(slot.cluster.clone()))?.scope;
+        let scope = cluster
+            .ok_or_else(|| ClusterError::Unrecorded(slot.cluster.clone()))?
+            .scope;
         let find = |id: &String| {
             let interface: Interface = view.get_as(&keys::interface(&scope, id))?;
             let subnet: Subnet = view.get_as(&keys::subnet(&scope, &interface.subnet))?;
             Some((interface, subnet))
         };
-        let found = slot.interfaces.iter().map(|id| find(id).ok_or_else(|| ClusterError::Unrecorded(id.clone())));
+        let found = slot
+            .interfaces
+            .iter()
+            .map(|id| find(id).ok_or_else(|| ClusterError::Unrecorded(id.clone())));
         found.collect()
     }
 
@@ -247,8 +297,16 @@ impl ClusterReconciler {
         program: &'static str,
     ) -> Result<(), ClusterError> {
         let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
-        let find = move || if program == "etcd" { programs.etcd() } else { programs.kube_control(&version) };
-        let found = tokio::task::spawn_blocking(find).await.map_err(|_| ClusterError::Cancelled)?;
+        let find = move || {
+            if program == "etcd" {
+                programs.etcd()
+            } else {
+                programs.kube_control(&version)
+            }
+        };
+        let found = tokio::task::spawn_blocking(find)
+            .await
+            .map_err(|_| ClusterError::Cancelled)?;
         let executable = found.map_err(ClusterError::Program)?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
         self.on_host(move |host| host.ensure_child(&spec)).await.map(drop)
@@ -257,20 +315,31 @@ impl ClusterReconciler {
     async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
         let fail = |e: &dyn std::fmt::Display| ClusterError::Bootstrap(e.to_string());
         let client = self.eks.clients.get(slot).await.map_err(|e| fail(&e))?;
-        let patch = self.eks.programs.versions().into_iter().find(|v| v.minor == cluster.version).map(|v| v.patch);
+        let patch = self
+            .eks
+            .programs
+            .versions()
+            .into_iter()
+            .find(|v| v.minor == cluster.version)
+            .map(|v| v.patch);
         let facts = bootstrap::Facts {
             endpoint: self.eks.endpoint(slot),
             service_cidr: cluster.service_cidr,
             kubernetes_version: patch.unwrap_or_default(),
         };
         bootstrap::apply(&client, &facts).await.map_err(|e| fail(&e))?;
-        self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone());
+        self.bootstrapped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(slot.id.clone());
         Ok(())
     }
 
     async fn mark_active(&self, key: &str) -> Result<(), ClusterError> {
         let body = |txn: &mut Txn| {
-            let Some(mut cluster) = txn.get::<Cluster>(key)? else { return Ok(()) };
+            let Some(mut cluster) = txn.get::<Cluster>(key)? else {
+                return Ok(());
+            };
             if !matches!(cluster.status, ClusterStatus::Creating | ClusterStatus::Updating) {
                 return Ok(());
             }
@@ -302,7 +371,9 @@ impl ClusterReconciler {
         let directory = self.eks.slot_directory(&slot.id);
         self.on_host(move |host| {
             if let Ok((router, links)) = links {
-                links.iter().try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
+                links
+                    .iter()
+                    .try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
             }
             host.remove_namespace(&namespace)?;
             host.remove_directory(&directory)
@@ -314,11 +385,20 @@ impl ClusterReconciler {
         Ok(())
     }
 
-    async fn forget(&self, key: &str, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+    async fn forget(
+        &self,
+        key: &str,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+    ) -> Result<(), ClusterError> {
         self.eks.clients.forget(&slot.id);
         let scope = &cluster.scope;
         let body = |txn: &mut Txn| {
-            for (update, _) in txn.list::<Update>(&keys::updates(scope, &cluster.name))?.into_iter().take(50) {
+            for (update, _) in txn
+                .list::<Update>(&keys::updates(scope, &cluster.name))?
+                .into_iter()
+                .take(50)
+            {
                 txn.delete(&update);
             }
             for interface in &slot.interfaces {
@@ -334,7 +414,10 @@ impl ClusterReconciler {
 
     /// Waits until a program ends or the record changes.
     async fn watch(&self, key: &str, slot: &ControlPlaneSlot) -> Result<Next, ClusterError> {
-        let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
+        let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS
+            .iter()
+            .map(|p| ChildId(slot.child(p)))
+            .collect();
         let running: Vec<Running> = self
             .on_host(move |host| {
                 let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
@@ -368,7 +451,11 @@ impl ClusterReconciler {
 }
 
 /// Updates that were waiting for what is now true.
-pub(crate) fn finish_updates(txn: &mut Txn, prefix: &str, nodegroup: Option<&str>) -> Result<(), CommitError> {
+pub(crate) fn finish_updates(
+    txn: &mut Txn,
+    prefix: &str,
+    nodegroup: Option<&str>,
+) -> Result<(), CommitError> {
     for (key, mut update) in txn.list::<Update>(prefix)? {
         if update.status == UpdateStatus::InProgress && update.nodegroup.as_deref() == nodegroup {
             update.status = UpdateStatus::Successful;

@@ -6,8 +6,8 @@ use ekstra_cloud::api::Refusal;
 use ekstra_cloud::ec2::instances::{Launch, launch, terminate};
 use ekstra_domain::ec2::{Instance, InstanceState, Subnet};
 use ekstra_domain::eks::{
-    Cluster, ControlPlaneSlot, HealthIssue, Member, Nodegroup, NodegroupAction, NodegroupStatus, ObservedNodegroup,
-    plan_nodegroup,
+    Cluster, ControlPlaneSlot, HealthIssue, Member, Nodegroup, NodegroupAction, NodegroupStatus,
+    ObservedNodegroup, plan_nodegroup,
 };
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler};
@@ -63,15 +63,26 @@ impl Reconciler for NodegroupReconciler {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.eks.cloud.store.view().list(keys::NODEGROUPS).into_iter().map(|(key, _)| key.to_string()).collect()
+        self.eks
+            .cloud
+            .store
+            .view()
+            .list(keys::NODEGROUPS)
+            .into_iter()
+            .map(|(key, _)| key.to_string())
+            .collect()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {
         if changed.starts_with(keys::NODEGROUPS) {
             return vec![changed.to_owned()];
         }
-        let instance = changed.starts_with(keys::INSTANCES).then(|| self.eks.cloud.store.view().get_as(changed));
-        let Some(Some(instance)) = instance else { return Vec::new() };
+        let instance = changed
+            .starts_with(keys::INSTANCES)
+            .then(|| self.eks.cloud.store.view().get_as(changed));
+        let Some(Some(instance)) = instance else {
+            return Vec::new();
+        };
         let Instance { scope, tags, .. } = instance;
         match (tags.get("eks:cluster-name"), tags.get("eks:nodegroup-name")) {
             (Some(cluster), Some(group)) => vec![keys::nodegroup(&scope, cluster, group)],
@@ -81,17 +92,30 @@ impl Reconciler for NodegroupReconciler {
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, NodegroupError>> {
         async move {
-            let Some(context) = self.context(&key).await? else { return Ok(Next::OnChange) };
+            let Some(context) = self.context(&key).await? else {
+                return Ok(Next::OnChange);
+            };
             let observed = self.observe(&context).await;
             let actions = plan_nodegroup(&context.group, &observed);
             let settled = actions.is_empty() && context.group.status == NodegroupStatus::Active;
             for action in actions {
+                if matches!(action, NodegroupAction::Launch { .. }) && self.must_pause(&context) {
+                    continue;
+                }
                 if !matches!(action, NodegroupAction::Evict { .. }) {
-                    tracing::info!(cluster = context.cluster.name, nodegroup = context.group.name, ?action);
+                    tracing::info!(
+                        cluster = context.cluster.name,
+                        nodegroup = context.group.name,
+                        ?action
+                    );
                 }
                 self.apply(&context, action).await?;
             }
-            Ok(if settled { Next::OnChange } else { Next::After(POLL) })
+            Ok(if settled {
+                Next::OnChange
+            } else {
+                Next::After(POLL)
+            })
         }
         .boxed()
     }
@@ -104,7 +128,9 @@ impl NodegroupReconciler {
 
     async fn context(&self, key: &str) -> Result<Option<Context>, NodegroupError> {
         let view = self.eks.cloud.store.view();
-        let Some(group) = view.get_as::<Nodegroup>(key) else { return Ok(None) };
+        let Some(group) = view.get_as::<Nodegroup>(key) else {
+            return Ok(None);
+        };
         let missing = |what: &str| NodegroupError::Unrecorded(what.to_owned());
         let cluster: Option<Cluster> = view.get_as(&keys::cluster(&group.scope, &group.cluster));
         let cluster = cluster.ok_or_else(|| missing(&group.cluster))?;
@@ -117,7 +143,14 @@ impl NodegroupReconciler {
             .map(|(key, instance)| (key.to_string(), instance))
             .collect();
         let client = self.eks.clients.get(&slot).await.ok();
-        Ok(Some(Context { key: key.to_owned(), group, cluster, slot, instances, client }))
+        Ok(Some(Context {
+            key: key.to_owned(),
+            group,
+            cluster,
+            slot,
+            instances,
+            client,
+        }))
     }
 
     async fn observe(&self, context: &Context) -> ObservedNodegroup {
@@ -132,9 +165,10 @@ impl NodegroupReconciler {
             }
             let draining = context.group.draining.contains_key(&instance.id);
             let pods_left = match &context.client {
-                Some(client) if draining => {
-                    drain::pods_left(client, &instance.private_dns_name).await.ok().map(|pods| pods.len())
-                }
+                Some(client) if draining => drain::pods_left(client, &instance.private_dns_name)
+                    .await
+                    .ok()
+                    .map(|pods| pods.len()),
                 _ => None,
             };
             members.push(Member {
@@ -147,7 +181,11 @@ impl NodegroupReconciler {
             });
         }
         let now_ms = self.eks.cloud.env.now_ms();
-        ObservedNodegroup { members, now_ms, drain_limit_seconds: self.eks.drain_limit_seconds }
+        ObservedNodegroup {
+            members,
+            now_ms,
+            drain_limit_seconds: self.eks.drain_limit_seconds,
+        }
     }
 
     async fn apply(&self, context: &Context, action: NodegroupAction) -> Result<(), NodegroupError> {
@@ -165,9 +203,6 @@ impl NodegroupReconciler {
     }
 
     async fn launch(&self, context: &Context, count: u32) -> Result<(), NodegroupError> {
-        if self.must_pause(context) {
-            return Ok(());
-        }
         let group = &context.group;
         let image = format!("ami-ekstra-{}", context.cluster.version.replace('.', "-"));
         let user_data = user_data::render(&self.eks, &context.cluster, &context.slot, group, &image)
@@ -235,7 +270,10 @@ impl NodegroupReconciler {
             drain::cordon(client, node).await?;
         }
         let now = self.eks.cloud.env.now_ms();
-        self.update(context, |group| group.draining.insert(instance.to_owned(), now).is_none()).await
+        self.update(context, |group| {
+            group.draining.insert(instance.to_owned(), now).is_none()
+        })
+        .await
     }
 
     async fn terminate(&self, context: &Context, instance: &str) -> Result<(), NodegroupError> {
@@ -255,8 +293,13 @@ impl NodegroupReconciler {
     async fn mark_active(&self, context: &Context) -> Result<(), NodegroupError> {
         let updates = keys::updates(&context.group.scope, &context.cluster.name);
         let body = |txn: &mut Txn| {
-            let Some(mut group) = txn.get::<Nodegroup>(&context.key)? else { return Ok(()) };
-            if !matches!(group.status, NodegroupStatus::Creating | NodegroupStatus::Updating) {
+            let Some(mut group) = txn.get::<Nodegroup>(&context.key)? else {
+                return Ok(());
+            };
+            if !matches!(
+                group.status,
+                NodegroupStatus::Creating | NodegroupStatus::Updating
+            ) {
                 return Ok(());
             }
             group.status = NodegroupStatus::Active;
@@ -304,12 +347,17 @@ impl Context {
 /// The subnet of each new instance: always the one with the fewest.
 fn spread<'a>(subnets: &'a [Subnet], instances: &[(String, Instance)], count: u32) -> Vec<&'a Subnet> {
     let alive = |subnet: &Subnet| {
-        instances.iter().filter(|(_, i)| i.subnet == subnet.id && i.state.is_alive()).count()
+        instances
+            .iter()
+            .filter(|(_, i)| i.subnet == subnet.id && i.state.is_alive())
+            .count()
     };
     let mut load: Vec<(usize, &Subnet)> = subnets.iter().map(|s| (alive(s), s)).collect();
     let mut chosen = Vec::new();
     for _ in 0..count {
-        let Some(least) = load.iter_mut().min_by_key(|(count, _)| *count) else { break };
+        let Some(least) = load.iter_mut().min_by_key(|(count, _)| *count) else {
+            break;
+        };
         least.0 += 1;
         chosen.push(least.1);
     }
@@ -321,10 +369,20 @@ async fn ready_nodes(client: &Client, group: &str) -> Result<HashMap<String, boo
     let nodes: Api<Node> = Api::all(client.clone());
     let of_group = ListParams::default().labels(&format!("eks.amazonaws.com/nodegroup={group}"));
     let listed = nodes.list(&of_group).await?;
-    Ok(listed.items.into_iter().map(|node| (node.name_any(), is_ready(&node))).collect())
+    Ok(listed
+        .items
+        .into_iter()
+        .map(|node| (node.name_any(), is_ready(&node)))
+        .collect())
 }
 
 fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
 }

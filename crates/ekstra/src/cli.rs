@@ -16,7 +16,11 @@ use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Parser)]
-#[command(name = "ekstra", version, about = "Amazon EKS on your own machine: real Kubernetes clusters behind AWS's API")]
+#[command(
+    name = "ekstra",
+    version,
+    about = "Amazon EKS on your own machine: real Kubernetes clusters behind AWS's API"
+)]
 #[command(after_help = "Examples:
   ekstra create cluster --name my-eks-managed --managed
   ekstra get nodegroup --cluster my-eks-managed
@@ -146,8 +150,13 @@ pub(crate) fn main() -> i32 {
     let cli = Cli::parse();
     let is_daemon = matches!(cli.command, Command::Serve(_) | Command::Gate);
     if is_daemon {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+        let filter =
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
@@ -186,7 +195,11 @@ async fn run(cli: Cli) -> Result<i32> {
         Command::Env => lifecycle::env(&home)?,
         Command::Doctor => return lifecycle::doctor(),
         Command::Logs { name } => lifecycle::logs(&home, &name)?,
-        Command::UpdateKubeconfig { name, region, kubeconfig } => {
+        Command::UpdateKubeconfig {
+            name,
+            region,
+            kubeconfig,
+        } => {
             cluster::update_kubeconfig(&home, &name, &region.region, kubeconfig).await?;
         }
         Command::Token { cluster_name, region } => lifecycle::token(&home, &cluster_name, &region.region)?,

@@ -5,5 +5,5 @@
 mod env;
 mod reconcile;
 
-pub use env::{Env, SystemClock, Clock};
+pub use env::{Clock, Env, SystemClock};
 pub use reconcile::{Next, Reconciler, Shutdown, drive};

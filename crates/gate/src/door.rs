@@ -23,8 +23,12 @@ const API_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 
 pub(crate) async fn serve(gate: Gate, slot: String, own: SocketAddr, inside: bool, listener: TcpListener) {
     loop {
-        let Some((stream, peer)) = accept(&listener).await else { continue };
-        let Some(slot) = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(&slot)) else { continue };
+        let Some((stream, peer)) = accept(&listener).await else {
+            continue;
+        };
+        let Some(slot) = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(&slot)) else {
+            continue;
+        };
         if !inside && own.ip() != INTERNAL_ADDRESS && !admits(&gate, &slot, peer.ip()) {
             continue;
         }
@@ -51,7 +55,9 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 }
 
 fn admits(gate: &Gate, slot: &ControlPlaneSlot, peer: IpAddr) -> bool {
-    let Some(cluster) = gate.view.get_as::<Cluster>(&slot.cluster) else { return false };
+    let Some(cluster) = gate.view.get_as::<Cluster>(&slot.cluster) else {
+        return false;
+    };
     let IpAddr::V4(peer) = peer else { return false };
     let listed = |cidr: &String| cidr.parse::<Prefix>().is_ok_and(|c| c.contains(peer));
     cluster.vpc.public_access && cluster.vpc.public_cidrs.iter().any(listed)
@@ -70,7 +76,9 @@ async fn connect(namespace: &str) -> io::Result<TcpStream> {
 
 async fn try_connect(namespace: &str) -> io::Result<TcpStream> {
     let socket = netns::tcp_socket(namespace)?;
-    let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket)).connect(API_SERVER).await?;
+    let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket))
+        .connect(API_SERVER)
+        .await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -84,7 +92,9 @@ async fn splice(mut client: TcpStream, mut server: TcpStream) {
 pub(crate) async fn forward_endpoint(gate: Gate, listener: TcpListener) {
     let target = SocketAddr::new(IpAddr::V4(gate.facts.address), gate.facts.port);
     loop {
-        let Some((stream, _)) = accept(&listener).await else { continue };
+        let Some((stream, _)) = accept(&listener).await else {
+            continue;
+        };
         tokio::spawn(async move {
             if let Ok(server) = TcpStream::connect(target).await {
                 splice(stream, server).await;

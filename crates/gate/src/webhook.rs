@@ -3,9 +3,9 @@
 //! Source: "Webhook Token Authentication" in the Kubernetes documentation; the user's shape is
 //! aws-iam-authenticator's (`spec/eks-semantics.md` §3.8).
 
+use crate::Gate;
 use crate::http::{Body, full, serve as serve_connection};
 use crate::identity::{User, authenticate};
-use crate::Gate;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::names::keys;
 use http_body_util::{BodyExt, Limited};
@@ -32,7 +32,9 @@ struct Spec {
 pub(crate) async fn serve(gate: Gate, slot: String, listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         let (gate, slot) = (gate.clone(), slot.clone());
-        tokio::spawn(serve_connection(stream, move |request| answer(gate.clone(), slot.clone(), request)));
+        tokio::spawn(serve_connection(stream, move |request| {
+            answer(gate.clone(), slot.clone(), request)
+        }));
     }
 }
 

@@ -98,11 +98,10 @@ pub struct InterfaceSpec {
     pub id: String,
     pub router: String,
     pub namespace: String,
-    /// The name inside `namespace`, such as `eth0`.
-    pub device: String,
+    /// 0 is the one with the default route; `eth<n>` is its name inside `namespace`.
+    pub device_index: u32,
     pub mac: String,
     pub address: Ipv4Addr,
-    pub subnet: Prefix,
     pub gateway: Ipv4Addr,
     /// Further addresses routed to this interface (pods).
     pub prefixes: Vec<Prefix>,
@@ -128,11 +127,23 @@ pub struct DiskSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     #[error("{program} failed ({status}): {output}")]
-    Command { program: String, status: String, output: String },
+    Command {
+        program: String,
+        status: String,
+        output: String,
+    },
     #[error("{program} cannot be run: {source}. Install it (Debian: apt-get install {package})")]
-    Missing { program: String, package: &'static str, source: std::io::Error },
+    Missing {
+        program: String,
+        package: &'static str,
+        source: std::io::Error,
+    },
     #[error("{action} {path}: {source}")]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("network namespace {name}: {source}")]
     Namespace { name: String, source: std::io::Error },
     #[error("child {id} did not start: {detail}")]

@@ -44,7 +44,8 @@ pub(crate) fn hosts(facts: &Facts) -> String {
     format!("127.0.0.1 localhost\n{} {}\n", facts.address, facts.hostname)
 }
 
-/// `restrict_oom_score_adj`: the machine may not let us lower scores (no CAP_SYS_RESOURCE in many containers).
+/// `privileged_without_host_devices`: the machine's own device rules are narrower than everything, and a runtime that
+/// asks for everything is refused by the kernel. `restrict_oom_score_adj`: the machine may not let us lower scores (no CAP_SYS_RESOURCE in many containers).
 pub(crate) fn containerd() -> String {
     format!(
         r#"version = 3
@@ -70,6 +71,7 @@ state = "/run/containerd"
     default_runtime_name = "runc"
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
+      privileged_without_host_devices = true
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
         BinaryName = "/usr/local/bin/runc"
         SystemdCgroup = false
@@ -181,7 +183,9 @@ pub(crate) fn kubelet(facts: &Facts, spec: &NodeSpec) -> Value {
 }
 
 fn overlay(config: &mut Value, options: &KubeletOptions) {
-    let Some(target) = config.as_object_mut() else { return };
+    let Some(target) = config.as_object_mut() else {
+        return;
+    };
     for (key, value) in &options.config {
         match (target.get_mut(key), value) {
             (Some(Value::Object(old)), Value::Object(new)) => {
@@ -239,11 +243,19 @@ mod tests {
         assert_eq!(config["evictionHard"]["nodefs.available"], "10%");
         assert_eq!(config["providerID"], "aws:///us-east-1a/i-1");
         assert_eq!(config["kubeReserved"], json!({"cpu": "70m", "memory": "574Mi"}));
-        assert_eq!(kubelet_flags(&facts(), &data.node.spec).last().map(String::as_str), Some("--v=2"));
+        assert_eq!(
+            kubelet_flags(&facts(), &data.node.spec)
+                .last()
+                .map(String::as_str),
+            Some("--v=2")
+        );
     }
 
     #[test]
     fn names_are_resolved_at_base_plus_two() {
-        assert_eq!(resolv_conf(&facts()), "search ec2.internal\nnameserver 172.31.0.2\n");
+        assert_eq!(
+            resolv_conf(&facts()),
+            "search ec2.internal\nnameserver 172.31.0.2\n"
+        );
     }
 }

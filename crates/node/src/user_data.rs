@@ -65,7 +65,9 @@ fn merge(into: &mut NodeConfig, from: NodeConfig) {
     let (cluster, other) = (&mut into.spec.cluster, from.spec.cluster);
     cluster.name = other.name.or(cluster.name.take());
     cluster.api_server_endpoint = other.api_server_endpoint.or(cluster.api_server_endpoint.take());
-    cluster.certificate_authority = other.certificate_authority.or(cluster.certificate_authority.take());
+    cluster.certificate_authority = other
+        .certificate_authority
+        .or(cluster.certificate_authority.take());
     cluster.cidr = other.cidr.or(cluster.cidr.take());
     into.spec.kubelet.config.extend(from.spec.kubelet.config);
     into.spec.kubelet.flags.extend(from.spec.kubelet.flags);
@@ -107,9 +109,13 @@ fn split_part(part: &str) -> (String, String) {
     let (head, body) = part.split_once("\n\n").unwrap_or((part, ""));
     let kind = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-type").then(|| value.split(';').next().unwrap_or_default().trim().to_owned())
+        name.eq_ignore_ascii_case("content-type")
+            .then(|| value.split(';').next().unwrap_or_default().trim().to_owned())
     });
-    (kind.unwrap_or_else(|| "application/node.eks.aws".into()), body.to_owned())
+    (
+        kind.unwrap_or_else(|| "application/node.eks.aws".into()),
+        body.to_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -126,16 +132,25 @@ mod tests {
     fn multipart_with_config_and_script() {
         let data = parse(MIME).expect("parses");
         assert_eq!(data.node.spec.cluster.name.as_deref(), Some("c"));
-        assert_eq!(data.node.spec.kubelet.config.get("maxPods"), Some(&Value::from(7)));
+        assert_eq!(
+            data.node.spec.kubelet.config.get("maxPods"),
+            Some(&Value::from(7))
+        );
         assert_eq!(data.node.spec.kubelet.flags, ["--node-labels=a=b"]);
         assert_eq!(data.scripts, ["#!/bin/sh\necho hi\n\n"]);
     }
 
     #[test]
     fn later_documents_win_and_one_document_needs_no_mime() {
-        let twice = MIME.replace("\r\n--//--\r\n", "\r\n--//\r\n\r\nspec: {kubelet: {config: {maxPods: 9}}}\r\n--//--\r\n");
+        let twice = MIME.replace(
+            "\r\n--//--\r\n",
+            "\r\n--//\r\n\r\nspec: {kubelet: {config: {maxPods: 9}}}\r\n--//--\r\n",
+        );
         let data = parse(&twice).expect("parses");
-        assert_eq!(data.node.spec.kubelet.config.get("maxPods"), Some(&Value::from(9)));
+        assert_eq!(
+            data.node.spec.kubelet.config.get("maxPods"),
+            Some(&Value::from(9))
+        );
         assert_eq!(data.node.spec.cluster.name.as_deref(), Some("c"));
         let alone = parse("spec: {cluster: {name: solo}}").expect("parses");
         assert_eq!(alone.node.spec.cluster.name.as_deref(), Some("solo"));

@@ -7,7 +7,8 @@ use ekstra_domain::ec2::{Attachment, Instance, InstanceState, Interface, Subnet,
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler};
 use ekstra_host::{
-    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, Limits, Names, RouterSpec, Sandbox, child_exit,
+    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, Limits, Names, RouterSpec, Sandbox,
+    child_exit,
 };
 use ekstra_store::{CommitError, Txn};
 use ekstra_wire::ApiError;
@@ -131,16 +132,28 @@ impl Reconciler for InstanceReconciler {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.cloud.store.view().list(keys::INSTANCES).into_iter().map(|(key, _)| key.to_string()).collect()
+        self.cloud
+            .store
+            .view()
+            .list(keys::INSTANCES)
+            .into_iter()
+            .map(|(key, _)| key.to_string())
+            .collect()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {
-        if changed.starts_with(keys::INSTANCES) { vec![changed.to_owned()] } else { Vec::new() }
+        if changed.starts_with(keys::INSTANCES) {
+            vec![changed.to_owned()]
+        } else {
+            Vec::new()
+        }
     }
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, InstanceError>> {
         async move {
-            let Some(instance) = self.cloud.store.view().get_as::<Instance>(&key) else { return Ok(Next::OnChange) };
+            let Some(instance) = self.cloud.store.view().get_as::<Instance>(&key) else {
+                return Ok(Next::OnChange);
+            };
             match instance.state {
                 InstanceState::Pending => self.boot(&key, &instance).await,
                 InstanceState::Running => self.watch(&key, &instance).await,
@@ -181,7 +194,9 @@ impl InstanceReconciler {
         }
         let (images, version) = (self.images.clone(), instance.kubernetes_version.clone());
         let layers = tokio::task::spawn_blocking(move || images.layers(&version)).await;
-        let layers = layers.map_err(|_| InstanceError::Cancelled)?.map_err(InstanceError::Image)?;
+        let layers = layers
+            .map_err(|_| InstanceError::Cancelled)?
+            .map_err(InstanceError::Image)?;
         let spec = self.machine(instance, layers);
         let (router, interface, subnet) = self.wiring(instance)?;
         let namespace = self.namespace(instance);
@@ -206,8 +221,8 @@ impl InstanceReconciler {
         let view = self.cloud.store.view();
         let missing = |what: &str| InstanceError::Unrecorded(what.to_owned());
         let scope = &instance.scope;
-        let router =
-            router_of(&self.cloud, &self.names, scope, &instance.vpc).ok_or_else(|| missing(&instance.vpc))?;
+        let router = router_of(&self.cloud, &self.names, scope, &instance.vpc)
+            .ok_or_else(|| missing(&instance.vpc))?;
         let interface = view.get_as(&keys::interface(scope, &instance.interface));
         let subnet = view.get_as(&keys::subnet(scope, &instance.subnet));
         Ok((
@@ -226,7 +241,10 @@ impl InstanceReconciler {
             id: Self::child(instance),
             program: "/usr/local/bin/ekstra-node".into(),
             args: Vec::new(),
-            env: vec![("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())],
+            env: vec![(
+                "PATH".into(),
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            )],
             namespace: Some(self.namespace(instance)),
             log: self.cloud.home.join("logs").join(format!("{}.log", instance.id)),
             limits: Limits {
@@ -271,9 +289,9 @@ impl InstanceReconciler {
                     () = changed => Ok(Next::After(Duration::from_millis(1))),
                 }
             }
-            // Machines are volatile, their disks are not: after a reboot of the host they boot again.
-            ChildStatus::BeforeBoot => self.boot_again(key).await,
-            ChildStatus::Exited | ChildStatus::Absent => self.ended(key, "the machine ended by itself").await,
+            // Machines are volatile, their disks are not: after a reboot of the host, or `stop --all`, they boot again.
+            ChildStatus::BeforeBoot | ChildStatus::Absent => self.boot_again(key).await,
+            ChildStatus::Exited => self.ended(key, "the machine ended by itself").await,
         }
     }
 
@@ -295,8 +313,11 @@ impl InstanceReconciler {
     async fn remove(&self, key: &str, instance: &Instance) -> Result<Next, InstanceError> {
         let id = Self::child(instance);
         let (namespace, directory) = (self.namespace(instance), self.directory(instance));
-        let interface: Option<Interface> =
-            self.cloud.store.view().get_as(&keys::interface(&instance.scope, &instance.interface));
+        let interface: Option<Interface> = self
+            .cloud
+            .store
+            .view()
+            .get_as(&keys::interface(&instance.scope, &instance.interface));
         let router = router_of(&self.cloud, &self.names, &instance.scope, &instance.vpc);
         self.on_host(move |host| {
             host.remove_child(&id, STOP_GRACE)?;

@@ -46,7 +46,9 @@ impl AuthenticationMode {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::ConfigMap, Self::ApiAndConfigMap, Self::Api].into_iter().find(|mode| mode.wire() == text)
+        [Self::ConfigMap, Self::ApiAndConfigMap, Self::Api]
+            .into_iter()
+            .find(|mode| mode.wire() == text)
     }
 }
 

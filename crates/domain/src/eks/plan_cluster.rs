@@ -43,7 +43,9 @@ pub fn plan_cluster(cluster: &Cluster, observed: &ObservedCluster) -> Vec<Cluste
     match cluster.status {
         ClusterStatus::Deleting => plan_deletion(observed),
         ClusterStatus::Failed => Vec::new(),
-        ClusterStatus::Creating | ClusterStatus::Active | ClusterStatus::Updating => plan_running(cluster, observed),
+        ClusterStatus::Creating | ClusterStatus::Active | ClusterStatus::Updating => {
+            plan_running(cluster, observed)
+        }
     }
 }
 
@@ -56,7 +58,12 @@ fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAct
         actions.push(ClusterAction::MakeNetwork);
     }
     let missing = |program: &&&str| !observed.running.iter().any(|r| r == **program);
-    actions.extend(CONTROL_PLANE_PROGRAMS.iter().filter(missing).map(|p| ClusterAction::Start(p)));
+    actions.extend(
+        CONTROL_PLANE_PROGRAMS
+            .iter()
+            .filter(missing)
+            .map(|p| ClusterAction::Start(p)),
+    );
     if !observed.ready {
         actions.push(ClusterAction::AwaitReady);
         return actions;
@@ -76,8 +83,12 @@ fn plan_deletion(observed: &ObservedCluster) -> Vec<ClusterAction> {
     }
     let remains = |program: &&&str| observed.remains.iter().any(|r| r == **program);
     // etcd last: the others would fill their logs with complaints.
-    let mut actions: Vec<_> =
-        CONTROL_PLANE_PROGRAMS.iter().rev().filter(remains).map(|p| ClusterAction::Stop(p)).collect();
+    let mut actions: Vec<_> = CONTROL_PLANE_PROGRAMS
+        .iter()
+        .rev()
+        .filter(remains)
+        .map(|p| ClusterAction::Stop(p))
+        .collect();
     if observed.leftovers {
         actions.push(ClusterAction::RemoveLeftovers);
     }
@@ -170,7 +181,10 @@ pub(crate) mod tests {
             bootstrapped: true,
             ..Default::default()
         };
-        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::Start("kube-scheduler")]);
+        assert_eq!(
+            plan_cluster(&cluster, &observed),
+            [ClusterAction::Start("kube-scheduler")]
+        );
     }
 
     #[test]
@@ -185,6 +199,13 @@ pub(crate) mod tests {
         assert!(plan_cluster(&cluster, &observed).is_empty());
         observed.has_nodegroups = false;
         let plan = plan_cluster(&cluster, &observed);
-        assert_eq!(plan[3..], [ClusterAction::Stop("etcd"), ClusterAction::RemoveLeftovers, ClusterAction::Forget]);
+        assert_eq!(
+            plan[3..],
+            [
+                ClusterAction::Stop("etcd"),
+                ClusterAction::RemoveLeftovers,
+                ClusterAction::Forget
+            ]
+        );
     }
 }

@@ -38,7 +38,12 @@ pub(super) async fn handle(
         .transact(|txn| {
             if let Some(existing) = txn.get::<Nodegroup>(&key)? {
                 let known = existing.request_token.as_ref();
-                if is_repeat(group.request_token.as_ref(), &group.request_digest, known, &existing.request_digest) {
+                if is_repeat(
+                    group.request_token.as_ref(),
+                    &group.request_digest,
+                    known,
+                    &existing.request_digest,
+                ) {
                     return Ok(existing);
                 }
                 let message = format!(
@@ -56,7 +61,9 @@ pub(super) async fn handle(
             Ok::<_, Refusal>(group.clone())
         })
         .await?;
-    Ok(model::CreateNodegroupResponse { nodegroup: Some(present::nodegroup(&group)) })
+    Ok(model::CreateNodegroupResponse {
+        nodegroup: Some(present::nodegroup(&group)),
+    })
 }
 
 fn draft(
@@ -79,11 +86,15 @@ fn draft(
     }
     let subnets = find_subnets(eks, &call.scope, &input.subnets.clone().unwrap_or_default())?;
     if subnets.is_empty() || subnets.iter().any(|s| s.vpc != cluster.vpc.vpc) {
-        return Err(invalid_parameter("Subnets are required and must be in the cluster's VPC"));
+        return Err(invalid_parameter(
+            "Subnets are required and must be in the cluster's VPC",
+        ));
     }
     let node_role = input.node_role.clone().unwrap_or_default();
     if find_role(&eks.cloud, &node_role).is_none() {
-        return Err(invalid_parameter(format!("The role with name {node_role} cannot be found.")));
+        return Err(invalid_parameter(format!(
+            "The role with name {node_role} cannot be found."
+        )));
     }
     let now = eks.cloud.env.now_ms();
     let config = input.update_config.clone().unwrap_or_default();
@@ -107,9 +118,10 @@ fn draft(
         labels: input.labels.unwrap_or_default(),
         taints: taints(input.taints.unwrap_or_default())?,
         update_config: UpdateConfig {
-            max_unavailable: config.max_unavailable.map(i64::from).or_else(|| {
-                config.max_unavailable_percentage.is_none().then_some(1)
-            }),
+            max_unavailable: config
+                .max_unavailable
+                .map(i64::from)
+                .or_else(|| config.max_unavailable_percentage.is_none().then_some(1)),
             max_unavailable_percentage: config.max_unavailable_percentage.map(i64::from),
         },
         tags: input.tags.unwrap_or_default(),
@@ -126,25 +138,41 @@ fn refuse_unserved(input: &model::CreateNodegroupRequest) -> Result<(), ApiError
     let unserved = [
         (input.launch_template.is_some(), "launchTemplate"),
         (input.remote_access.is_some(), "remoteAccess"),
-        (input.capacity_type.as_deref().is_some_and(|c| c != "ON_DEMAND"), "a capacityType other than ON_DEMAND"),
+        (
+            input.capacity_type.as_deref().is_some_and(|c| c != "ON_DEMAND"),
+            "a capacityType other than ON_DEMAND",
+        ),
         (warm, "warmPoolConfig"),
         (repair, "nodeRepairConfig"),
     ];
     match unserved.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra yet"))),
+        Some((_, what)) => Err(invalid_parameter(format!(
+            "{what} is not supported by ekstra yet"
+        ))),
         None => Ok(()),
     }
 }
 
 /// `1.36.3-20261101`: the shape that eksctl parses (`spec/clients.md` §1.6).
 fn release_version(eks: &Eks, minor: &str) -> String {
-    let patch = eks.programs.versions().into_iter().find(|v| v.minor == minor).map(|v| v.patch);
+    let patch = eks
+        .programs
+        .versions()
+        .into_iter()
+        .find(|v| v.minor == minor)
+        .map(|v| v.patch);
     format!("{}-20261101", patch.unwrap_or_else(|| minor.to_owned()))
 }
 
 /// EKS: two nodes when nothing is said.
 fn scaling(asked: Option<&model::NodegroupScalingConfig>) -> Result<Scaling, ApiError> {
-    let Some(asked) = asked else { return Ok(Scaling { min: 1, max: 2, desired: 2 }) };
+    let Some(asked) = asked else {
+        return Ok(Scaling {
+            min: 1,
+            max: 2,
+            desired: 2,
+        });
+    };
     let wide = |n: Option<i32>| n.map(i64::from);
     let desired = asked.desired_size.or(asked.min_size).unwrap_or(2);
     let before = Scaling {
@@ -152,16 +180,24 @@ fn scaling(asked: Option<&model::NodegroupScalingConfig>) -> Result<Scaling, Api
         max: u32::try_from(asked.max_size.unwrap_or(desired).max(1)).unwrap_or(1),
         desired: u32::try_from(desired.max(0)).unwrap_or(0),
     };
-    check_scaling(wide(asked.min_size), wide(asked.max_size), wide(asked.desired_size), before).map_err(invalid)
+    check_scaling(
+        wide(asked.min_size),
+        wide(asked.max_size),
+        wide(asked.desired_size),
+        before,
+    )
+    .map_err(invalid)
 }
 
 fn instance_types(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
-    let types = asked.filter(|t| !t.is_empty()).unwrap_or_else(|| vec![INSTANCE_TYPE.to_owned()]);
+    let types = asked
+        .filter(|t| !t.is_empty())
+        .unwrap_or_else(|| vec![INSTANCE_TYPE.to_owned()]);
     match types.iter().find(|t| instance_type(t).is_none()) {
         None => Ok(types),
-        Some(unknown) => {
-            Err(invalid_parameter(format!("The following supplied instance types do not exist: [{unknown}]")))
-        }
+        Some(unknown) => Err(invalid_parameter(format!(
+            "The following supplied instance types do not exist: [{unknown}]"
+        ))),
     }
 }
 
@@ -170,7 +206,10 @@ fn ami_type(asked: Option<String>) -> Result<String, ApiError> {
     if AMI_TYPES.contains(&chosen.as_str()) {
         return Ok(chosen);
     }
-    Err(invalid_parameter(format!("amiType {chosen} is not supported by ekstra; it has {}", AMI_TYPES.join(", "))))
+    Err(invalid_parameter(format!(
+        "amiType {chosen} is not supported by ekstra; it has {}",
+        AMI_TYPES.join(", ")
+    )))
 }
 
 fn disk(asked: Option<i32>) -> Result<u32, ApiError> {
@@ -189,7 +228,11 @@ pub(super) fn taints(asked: Vec<model::Taint>) -> Result<Vec<Taint>, ApiError> {
         }
         let key = taint.key.filter(|k| !k.is_empty());
         let key = key.ok_or_else(|| invalid_parameter("A taint needs a key"))?;
-        Ok(Taint { key, value: taint.value, effect })
+        Ok(Taint {
+            key,
+            value: taint.value,
+            effect,
+        })
     };
     asked.into_iter().map(read).collect()
 }

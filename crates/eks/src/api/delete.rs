@@ -23,18 +23,24 @@ pub(super) async fn cluster(
         .transact(|txn| {
             let mut cluster: Cluster = txn.get(&key)?.ok_or_else(|| no_cluster(&name))?;
             if cluster.deletion_protection && cluster.status == ClusterStatus::Active {
-                let message = format!("Cluster {name} has deletion protection enabled. Disable it to delete the cluster.");
+                let message = format!(
+                    "Cluster {name} has deletion protection enabled. Disable it to delete the cluster."
+                );
                 return Err(Refusal::Api(invalid_request(message)));
             }
             if !txn.list::<Nodegroup>(&groups)?.is_empty() {
-                return Err(in_use("Cluster has nodegroups attached").with("clusterName", name.clone()).into());
+                return Err(in_use("Cluster has nodegroups attached")
+                    .with("clusterName", name.clone())
+                    .into());
             }
             cluster.status = ClusterStatus::Deleting;
             txn.put(&key, &cluster)?;
             Ok::<_, Refusal>(cluster)
         })
         .await?;
-    Ok(model::DeleteClusterResponse { cluster: Some(present::cluster(&eks, &cluster)) })
+    Ok(model::DeleteClusterResponse {
+        cluster: Some(present::cluster(&eks, &cluster)),
+    })
 }
 
 pub(super) async fn nodegroup(
@@ -42,7 +48,10 @@ pub(super) async fn nodegroup(
     call: Call,
     input: model::DeleteNodegroupRequest,
 ) -> Result<model::DeleteNodegroupResponse, ApiError> {
-    let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.nodegroup_name.unwrap_or_default());
+    let (cluster, name) = (
+        input.cluster_name.unwrap_or_default(),
+        input.nodegroup_name.unwrap_or_default(),
+    );
     let cluster_key = keys::cluster(&call.scope, &cluster);
     let key = keys::nodegroup(&call.scope, &cluster, &name);
     let now = eks.cloud.env.now_ms();
@@ -62,5 +71,7 @@ pub(super) async fn nodegroup(
             Ok(group)
         })
         .await?;
-    Ok(model::DeleteNodegroupResponse { nodegroup: Some(present::nodegroup(&group)) })
+    Ok(model::DeleteNodegroupResponse {
+        nodegroup: Some(present::nodegroup(&group)),
+    })
 }

@@ -54,13 +54,23 @@ pub(super) struct Create {
 impl Create {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
         if !self.managed && !self.without_nodegroup {
-            bail!("self-managed nodes are not offered yet; add --managed for a managed node group, or --without-nodegroup");
+            bail!(
+                "self-managed nodes are not offered yet; add --managed for a managed node group, or --without-nodegroup"
+            );
         }
         let started = Instant::now();
         ensure_service(home).await?;
         super::components::ensure_for(self.version.as_deref())?;
         let client = Client::new(home, &self.region.region)?;
-        let subnets = elements(&client.ec2("DescribeSubnets", &[("Filter.1.Name", "default-for-az"), ("Filter.1.Value.1", "true")]).await?, "subnetId");
+        let subnets = elements(
+            &client
+                .ec2(
+                    "DescribeSubnets",
+                    &[("Filter.1.Name", "default-for-az"), ("Filter.1.Value.1", "true")],
+                )
+                .await?,
+            "subnetId",
+        );
         let role = |name: &str| format!("arn:aws:iam::{}:role/{name}", client.account);
         let mut request = json!({
             "name": self.name,
@@ -80,11 +90,18 @@ impl Create {
             nodegroup::create(&client, &self.name, &self.nodegroup_name, &self.size, &subnets).await?;
             nodegroup::wait(&client, &self.name, &self.nodegroup_name, &mut waiting).await?;
         }
-        waiting.done(&format!("cluster {} is ready ({:.1} s in all)", self.name, started.elapsed().as_secs_f32()));
+        waiting.done(&format!(
+            "cluster {} is ready ({:.1} s in all)",
+            self.name,
+            started.elapsed().as_secs_f32()
+        ));
         println!("kubeconfig: {}", path.display());
         println!("\nNext:\n  kubectl get nodes            # or: ekstra kubectl get nodes");
         println!("  ekstra get nodegroup --cluster {}", self.name);
-        println!("  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}", self.name);
+        println!(
+            "  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}",
+            self.name
+        );
         println!("  ekstra delete cluster --name {}", self.name);
         Ok(())
     }
@@ -93,7 +110,9 @@ impl Create {
 async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Result<Value> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let answer = client.eks("GET", &format!("/clusters/{}", segment(name)?), None).await?;
+        let answer = client
+            .eks("GET", &format!("/clusters/{}", segment(name)?), None)
+            .await?;
         let cluster = &answer["cluster"];
         match cluster["status"].as_str() {
             Some("ACTIVE") => return Ok(cluster.clone()),
@@ -101,7 +120,10 @@ async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Resu
             _ => waiting.on("waiting for the control plane"),
         }
         if Instant::now() > deadline {
-            bail!("cluster {name} is not ACTIVE after {} minutes; see `ekstra logs`", PATIENCE.as_secs() / 60);
+            bail!(
+                "cluster {name} is not ACTIVE after {} minutes; see `ekstra logs`",
+                PATIENCE.as_secs() / 60
+            );
         }
         tokio::time::sleep(POLL).await;
     }
@@ -109,7 +131,12 @@ async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Resu
 
 fn write_kubeconfig(home: &Home, client: &Client, cluster: &Value, path: Option<PathBuf>) -> Result<PathBuf> {
     let path = path.map_or_else(kubeconfig::default_path, Ok)?;
-    let text = |pointer: &str| cluster.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| {
+        cluster
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let entry = kubeconfig::Entry {
         cluster: text("/name"),
         arn: text("/arn"),
@@ -128,9 +155,14 @@ pub(super) async fn update_kubeconfig(
     path: Option<PathBuf>,
 ) -> Result<()> {
     let client = Client::new(home, region)?;
-    let answer = client.eks("GET", &format!("/clusters/{}", segment(name)?), None).await?;
+    let answer = client
+        .eks("GET", &format!("/clusters/{}", segment(name)?), None)
+        .await?;
     if answer["cluster"]["endpoint"].is_null() {
-        bail!("cluster {name} is {} and has no endpoint yet", answer["cluster"]["status"]);
+        bail!(
+            "cluster {name} is {} and has no endpoint yet",
+            answer["cluster"]["status"]
+        );
     }
     let path = write_kubeconfig(home, &client, &answer["cluster"], path)?;
     println!("wrote {}", path.display());
@@ -157,7 +189,9 @@ impl Get {
         };
         let mut clusters = Vec::new();
         for name in names {
-            let answer = client.eks("GET", &format!("/clusters/{}", segment(&name)?), None).await?;
+            let answer = client
+                .eks("GET", &format!("/clusters/{}", segment(&name)?), None)
+                .await?;
             clusters.push(answer["cluster"].clone());
         }
         print(&clusters, &COLUMNS, self.shown.output)
@@ -169,9 +203,18 @@ pub(super) async fn list(client: &Client, path: &str, member: &str) -> Result<Ve
     let mut names = Vec::new();
     let mut token: Option<String> = None;
     loop {
-        let target = token.map_or_else(|| path.to_owned(), |t| format!("{path}?nextToken={}", ekstra_wire::uri_encode(&t)));
+        let target = token.map_or_else(
+            || path.to_owned(),
+            |t| format!("{path}?nextToken={}", ekstra_wire::uri_encode(&t)),
+        );
         let answer = client.eks("GET", &target, None).await?;
-        names.extend(answer[member].as_array().into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)));
+        names.extend(
+            answer[member]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|n| n.as_str().map(str::to_owned)),
+        );
         token = answer["nextToken"].as_str().map(str::to_owned);
         if token.is_none() {
             return Ok(names);
@@ -215,7 +258,10 @@ impl Delete {
             tokio::time::sleep(POLL).await;
         }
         let kubeconfig = self.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?;
-        kubeconfig::remove(&kubeconfig, cluster["cluster"]["arn"].as_str().unwrap_or_default())?;
+        kubeconfig::remove(
+            &kubeconfig,
+            cluster["cluster"]["arn"].as_str().unwrap_or_default(),
+        )?;
         waiting.done(&format!("cluster {} is gone", self.name));
         Ok(())
     }

@@ -27,12 +27,18 @@ pub(crate) fn status(run: &Path, id: &ChildId) -> Result<ChildStatus, HostError>
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ChildStatus::Absent),
         Err(error) => return Err(HostError::io("read", path)(error)),
     };
-    let Ok(running) = serde_json::from_slice::<Running>(&text) else { return Ok(ChildStatus::Exited) };
+    let Ok(running) = serde_json::from_slice::<Running>(&text) else {
+        return Ok(ChildStatus::Exited);
+    };
     if running.boot_id != boot_id() {
         return Ok(ChildStatus::BeforeBoot);
     }
     let alive = start_ticks(running.pid) == Some(running.start_ticks);
-    Ok(if alive { ChildStatus::Running(running) } else { ChildStatus::Exited })
+    Ok(if alive {
+        ChildStatus::Running(running)
+    } else {
+        ChildStatus::Exited
+    })
 }
 
 /// When the process started; `None` if there is none or it is a zombie.
@@ -52,14 +58,23 @@ pub(crate) fn start(
     spec: &ChildSpec,
     group: &Group<'_>,
 ) -> Result<Running, HostError> {
-    let fail = |detail: String| HostError::Launch { id: spec.id.clone(), detail };
-    let request =
-        LaunchRequest { spec: spec.clone(), procs: group.procs_files(), pid_file: pid_file(run, &spec.id) };
+    let fail = |detail: String| HostError::Launch {
+        id: spec.id.clone(),
+        detail,
+    };
+    let request = LaunchRequest {
+        spec: spec.clone(),
+        procs: group.procs_files(),
+        pid_file: pid_file(run, &spec.id),
+    };
     let encoded = serde_json::to_vec(&request).map_err(|e| fail(e.to_string()))?;
     let mut shim = Command::new(launcher)
         .arg("launch")
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -95,21 +110,32 @@ pub(crate) fn stop(run: &Path, id: &ChildId, grace: Duration) -> Result<(), Host
 pub(crate) fn forget(run: &Path, id: &ChildId) -> Result<(), HostError> {
     let path = pid_file(run, id);
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(HostError::io("remove", path)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(HostError::io("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }
 
 pub(crate) fn recorded(run: &Path) -> Result<Vec<ChildId>, HostError> {
     let entries = fs::read_dir(run).map_err(HostError::io("list", run))?;
-    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    Ok(names.filter_map(|n| n.strip_suffix(".pid").map(|id| ChildId(id.to_owned()))).collect())
+    let names = entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned());
+    Ok(names
+        .filter_map(|n| n.strip_suffix(".pid").map(|id| ChildId(id.to_owned())))
+        .collect())
 }
 
 /// Completes when the process has ended. It need not be our child.
-#[expect(unsafe_code, reason = "AsyncFd::register wants a promise about the descriptor")]
+#[expect(
+    unsafe_code,
+    reason = "AsyncFd::register wants a promise about the descriptor"
+)]
 pub async fn exit(running: &Running) -> std::io::Result<()> {
-    let Some(descriptor) = open_pidfd(running)? else { return Ok(()) };
+    let Some(descriptor) = open_pidfd(running)? else {
+        return Ok(());
+    };
     // SAFETY: an OwnedFd's descriptor stays the same and open for as long as the OwnedFd lives.
     let watched = unsafe { tokio::io::unix::AsyncFd::register(descriptor) }?;
     watched.readable().await.map(drop)
@@ -121,7 +147,11 @@ fn open_pidfd(running: &Running) -> std::io::Result<Option<OwnedFd>> {
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, running.pid, libc::PIDFD_NONBLOCK) };
     if descriptor < 0 {
         let error = std::io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
+        return if error.raw_os_error() == Some(libc::ESRCH) {
+            Ok(None)
+        } else {
+            Err(error)
+        };
     }
     // SAFETY: as above.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };

@@ -5,7 +5,7 @@
 //! launcher does before that.
 
 use super::machine::boot_id;
-use super::{child, mounts};
+use super::{cgroup, child, mounts};
 use crate::{ChildSpec, Running, netns};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -16,7 +16,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the service writes to the launcher's standard input.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +42,11 @@ pub fn launch_main() -> i32 {
     }
 }
 
+/// A sandbox may not open loop devices, but its disk is mounted through one.
+fn joins_late(spec: &ChildSpec, procs: &Path) -> bool {
+    spec.sandbox.is_some() && spec.limits.restrict_devices && cgroup::is_device_group(procs)
+}
+
 fn context(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }
@@ -49,7 +54,7 @@ fn context(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> io::Error 
 fn run() -> io::Result<Running> {
     let request: LaunchRequest = serde_json::from_reader(io::stdin().lock()).map_err(io::Error::other)?;
     let spec = &request.spec;
-    for file in &request.procs {
+    for file in request.procs.iter().filter(|file| !joins_late(spec, file)) {
         fs::write(file, "0").map_err(context(file.display()))?;
     }
     setsid()?;
@@ -64,8 +69,7 @@ fn run() -> io::Result<Running> {
             CloneFlags::CLONE_NEWNS
                 | CloneFlags::CLONE_NEWUTS
                 | CloneFlags::CLONE_NEWIPC
-                | CloneFlags::CLONE_NEWPID
-                | CloneFlags::CLONE_NEWCGROUP,
+                | CloneFlags::CLONE_NEWPID,
         )?;
     }
     fork_child(&request, &log)
@@ -81,7 +85,11 @@ fn open_log(spec: &ChildSpec) -> io::Result<File> {
     if let Some(parent) = spec.log.parent() {
         fs::create_dir_all(parent).map_err(context(parent.display()))?;
     }
-    OpenOptions::new().create(true).append(true).open(&spec.log).map_err(context(spec.log.display()))
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&spec.log)
+        .map_err(context(spec.log.display()))
 }
 
 #[expect(unsafe_code, reason = "fork")]
@@ -94,7 +102,7 @@ fn fork_child(request: &LaunchRequest, log: &File) -> io::Result<Running> {
             drop((go_writer, failure_reader));
             let mut word = [0];
             if File::from(go_reader).read(&mut word).unwrap_or(0) == 1 {
-                let Err(error) = become_child(&request.spec, log);
+                let Err(error) = become_child(request, log);
                 let _ = write!(File::from(failure_writer), "{error}");
             }
             std::process::exit(127);
@@ -106,14 +114,23 @@ fn fork_child(request: &LaunchRequest, log: &File) -> io::Result<Running> {
             let mut failure = String::new();
             // Closed without a word by a successful exec.
             File::from(failure_reader).read_to_string(&mut failure)?;
-            if failure.is_empty() { Ok(running) } else { Err(io::Error::other(failure)) }
+            if failure.is_empty() {
+                Ok(running)
+            } else {
+                Err(io::Error::other(failure))
+            }
         }
     }
 }
 
 fn record(request: &LaunchRequest, pid: Pid) -> io::Result<Running> {
-    let start_ticks = child::start_ticks(pid.as_raw()).ok_or_else(|| io::Error::other("the child is gone"))?;
-    let running = Running { pid: pid.as_raw(), start_ticks, boot_id: boot_id() };
+    let start_ticks =
+        child::start_ticks(pid.as_raw()).ok_or_else(|| io::Error::other("the child is gone"))?;
+    let running = Running {
+        pid: pid.as_raw(),
+        start_ticks,
+        boot_id: boot_id(),
+    };
     let partial = request.pid_file.with_extension("partial");
     fs::write(&partial, serde_json::to_vec(&running).map_err(io::Error::other)?)
         .and_then(|()| fs::rename(&partial, &request.pid_file))
@@ -121,9 +138,16 @@ fn record(request: &LaunchRequest, pid: Pid) -> io::Result<Running> {
     Ok(running)
 }
 
-fn become_child(spec: &ChildSpec, log: &File) -> io::Result<std::convert::Infallible> {
+fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert::Infallible> {
+    let spec = &request.spec;
     if let Some(sandbox) = &spec.sandbox {
-        mounts::enter_sandbox(sandbox)?;
+        let root = mounts::mount_root(sandbox)?;
+        for file in request.procs.iter().filter(|file| joins_late(spec, file)) {
+            fs::write(file, "0").map_err(context(file.display()))?;
+        }
+        // The groups joined are the roots of what the sandbox sees.
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        mounts::enter_sandbox(sandbox, &root)?;
     }
     dup2_stdin(File::open("/dev/null")?)?;
     dup2_stdout(log)?;
@@ -134,6 +158,10 @@ fn become_child(spec: &ChildSpec, log: &File) -> io::Result<std::convert::Infall
     for arg in &spec.args {
         args.push(text(arg)?);
     }
-    let env = spec.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
+    let env = spec
+        .env
+        .iter()
+        .map(|(k, v)| text(&format!("{k}={v}")))
+        .collect::<io::Result<Vec<_>>>()?;
     nix::unistd::execve(&program, &args, &env).map_err(|e| context(spec.program.display())(e.into()))
 }
