@@ -49,25 +49,15 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map(Path::to_path_buf)
-        .unwrap_or_default()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 fn config(root: &Path) -> Result<Config> {
     let path = root.join("models/operations.toml");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let table: toml::Table = text.parse().with_context(|| path.display().to_string())?;
-    let botocore = table
-        .get("botocore")
-        .and_then(|v| v.as_str())
-        .context("botocore: a version")?
-        .to_owned();
-    let services = table
-        .get("service")
-        .and_then(|v| v.as_array())
-        .context("[[service]]: at least one")?;
+    let botocore = table.get("botocore").and_then(|v| v.as_str()).context("botocore: a version")?.to_owned();
+    let services = table.get("service").and_then(|v| v.as_array()).context("[[service]]: at least one")?;
     let services = services.iter().map(service_config).collect::<Result<_>>()?;
     Ok(Config { botocore, services })
 }
@@ -81,15 +71,8 @@ fn service_config(value: &toml::Value) -> Result<ServiceConfig> {
             .ok_or_else(|| anyhow!("[[service]] {key}: missing"))
     };
     let list = |key: &str| -> Vec<String> {
-        let items = value
-            .get(key)
-            .and_then(|v| v.as_array())
-            .cloned()
-            .unwrap_or_default();
-        items
-            .iter()
-            .filter_map(|v| v.as_str().map(str::to_owned))
-            .collect()
+        let items = value.get(key).and_then(|v| v.as_array()).cloned().unwrap_or_default();
+        items.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
     };
     Ok(ServiceConfig {
         id: text("id")?,

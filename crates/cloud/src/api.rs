@@ -48,15 +48,12 @@ impl Router {
             let (context, function) = (context.clone(), function.clone());
             async move {
                 let input = O::Input::from_value(input).map_err(|e| ApiError::internal(e.to_string()))?;
-                function(context, call, input)
-                    .await
-                    .map(|output| output.to_value())
+                function(context, call, input).await.map(|output| output.to_value())
             }
             .boxed()
         };
         let operation = O::OPERATION;
-        self.handlers
-            .insert((operation.service, operation.name), Arc::new(handler));
+        self.handlers.insert((operation.service, operation.name), Arc::new(handler));
     }
 
     /// `None` when the operation is in the model and not served.

@@ -82,10 +82,7 @@ fn furnish_account(cloud: &Cloud, account: &str, txn: &mut ekstra_store::Txn) ->
             trust_policy: service_trust(principal),
             description: Some("Made by ekstra".into()),
             max_session_seconds: 3600,
-            attached_policies: policies
-                .iter()
-                .map(|p| format!("arn:aws:iam::aws:policy/{p}"))
-                .collect(),
+            attached_policies: policies.iter().map(|p| format!("arn:aws:iam::aws:policy/{p}")).collect(),
             tags: BTreeMap::new(),
         };
         txn.put(&keys::role(account, name), &role)?;

@@ -13,10 +13,6 @@ pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::DescribeVpcs, cloud, describe::vpcs);
     router.serve(ops::DescribeSubnets, cloud, describe::subnets);
     router.serve(ops::DescribeSecurityGroups, cloud, describe::security_groups);
-    router.serve(
-        ops::DescribeAvailabilityZones,
-        cloud,
-        describe::availability_zones,
-    );
+    router.serve(ops::DescribeAvailabilityZones, cloud, describe::availability_zones);
     router.serve(ops::DescribeInstances, cloud, describe::instances);
 }

@@ -22,18 +22,12 @@ pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
 /// The role that an ARN names, if it exists.
 pub fn find_role(cloud: &Cloud, arn: &str) -> Option<Role> {
     let parsed: Arn = arn.parse().ok().filter(|a: &Arn| a.service == "iam")?;
-    let role: Role = cloud
-        .store
-        .view()
-        .get_as(&keys::role(&parsed.account, parsed.role_name()?))?;
+    let role: Role = cloud.store.view().get_as(&keys::role(&parsed.account, parsed.role_name()?))?;
     (role.arn() == arn).then_some(role)
 }
 
 fn missing(name: &str) -> ApiError {
-    ApiError::new(
-        &errors::NO_SUCH_ENTITY_EXCEPTION,
-        format!("The role with name {name} cannot be found."),
-    )
+    ApiError::new(&errors::NO_SUCH_ENTITY_EXCEPTION, format!("The role with name {name} cannot be found."))
 }
 
 fn describe(role: &Role) -> model::Role {
@@ -53,10 +47,7 @@ fn describe(role: &Role) -> model::Role {
 }
 
 fn tag(key: &str, value: &str) -> model::Tag {
-    model::Tag {
-        key: Some(key.to_owned()),
-        value: Some(value.to_owned()),
-    }
+    model::Tag { key: Some(key.to_owned()), value: Some(value.to_owned()) }
 }
 
 async fn create_role(
@@ -68,10 +59,7 @@ async fn create_role(
     let trust_policy = input.assume_role_policy_document.unwrap_or_default();
     if !is_json_object(&trust_policy) {
         let message = "This policy contains invalid Json";
-        return Err(ApiError::new(
-            &errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION,
-            message,
-        ));
+        return Err(ApiError::new(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, message));
     }
     let tags = input.tags.unwrap_or_default();
     let role = Role {
@@ -84,10 +72,7 @@ async fn create_role(
         description: input.description,
         max_session_seconds: input.max_session_duration.map_or(3600, i64::from),
         attached_policies: Vec::new(),
-        tags: tags
-            .into_iter()
-            .filter_map(|t| Some((t.key?, t.value?)))
-            .collect::<BTreeMap<_, _>>(),
+        tags: tags.into_iter().filter_map(|t| Some((t.key?, t.value?))).collect::<BTreeMap<_, _>>(),
     };
     let key = keys::role(&role.account, &name);
     cloud
@@ -100,9 +85,7 @@ async fn create_role(
             Ok::<_, Refusal>(txn.put(&key, &role)?)
         })
         .await?;
-    Ok(model::CreateRoleResponse {
-        role: Some(describe(&role)),
-    })
+    Ok(model::CreateRoleResponse { role: Some(describe(&role)) })
 }
 
 fn is_json_object(text: &str) -> bool {
@@ -110,11 +93,7 @@ fn is_json_object(text: &str) -> bool {
 }
 
 fn load(cloud: &Cloud, call: &Call, name: &str) -> Result<Role, ApiError> {
-    cloud
-        .store
-        .view()
-        .get_as(&keys::role(&call.scope.account, name))
-        .ok_or_else(|| missing(name))
+    cloud.store.view().get_as(&keys::role(&call.scope.account, name)).ok_or_else(|| missing(name))
 }
 
 async fn get_role(
@@ -123,9 +102,7 @@ async fn get_role(
     input: model::GetRoleRequest,
 ) -> Result<model::GetRoleResponse, ApiError> {
     let role = load(&cloud, &call, &input.role_name.unwrap_or_default())?;
-    Ok(model::GetRoleResponse {
-        role: Some(describe(&role)),
-    })
+    Ok(model::GetRoleResponse { role: Some(describe(&role)) })
 }
 
 async fn list_roles(
@@ -134,15 +111,8 @@ async fn list_roles(
     input: model::ListRolesRequest,
 ) -> Result<model::ListRolesResponse, ApiError> {
     let prefix = input.path_prefix.unwrap_or_else(|| "/".into());
-    let all = cloud
-        .store
-        .view()
-        .list_as::<Role>(&keys::roles(&call.scope.account));
-    let found: Vec<Role> = all
-        .into_iter()
-        .map(|(_, r)| r)
-        .filter(|r| r.path.starts_with(&prefix))
-        .collect();
+    let all = cloud.store.view().list_as::<Role>(&keys::roles(&call.scope.account));
+    let found: Vec<Role> = all.into_iter().map(|(_, r)| r).filter(|r| r.path.starts_with(&prefix)).collect();
     let page = Page::of(found, input.marker.as_deref(), input.max_items)?;
     Ok(model::ListRolesResponse {
         roles: Some(page.items.iter().map(describe).collect()),
@@ -160,16 +130,11 @@ struct Page<T> {
 impl<T> Page<T> {
     fn of(all: Vec<T>, marker: Option<&str>, size: Option<i32>) -> Result<Self, ApiError> {
         let invalid = |what: &str| ApiError::client("ValidationError", 400, what);
-        let start: usize = marker
-            .map_or(Ok(0), str::parse)
-            .map_err(|_| invalid("Invalid Marker."))?;
+        let start: usize = marker.map_or(Ok(0), str::parse).map_err(|_| invalid("Invalid Marker."))?;
         let size = usize::try_from(size.unwrap_or(100)).map_err(|_| invalid("Invalid MaxItems."))?;
         let more = all.len() > start + size;
         let items = all.into_iter().skip(start).take(size).collect();
-        Ok(Self {
-            items,
-            next: more.then(|| (start + size).to_string()),
-        })
+        Ok(Self { items, next: more.then(|| (start + size).to_string()) })
     }
 }
 
@@ -221,11 +186,7 @@ async fn attach_role_policy(
 ) -> Result<ekstra_model::Unit, ApiError> {
     let policy = input.policy_arn.unwrap_or_default();
     if policy.parse::<Arn>().is_err() {
-        return Err(ApiError::client(
-            "ValidationError",
-            400,
-            format!("ARN {policy} is not valid."),
-        ));
+        return Err(ApiError::client("ValidationError", 400, format!("ARN {policy} is not valid.")));
     }
     let attach = |policies: &mut Vec<String>| {
         if !policies.contains(&policy) {

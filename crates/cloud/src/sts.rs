@@ -44,18 +44,11 @@ async fn assume_role(
         let message = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.";
         return Err(ApiError::client("ValidationError", 400, message));
     }
-    let arn = format!(
-        "arn:aws:sts::{}:assumed-role/{}/{session_name}",
-        role.account, role.name
-    );
+    let arn = format!("arn:aws:sts::{}:assumed-role/{}/{session_name}", role.account, role.name);
     let user_id = format!("{}:{session_name}", role.id);
     let session = Session {
         access_key_id: cloud.env.iam_id("ASIA"),
-        principal: Principal {
-            account: role.account,
-            arn: arn.clone(),
-            user_id: user_id.clone(),
-        },
+        principal: Principal { account: role.account, arn: arn.clone(), user_id: user_id.clone() },
         expires: cloud.env.now() + seconds,
     };
     let token = cloud.master.seal(&session);
@@ -66,10 +59,7 @@ async fn assume_role(
             session_token: Some(token),
             expiration: Some(Timestamp::from_secs(session.expires)),
         }),
-        assumed_role_user: Some(model::AssumedRoleUser {
-            assumed_role_id: Some(user_id),
-            arn: Some(arn),
-        }),
+        assumed_role_user: Some(model::AssumedRoleUser { assumed_role_id: Some(user_id), arn: Some(arn) }),
         ..Default::default()
     })
 }

@@ -39,24 +39,15 @@ impl Progress for Lines {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let store = Store::open(
-        default_cache_dir().ok_or("no cache directory: HOME is not set")?,
-        None,
-    )?;
+    let store = Store::open(default_cache_dir().ok_or("no cache directory: HOME is not set")?, None)?;
     if std::env::args().any(|argument| argument == "list") {
         return list(&store);
     }
-    let lines = Lines {
-        begun: Instant::now(),
-        last: Default::default(),
-    };
+    let lines = Lines { begun: Instant::now(), last: Default::default() };
     let recipes = Recipes::get();
     let kubernetes = recipes.default_kubernetes();
     let groups = [Group::ControlPlane, Group::Client, Group::Node, Group::Images];
-    let what: Vec<_> = groups
-        .iter()
-        .flat_map(|group| recipes.group(*group, kubernetes))
-        .collect();
+    let what: Vec<_> = groups.iter().flat_map(|group| recipes.group(*group, kubernetes)).collect();
     for (component, name, path) in store.ensure(&what, &lines)?.iter() {
         println!("{component}: {name} {}", path.display());
     }
@@ -73,12 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn list(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
     for one in store.list()? {
         let path = one.path.map_or(String::new(), |path| path.display().to_string());
-        println!(
-            "{:30} {:?} {:5} MB {path}",
-            one.component.to_string(),
-            one.state,
-            one.size / 1_000_000
-        );
+        println!("{:30} {:?} {:5} MB {path}", one.component.to_string(), one.state, one.size / 1_000_000);
     }
     Ok(())
 }

@@ -46,16 +46,7 @@ impl<'a> Build<'a> {
     ) -> Result<Self, EnsureError> {
         let log_path = cache.log(&format!("{}-{}", recipe.component.name, recipe.component.version));
         let log = File::create(&log_path).map_err(EnsureError::cache(&log_path))?;
-        Ok(Self {
-            recipe,
-            module,
-            tools,
-            go,
-            job,
-            log,
-            log_path,
-            tail: VecDeque::new(),
-        })
+        Ok(Self { recipe, module, tools, go, job, log, log_path, tail: VecDeque::new() })
     }
 
     /// Builds every program of the recipe into `<scratch>/out/bin`; returns `<scratch>/out`.
@@ -67,32 +58,20 @@ impl<'a> Build<'a> {
         let packages = self.list_packages(&source)?;
         let mut compiled = 0;
         for (program, package) in &self.recipe.programs {
-            self.compile(
-                &source,
-                &out.join("bin").join(program),
-                package,
-                &packages,
-                &mut compiled,
-            )?;
+            self.compile(&source, &out.join("bin").join(program), package, &packages, &mut compiled)?;
         }
-        self.link_names(&out.join("bin"))
-            .map_err(EnsureError::cache(&out))?;
+        self.link_names(&out.join("bin")).map_err(EnsureError::cache(&out))?;
         Ok(out)
     }
 
     fn unpack(&self, source: &Path) -> io::Result<()> {
         fs::create_dir_all(source)?;
-        self.module
-            .files
-            .iter()
-            .try_for_each(|(name, content)| fs::write(source.join(name), content))
+        self.module.files.iter().try_for_each(|(name, content)| fs::write(source.join(name), content))
     }
 
     fn link_names(&self, bin: &Path) -> io::Result<()> {
         for (program, names) in &self.recipe.links {
-            names
-                .iter()
-                .try_for_each(|name| symlink(program, bin.join(name)))?;
+            names.iter().try_for_each(|name| symlink(program, bin.join(name)))?;
         }
         Ok(())
     }
@@ -101,9 +80,7 @@ impl<'a> Build<'a> {
     fn list_packages(&mut self, source: &Path) -> Result<HashSet<String>, EnsureError> {
         self.job.note("resolving packages");
         let mut command = self.go_command(source, "list");
-        command
-            .args(["-deps", "-f", "{{.ImportPath}}"])
-            .args(self.recipe.programs.values());
+        command.args(["-deps", "-f", "{{.ImportPath}}"]).args(self.recipe.programs.values());
         let mut child = self.spawn(&mut command)?;
         let stdout = child.stdout.take();
         let listing = std::thread::spawn(move || read_all(stdout));
@@ -112,12 +89,7 @@ impl<'a> Build<'a> {
                 build.job.note(module);
             }
         })?;
-        Ok(listing
-            .join()
-            .unwrap_or_default()
-            .lines()
-            .map(str::to_owned)
-            .collect())
+        Ok(listing.join().unwrap_or_default().lines().map(str::to_owned).collect())
     }
 
     fn compile(
@@ -128,14 +100,9 @@ impl<'a> Build<'a> {
         packages: &HashSet<String>,
         compiled: &mut usize,
     ) -> Result<(), EnsureError> {
-        let name = program
-            .file_name()
-            .map_or(package.into(), |name| name.to_string_lossy());
+        let name = program.file_name().map_or(package.into(), |name| name.to_string_lossy());
         let mut command = self.go_command(source, "build");
-        command
-            .args(["-v", "-ldflags", &self.ldflags(), "-o"])
-            .arg(program)
-            .arg(package);
+        command.args(["-v", "-ldflags", &self.ldflags(), "-o"]).arg(program).arg(package);
         // Until Go names a package it compiles; it names none when its own cache has them all.
         self.job.note(&format!("building {name}"));
         let mut child = self.spawn(&mut command)?;
@@ -159,37 +126,25 @@ impl<'a> Build<'a> {
 
     /// `go <verb>` in the module, with the flags and the environment that every step shares.
     fn go_command(&self, source: &Path, verb: &str) -> Command {
-        let mut command = self
-            .tools
-            .long_command(&self.go.program, self.recipe.group == Group::ControlPlane);
+        let mut command = self.tools.long_command(&self.go.program, self.recipe.group == Group::ControlPlane);
         command.current_dir(source).arg(verb).args(FLAGS);
         if !self.recipe.tags.is_empty() {
             command.arg("-tags").arg(self.recipe.tags.join(","));
         }
-        command
-            .env("GOTOOLCHAIN", "local")
-            .env("GOFLAGS", "")
-            .env("GOWORK", "off");
+        command.env("GOTOOLCHAIN", "local").env("GOFLAGS", "").env("GOWORK", "off");
         command.env("CGO_ENABLED", if self.recipe.cgo { "1" } else { "0" });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
     fn spawn(&self, command: &mut Command) -> Result<Child, EnsureError> {
-        command.spawn().map_err(|source| EnsureError::Spawn {
-            program: self.go.program.clone(),
-            source,
-        })
+        command.spawn().map_err(|source| EnsureError::Spawn { program: self.go.program.clone(), source })
     }
 
     /// Logs what the child says on stderr, shows each line to `heed`, and waits for success.
     fn follow(&mut self, child: &mut Child, mut heed: impl FnMut(&Self, &str)) -> Result<(), EnsureError> {
         let stderr = child.stderr.take().map(BufReader::new);
-        for line in stderr
-            .into_iter()
-            .flat_map(|reader| reader.split(b'\n'))
-            .map_while(Result::ok)
-        {
+        for line in stderr.into_iter().flat_map(|reader| reader.split(b'\n')).map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             self.record(&line);
             heed(self, &line);
@@ -197,10 +152,7 @@ impl<'a> Build<'a> {
         match child.wait() {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(self.failed(&status.to_string())),
-            Err(source) => Err(EnsureError::Spawn {
-                program: self.go.program.clone(),
-                source,
-            }),
+            Err(source) => Err(EnsureError::Spawn { program: self.go.program.clone(), source }),
         }
     }
 
@@ -220,11 +172,7 @@ impl<'a> Build<'a> {
             tail.push(status);
         }
         let component = self.recipe.component.clone();
-        EnsureError::Build {
-            component,
-            tail: tail.join("\n"),
-            log: self.log_path.clone(),
-        }
+        EnsureError::Build { component, tail: tail.join("\n"), log: self.log_path.clone() }
     }
 }
 

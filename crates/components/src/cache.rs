@@ -17,11 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `$EKSTRA_CACHE`, else `$XDG_CACHE_HOME/ekstra`, else `~/.cache/ekstra`. `None` without any of the three.
 pub fn default_cache_dir() -> Option<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("EKSTRA_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|dir| dir.join("ekstra")))
         .or_else(|| variable("HOME").map(|dir| dir.join(".cache/ekstra")))
@@ -36,18 +32,8 @@ impl Cache {
     /// Opens or creates the cache, and removes what interrupted builds left.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         fs::create_dir_all(root)?;
-        let cache = Self {
-            root: root.canonicalize()?,
-        };
-        for dir in [
-            "components",
-            "node-images",
-            "images",
-            "debs",
-            "logs",
-            "locks",
-            "tmp",
-        ] {
+        let cache = Self { root: root.canonicalize()? };
+        for dir in ["components", "node-images", "images", "debs", "logs", "locks", "tmp"] {
             fs::create_dir_all(cache.root.join(dir))?;
         }
         cache.sweep()?;
@@ -119,8 +105,7 @@ impl Scratch {
     pub(crate) fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
         sync_tree(from)?;
         fs::rename(from, to)?;
-        to.parent()
-            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        to.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
 }
 
@@ -144,14 +129,8 @@ fn beside(dir: &Path) -> PathBuf {
 
 fn unique_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_nanos());
-    format!(
-        "{}-{now:x}-{}",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    )
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos());
+    format!("{}-{now:x}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn sync_tree(path: &Path) -> io::Result<()> {

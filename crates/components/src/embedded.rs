@@ -48,14 +48,7 @@ pub(crate) fn module(dir: &str) -> Option<&'static Module> {
 impl Module {
     /// The Go release the module asks for, as in its `go` directive.
     pub(crate) fn go_release(&self) -> &'static str {
-        let go_mod = self
-            .files
-            .iter()
-            .find(|(name, _)| *name == "go.mod")
-            .map_or("", |(_, text)| text);
-        go_mod
-            .lines()
-            .find_map(|line| line.strip_prefix("go "))
-            .map_or("1.21", str::trim)
+        let go_mod = self.files.iter().find(|(name, _)| *name == "go.mod").map_or("", |(_, text)| text);
+        go_mod.lines().find_map(|line| line.strip_prefix("go ")).map_or("1.21", str::trim)
     }
 }

@@ -58,9 +58,7 @@ fn build_all(
 ) -> Result<(), EnsureError> {
     missing.sort_by_key(|site| site.recipe.group);
     missing.dedup_by(|a, b| a.recipe.component == b.recipe.component);
-    missing
-        .iter()
-        .try_for_each(|site| store.tools.check(site.recipe, site.module, go))?;
+    missing.iter().try_for_each(|site| store.tools.check(site.recipe, site.module, go))?;
     let queue = Queue::new(missing);
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
@@ -86,10 +84,7 @@ fn build_one(store: &Store, site: &Site, go: &Go, progress: &dyn Progress) -> Re
     let job = Job::new(name, progress);
     let waiting = || job.note("another process builds it: waiting");
     let lock_name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let _lock = store
-        .cache
-        .lock(&lock_name, waiting)
-        .map_err(EnsureError::cache(&dir))?;
+    let _lock = store.cache.lock(&lock_name, waiting).map_err(EnsureError::cache(&dir))?;
     if store.built(site, Some(go)).is_none() {
         build_into(store, site, go, &job, &dir)?;
     }
@@ -101,10 +96,7 @@ fn build_one(store: &Store, site: &Site, go: &Go, progress: &dyn Progress) -> Re
 fn build_into(store: &Store, site: &Site, go: &Go, job: &Job<'_>, dir: &Path) -> Result<(), EnsureError> {
     let waiting = || job.note("another process builds from the same module: waiting");
     let module_lock = format!("module-{}", site.recipe.module);
-    let _module = store
-        .cache
-        .lock(&module_lock, waiting)
-        .map_err(EnsureError::cache(dir))?;
+    let _module = store.cache.lock(&module_lock, waiting).map_err(EnsureError::cache(dir))?;
     let scratch = store.cache.scratch().map_err(EnsureError::cache(dir))?;
     let tools = (&store.tools, go);
     let out = Build::new(site.recipe, site.module, tools, job, &store.cache)?.run(scratch.path())?;
@@ -140,16 +132,8 @@ struct Progressing {
 
 impl Queue {
     fn new(left: Vec<Site>) -> Self {
-        let state = Progressing {
-            left,
-            busy: BTreeSet::new(),
-            finished: Paths::default(),
-            failed: None,
-        };
-        Self {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        }
+        let state = Progressing { left, busy: BTreeSet::new(), finished: Paths::default(), failed: None };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// The first whose module is free; waits while there are only others. `None` when nothing is left or
@@ -160,19 +144,13 @@ impl Queue {
             if state.left.is_empty() || state.failed.is_some() {
                 return None;
             }
-            let free = state
-                .left
-                .iter()
-                .position(|site| !state.busy.contains(&site.recipe.module));
+            let free = state.left.iter().position(|site| !state.busy.contains(&site.recipe.module));
             if let Some(index) = free {
                 let site = state.left.remove(index);
                 state.busy.insert(site.recipe.module.clone());
                 return Some(site);
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
 
@@ -192,10 +170,7 @@ impl Queue {
     }
 
     fn into_result(self) -> Result<Paths, EnsureError> {
-        let state = self
-            .state
-            .into_inner()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let state = self.state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         state.failed.map_or(Ok(state.finished), Err)
     }
 

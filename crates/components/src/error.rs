@@ -13,28 +13,15 @@ pub enum EnsureError {
     #[error("the cache at {path}: {source}")]
     Cache { path: PathBuf, source: io::Error },
     #[error("{tool} is needed {purpose} and was not found; install it: {install}")]
-    MissingTool {
-        tool: String,
-        purpose: String,
-        install: String,
-    },
+    MissingTool { tool: String, purpose: String, install: String },
     #[error(
         "Go {needed} or newer is needed to build {component}, and {found} is installed; install it: {install}"
     )]
-    OldGo {
-        component: Component,
-        needed: String,
-        found: String,
-        install: String,
-    },
+    OldGo { component: Component, needed: String, found: String, install: String },
     #[error("could not run {program}: {source}")]
     Spawn { program: PathBuf, source: io::Error },
     #[error("building {component} failed; the last lines are\n{tail}\nand the whole log is {log}")]
-    Build {
-        component: Component,
-        tail: String,
-        log: PathBuf,
-    },
+    Build { component: Component, tail: String, log: PathBuf },
 }
 
 impl EnsureError {

@@ -40,10 +40,7 @@ pub(crate) fn recipe_hasher(recipe: &Recipe, module: &Module, flags: &[&str]) ->
     for (program, names) in &recipe.links {
         hasher.add(program).add(names.join(" "));
     }
-    hasher
-        .add(recipe.tags.join(","))
-        .add(&recipe.ldflags)
-        .add([u8::from(recipe.cgo)]);
+    hasher.add(recipe.tags.join(",")).add(&recipe.ldflags).add([u8::from(recipe.cgo)]);
     hasher.add(flags.join(" "));
     hasher
 }
@@ -58,14 +55,8 @@ mod tests {
     use super::*;
     use crate::recipe::Recipes;
 
-    const MODULE: Module = Module {
-        dir: "x",
-        files: &[("go.mod", "module x"), ("go.sum", "")],
-    };
-    const OTHER: Module = Module {
-        dir: "x",
-        files: &[("go.mod", "module x"), ("go.sum", "y")],
-    };
+    const MODULE: Module = Module { dir: "x", files: &[("go.mod", "module x"), ("go.sum", "")] };
+    const OTHER: Module = Module { dir: "x", files: &[("go.mod", "module x"), ("go.sum", "y")] };
 
     fn recipe() -> Recipe {
         Recipes::get().all()[0].clone()
@@ -78,10 +69,7 @@ mod tests {
     #[test]
     fn the_key_is_stable() {
         let first = key(&recipe(), &MODULE, &["-trimpath"], "go1.26.8 linux/amd64");
-        assert_eq!(
-            first,
-            key(&recipe(), &MODULE, &["-trimpath"], "go1.26.8 linux/amd64")
-        );
+        assert_eq!(first, key(&recipe(), &MODULE, &["-trimpath"], "go1.26.8 linux/amd64"));
         assert_eq!(first.len(), DIGITS);
     }
 

@@ -48,14 +48,11 @@ impl Store {
         let components = self.recipes.group(Group::Node, kubernetes);
         let paths = self.ensure(&components, progress)?;
         let base = self.node_base(progress)?;
-        let (of_release, shared): (Vec<_>, Vec<_>) = components
-            .iter()
-            .partition(|component| self.is_of_release(component));
+        let (of_release, shared): (Vec<_>, Vec<_>) =
+            components.iter().partition(|component| self.is_of_release(component));
         let kubelet = self.program_layer(&format!("kubelet-{}", kubernetes.version), &of_release, &paths)?;
         let programs = self.program_layer("programs", &shared, &paths)?;
-        Ok(NodeImage {
-            lowers: vec![kubelet, programs, base],
-        })
+        Ok(NodeImage { lowers: vec![kubelet, programs, base] })
     }
 
     /// The base alone: a directory with the locked Debian packages.
@@ -64,9 +61,7 @@ impl Store {
     }
 
     fn is_of_release(&self, component: &Component) -> bool {
-        self.recipes
-            .find(component)
-            .is_some_and(|recipe| recipe.kubernetes.is_some())
+        self.recipes.find(component).is_some_and(|recipe| recipe.kubernetes.is_some())
     }
 
     /// A directory with the programs of `components` where a node looks for them.
@@ -77,19 +72,14 @@ impl Store {
         paths: &Paths,
     ) -> Result<PathBuf, NodeImageError> {
         let files = self.placed(components, paths);
-        let target = self
-            .cache
-            .dir("node-images")
-            .join(format!("{name}-{}", layer_key(&files)?));
+        let target = self.cache.dir("node-images").join(format!("{name}-{}", layer_key(&files)?));
         publish_layer(&self.cache, &files, &target).map_err(EnsureError::cache(&target))?;
         Ok(target)
     }
 
     /// Where each program lies, and where it goes, relative to the node's root.
     fn placed(&self, components: &[&Component], paths: &Paths) -> Vec<(PathBuf, PathBuf)> {
-        let programs = paths
-            .iter()
-            .filter(|(component, ..)| components.contains(component));
+        let programs = paths.iter().filter(|(component, ..)| components.contains(component));
         let placed = programs.filter_map(|(component, name, path)| {
             let place = self.recipes.find(component)?.place.as_ref()?;
             Some((path.to_owned(), Path::new(place).join(name)))
@@ -103,9 +93,7 @@ fn layer_key(files: &[(PathBuf, PathBuf)]) -> Result<String, EnsureError> {
     let mut hasher = KeyHasher::default();
     for (from, to) in files {
         let file = fs::metadata(from).map_err(EnsureError::cache(from))?;
-        hasher
-            .add(from.as_os_str().as_encoded_bytes())
-            .add(to.as_os_str().as_encoded_bytes());
+        hasher.add(from.as_os_str().as_encoded_bytes()).add(to.as_os_str().as_encoded_bytes());
         hasher.add(format!("{} {}", file.len(), file.mtime()));
     }
     Ok(hasher.key())
@@ -147,17 +135,12 @@ mod tests {
         let target = cache.dir("node-images").join("programs-x");
         publish_layer(&cache, &files, &target).expect("made");
         publish_layer(&cache, &files, &target).expect("there already");
-        assert_eq!(
-            fs::read_to_string(target.join("opt/cni/bin/ptp")).expect("there"),
-            "ptp"
-        );
+        assert_eq!(fs::read_to_string(target.join("opt/cni/bin/ptp")).expect("there"), "ptp");
     }
 
     #[test]
     fn lowerdir_is_topmost_first() {
-        let image = NodeImage {
-            lowers: vec!["/a".into(), "/b".into()],
-        };
+        let image = NodeImage { lowers: vec!["/a".into(), "/b".into()] };
         assert_eq!(image.lowerdir(), "/a:/b");
     }
 }

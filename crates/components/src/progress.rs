@@ -33,19 +33,12 @@ pub(crate) struct Job<'a> {
 
 impl<'a> Job<'a> {
     pub(crate) fn new(name: &'a str, progress: &'a dyn Progress) -> Self {
-        Self {
-            name,
-            progress,
-            highest: Mutex::new(0.0),
-        }
+        Self { name, progress, highest: Mutex::new(0.0) }
     }
 
     /// Reports; a fraction below an earlier one is lifted to it.
     pub(crate) fn at(&self, fraction: f32, detail: &str) {
-        let mut highest = self
-            .highest
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut highest = self.highest.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *highest = highest.max(fraction.clamp(0.0, 1.0));
         self.progress.advanced(self.name, *highest, detail);
     }
@@ -78,9 +71,6 @@ mod tests {
             job.at(fraction, "");
         }
         job.note("waiting");
-        assert_eq!(
-            *heard.0.lock().expect("no test thread panics"),
-            [0.1, 0.5, 0.5, 1.0, 1.0, 1.0]
-        );
+        assert_eq!(*heard.0.lock().expect("no test thread panics"), [0.1, 0.5, 0.5, 1.0, 1.0, 1.0]);
     }
 }

@@ -78,17 +78,12 @@ pub struct Recipe {
 impl Recipe {
     /// Every file name the component provides: its programs, then their further names.
     pub fn provides(&self) -> impl Iterator<Item = &str> {
-        self.programs
-            .keys()
-            .chain(self.links.values().flatten())
-            .map(String::as_str)
+        self.programs.keys().chain(self.links.values().flatten()).map(String::as_str)
     }
 
     /// Whether clusters of that Kubernetes release use it.
     fn serves(&self, kubernetes: &KubernetesVersion) -> bool {
-        self.kubernetes
-            .as_ref()
-            .is_none_or(|minor| *minor == kubernetes.minor)
+        self.kubernetes.as_ref().is_none_or(|minor| *minor == kubernetes.minor)
     }
 }
 
@@ -110,16 +105,9 @@ impl Recipes {
 
     pub(crate) fn parse(text: &str) -> Result<Self, toml::de::Error> {
         let raw: RawRecipes = toml::from_str(text)?;
-        let mut all: Vec<Recipe> = raw
-            .component
-            .iter()
-            .flat_map(|one| one.expand(&raw.kubernetes))
-            .collect();
+        let mut all: Vec<Recipe> = raw.component.iter().flat_map(|one| one.expand(&raw.kubernetes)).collect();
         all.sort_by_key(|recipe| recipe.group);
-        Ok(Self {
-            all,
-            kubernetes: raw.kubernetes,
-        })
+        Ok(Self { all, kubernetes: raw.kubernetes })
     }
 
     /// Every recipe, in the order of need.
@@ -134,17 +122,12 @@ impl Recipes {
 
     /// What a cluster gets that names no version.
     pub fn default_kubernetes(&self) -> &KubernetesVersion {
-        self.kubernetes
-            .iter()
-            .find(|one| one.default)
-            .unwrap_or(&self.kubernetes[0])
+        self.kubernetes.iter().find(|one| one.default).unwrap_or(&self.kubernetes[0])
     }
 
     /// The release for `1.36`, or for exactly `1.36.3`.
     pub fn find_kubernetes(&self, version: &str) -> Option<&KubernetesVersion> {
-        self.kubernetes
-            .iter()
-            .find(|one| one.minor == version || one.version == version)
+        self.kubernetes.iter().find(|one| one.minor == version || one.version == version)
     }
 
     /// The recipe of a component.
@@ -154,17 +137,12 @@ impl Recipes {
 
     /// A component by name: that of the given Kubernetes release, or the one that belongs to none.
     pub fn named(&self, name: &str, kubernetes: &KubernetesVersion) -> Option<&Recipe> {
-        self.all
-            .iter()
-            .find(|recipe| recipe.component.name == name && recipe.serves(kubernetes))
+        self.all.iter().find(|recipe| recipe.component.name == name && recipe.serves(kubernetes))
     }
 
     /// What a group needs under a Kubernetes release, in the order of need.
     pub fn group(&self, group: Group, kubernetes: &KubernetesVersion) -> Vec<Component> {
-        let of_group = self
-            .all
-            .iter()
-            .filter(|recipe| recipe.group == group && recipe.serves(kubernetes));
+        let of_group = self.all.iter().filter(|recipe| recipe.group == group && recipe.serves(kubernetes));
         of_group.map(|recipe| recipe.component.clone()).collect()
     }
 }
@@ -213,19 +191,14 @@ impl RawRecipe {
     }
 
     fn of_release(&self, release: &KubernetesVersion) -> Recipe {
-        let ldflags = format!("{} {}", self.ldflags, version_flags(release))
-            .trim()
-            .to_owned();
+        let ldflags = format!("{} {}", self.ldflags, version_flags(release)).trim().to_owned();
         let module = format!("kubernetes-{}", release.minor);
         self.recipe(&release.version, &module, Some(release.minor.clone()), ldflags)
     }
 
     fn recipe(&self, version: &str, module: &str, kubernetes: Option<String>, ldflags: String) -> Recipe {
         Recipe {
-            component: Component {
-                name: self.name.clone(),
-                version: version.to_owned(),
-            },
+            component: Component { name: self.name.clone(), version: version.to_owned() },
             kubernetes,
             group: self.group,
             module: module.to_owned(),
@@ -255,9 +228,7 @@ fn version_flags(release: &KubernetesVersion) -> String {
     ];
     let packages = ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"];
     let flags = packages.iter().flat_map(|package| {
-        values
-            .iter()
-            .map(move |(variable, value)| format!("-X {package}.{variable}={value}"))
+        values.iter().map(move |(variable, value)| format!("-X {package}.{variable}={value}"))
     });
     flags.collect::<Vec<_>>().join(" ")
 }
@@ -275,26 +246,15 @@ mod tests {
         for recipe in Recipes::get().all() {
             let text = go_mod(&recipe.module);
             if recipe.pin.is_empty() {
-                assert!(
-                    !text.contains("require"),
-                    "{} has dependencies but no pin",
-                    recipe.component
-                );
+                assert!(!text.contains("require"), "{} has dependencies but no pin", recipe.component);
                 continue;
             }
             let wanted = format!("{} v{}", recipe.pin, recipe.component.version);
             let pinned = text.lines().any(|line| {
-                let line = line
-                    .trim()
-                    .trim_start_matches("require ")
-                    .trim_end_matches(" // indirect");
+                let line = line.trim().trim_start_matches("require ").trim_end_matches(" // indirect");
                 line == wanted
             });
-            assert!(
-                pinned,
-                "components/{}/go.mod does not require {wanted}",
-                recipe.module
-            );
+            assert!(pinned, "components/{}/go.mod does not require {wanted}", recipe.module);
         }
     }
 
@@ -302,9 +262,7 @@ mod tests {
     fn staging_modules_are_of_the_same_release() {
         for release in Recipes::get().kubernetes() {
             let staging = format!("v0.{}", release.version.trim_start_matches("1."));
-            for line in go_mod(&format!("kubernetes-{}", release.minor))
-                .lines()
-                .filter(|l| l.contains("=>"))
+            for line in go_mod(&format!("kubernetes-{}", release.minor)).lines().filter(|l| l.contains("=>"))
             {
                 assert!(line.ends_with(&staging), "{line}");
             }
@@ -316,12 +274,8 @@ mod tests {
         let recipes = Recipes::get();
         assert_eq!(recipes.all()[0].group, Group::ControlPlane);
         let release = recipes.default_kubernetes();
-        let mut names: Vec<&str> = recipes
-            .all()
-            .iter()
-            .filter(|one| one.serves(release))
-            .flat_map(Recipe::provides)
-            .collect();
+        let mut names: Vec<&str> =
+            recipes.all().iter().filter(|one| one.serves(release)).flat_map(Recipe::provides).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
@@ -332,10 +286,7 @@ mod tests {
     #[test]
     fn versions_are_found_by_minor_and_by_release() {
         let recipes = Recipes::get();
-        assert_eq!(
-            recipes.find_kubernetes("1.36").expect("offered").version,
-            "1.36.3"
-        );
+        assert_eq!(recipes.find_kubernetes("1.36").expect("offered").version, "1.36.3");
         assert_eq!(recipes.find_kubernetes("1.36.3"), recipes.find_kubernetes("1.36"));
         assert_eq!(recipes.find_kubernetes("1.2"), None);
     }
@@ -345,13 +296,7 @@ mod tests {
         for recipe in Recipes::get().all() {
             assert!(!recipe.ldflags.contains('{'), "{}", recipe.ldflags);
         }
-        let kubelet = Recipes::get()
-            .named("kubelet", Recipes::get().default_kubernetes())
-            .expect("there");
-        assert!(
-            kubelet
-                .ldflags
-                .contains("-X k8s.io/component-base/version.gitVersion=v1.36.3 ")
-        );
+        let kubelet = Recipes::get().named("kubelet", Recipes::get().default_kubernetes()).expect("there");
+        assert!(kubelet.ldflags.contains("-X k8s.io/component-base/version.gitVersion=v1.36.3 "));
     }
 }

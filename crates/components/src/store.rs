@@ -39,10 +39,7 @@ impl Paths {
     /// A program by file name: `kube-apiserver`, `etcd`, `ptp`. With several Kubernetes releases in one
     /// answer, that of the lowest; use [`Paths::of`] then.
     pub fn program(&self, name: &str) -> Option<&Path> {
-        self.0
-            .values()
-            .find_map(|programs| programs.get(name))
-            .map(PathBuf::as_path)
+        self.0.values().find_map(|programs| programs.get(name)).map(PathBuf::as_path)
     }
 
     /// A program of exactly this component.
@@ -53,9 +50,7 @@ impl Paths {
     /// Every program: component, file name, path.
     pub fn iter(&self) -> impl Iterator<Item = (&Component, &str, &Path)> {
         self.0.iter().flat_map(|(component, programs)| {
-            programs
-                .iter()
-                .map(move |(name, path)| (component, name.as_str(), path.as_path()))
+            programs.iter().map(move |(name, path)| (component, name.as_str(), path.as_path()))
         })
     }
 }
@@ -112,13 +107,7 @@ impl Store {
         tools: Tools,
     ) -> Result<Self, EnsureError> {
         let cache = Cache::open(cache_dir).map_err(EnsureError::cache(cache_dir))?;
-        Ok(Self {
-            cache,
-            overrides,
-            tools,
-            recipes: Recipes::get(),
-            go: Mutex::new(None),
-        })
+        Ok(Self { cache, overrides, tools, recipes: Recipes::get(), go: Mutex::new(None) })
     }
 
     /// The cache's directory.
@@ -135,49 +124,23 @@ impl Store {
     /// Every component on offer and whether it is there. Builds nothing.
     pub fn list(&self) -> Result<Vec<Listed>, EnsureError> {
         let go = self.go().ok();
-        self.recipes
-            .all()
-            .iter()
-            .map(|recipe| self.listed(recipe, go.as_ref()))
-            .collect()
+        self.recipes.all().iter().map(|recipe| self.listed(recipe, go.as_ref())).collect()
     }
 
     fn listed(&self, recipe: &'static Recipe, go: Option<&Go>) -> Result<Listed, EnsureError> {
         let component = recipe.component.clone();
         if let Some(programs) = self.prebuilt(recipe) {
-            let path = programs
-                .values()
-                .next()
-                .and_then(|path| path.parent())
-                .map(Path::to_owned);
-            let size = programs
-                .values()
-                .map(|path| path.metadata().map_or(0, |file| file.len()))
-                .sum();
-            return Ok(Listed {
-                component,
-                state: State::Prebuilt,
-                path,
-                size,
-            });
+            let path = programs.values().next().and_then(|path| path.parent()).map(Path::to_owned);
+            let size = programs.values().map(|path| path.metadata().map_or(0, |file| file.len())).sum();
+            return Ok(Listed { component, state: State::Prebuilt, path, size });
         }
         let site = self.site(&component)?;
         if let Some(dir) = self.built(&site, go) {
             let (path, size) = (Some(dir.join("bin")), size_of(&dir));
-            return Ok(Listed {
-                component,
-                state: State::Built,
-                path,
-                size,
-            });
+            return Ok(Listed { component, state: State::Built, path, size });
         }
         let path = go.map(|go| self.final_dir(&site, go).join("bin"));
-        Ok(Listed {
-            component,
-            state: State::Missing,
-            path,
-            size: 0,
-        })
+        Ok(Listed { component, state: State::Missing, path, size: 0 })
     }
 
     /// The toolchain, asked for its version once.
@@ -195,20 +158,14 @@ impl Store {
         let unknown = || EnsureError::Unknown(component.clone());
         let recipe = self.recipes.find(component).ok_or_else(unknown)?;
         let module = embedded::module(&recipe.module).ok_or_else(unknown)?;
-        Ok(Site {
-            recipe,
-            module,
-            hasher: key::recipe_hasher(recipe, module, build::FLAGS),
-        })
+        Ok(Site { recipe, module, hasher: key::recipe_hasher(recipe, module, build::FLAGS) })
     }
 
     /// Where a build by this Go release has its place.
     pub(crate) fn final_dir(&self, site: &Site, go: &Go) -> PathBuf {
         let Component { name, version } = &site.recipe.component;
         let key = key::build_key(&site.hasher, &go.identity);
-        self.cache
-            .dir("components")
-            .join(format!("{name}-{version}-{key}"))
+        self.cache.dir("components").join(format!("{name}-{version}-{key}"))
     }
 
     /// The complete build, if there is one. On a machine without Go, one by any Go release will do.
@@ -221,21 +178,15 @@ impl Store {
 
     fn built_by_any(&self, site: &Site) -> Option<PathBuf> {
         let recipe = site.hasher.key();
-        let dirs = fs::read_dir(self.cache.dir("components"))
-            .ok()?
-            .flatten()
-            .map(|entry| entry.path());
-        dirs.into_iter()
-            .find(|dir| read_manifest(dir).is_some_and(|manifest| manifest.recipe == recipe))
+        let dirs = fs::read_dir(self.cache.dir("components")).ok()?.flatten().map(|entry| entry.path());
+        dirs.into_iter().find(|dir| read_manifest(dir).is_some_and(|manifest| manifest.recipe == recipe))
     }
 
     /// The user's own programs for this component: all of them or none.
     pub(crate) fn prebuilt(&self, recipe: &Recipe) -> Option<BTreeMap<String, PathBuf>> {
         let root = self.overrides.as_ref()?;
         let of_minor = recipe.kubernetes.iter().map(|minor| root.join(minor));
-        of_minor
-            .chain([root.clone()])
-            .find_map(|dir| prebuilt_in(&dir, recipe))
+        of_minor.chain([root.clone()]).find_map(|dir| prebuilt_in(&dir, recipe))
     }
 }
 
@@ -259,8 +210,5 @@ fn prebuilt_in(dir: &Path, recipe: &Recipe) -> Option<BTreeMap<String, PathBuf>>
 /// The programs of a build, by name.
 pub(crate) fn programs_in(dir: &Path, recipe: &Recipe) -> BTreeMap<String, PathBuf> {
     let bin = dir.join("bin");
-    recipe
-        .provides()
-        .map(|name| (name.to_owned(), bin.join(name)))
-        .collect()
+    recipe.provides().map(|name| (name.to_owned(), bin.join(name))).collect()
 }

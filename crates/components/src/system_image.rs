@@ -31,10 +31,7 @@ pub enum SystemImageError {
     #[error(transparent)]
     Ensure(#[from] EnsureError),
     #[error("the image {image} takes programs from the node image: {source}")]
-    NodeImage {
-        image: String,
-        source: Box<NodeImageError>,
-    },
+    NodeImage { image: String, source: Box<NodeImageError> },
     #[error("the image {image} names a component that there is not: {component}")]
     Recipe { image: String, component: String },
     #[error("finding the shared libraries of {program}: {reason}")]
@@ -82,9 +79,7 @@ impl RawImage {
 
     fn names(&self, recipe: &Recipe) -> Vec<String> {
         let names = [&self.name].into_iter().chain(&self.also);
-        names
-            .map(|name| name.replace("{version}", &recipe.component.version))
-            .collect()
+        names.map(|name| name.replace("{version}", &recipe.component.version)).collect()
     }
 }
 
@@ -96,16 +91,12 @@ impl Store {
         kubernetes: &KubernetesVersion,
         progress: &dyn Progress,
     ) -> Result<Vec<SystemImage>, SystemImageError> {
-        let recipes = RawImage::all()
-            .iter()
-            .map(|raw| self.image_recipe(raw, kubernetes));
+        let recipes = RawImage::all().iter().map(|raw| self.image_recipe(raw, kubernetes));
         let recipes = recipes.collect::<Result<Vec<_>, _>>()?;
         let components: Vec<Component> = recipes.iter().map(|recipe| recipe.component.clone()).collect();
         let paths = self.ensure(&components, progress)?;
         let images = RawImage::all().iter().zip(recipes);
-        images
-            .map(|(raw, recipe)| self.system_image(raw, recipe, &paths, progress))
-            .collect()
+        images.map(|(raw, recipe)| self.system_image(raw, recipe, &paths, progress)).collect()
     }
 
     fn image_recipe(
@@ -113,12 +104,10 @@ impl Store {
         raw: &RawImage,
         kubernetes: &KubernetesVersion,
     ) -> Result<&Recipe, SystemImageError> {
-        self.recipes
-            .named(&raw.component, kubernetes)
-            .ok_or_else(|| SystemImageError::Recipe {
-                image: raw.name.clone(),
-                component: raw.component.clone(),
-            })
+        self.recipes.named(&raw.component, kubernetes).ok_or_else(|| SystemImageError::Recipe {
+            image: raw.name.clone(),
+            component: raw.component.clone(),
+        })
     }
 
     fn system_image(
@@ -129,30 +118,17 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<SystemImage, SystemImageError> {
         let names = raw.names(recipe);
-        let write = |source| SystemImageError::Write {
-            image: names[0].clone(),
-            source,
-        };
+        let write = |source| SystemImageError::Write { image: names[0].clone(), source };
         let mut contents = Contents::default();
         for (path, program) in &raw.files {
-            let unknown = || SystemImageError::Recipe {
-                image: raw.name.clone(),
-                component: program.clone(),
-            };
+            let unknown = || SystemImageError::Recipe { image: raw.name.clone(), component: program.clone() };
             let from = paths.of(&recipe.component, program).ok_or_else(unknown)?;
             contents.file(path, from, 0o755);
         }
         self.add_from_node(raw, &mut contents, progress)?;
         let key = image_key(raw, &names, &contents).map_err(write)?;
-        let archive = self
-            .cache
-            .dir("images")
-            .join(format!("{}-{key}.tar", recipe.component.name));
-        let image = Image {
-            names: &names,
-            entrypoint: &raw.entrypoint,
-            contents: &contents,
-        };
+        let archive = self.cache.dir("images").join(format!("{}-{key}.tar", recipe.component.name));
+        let image = Image { names: &names, entrypoint: &raw.entrypoint, contents: &contents };
         self.publish_image(&image, &archive).map_err(write)?;
         Ok(SystemImage { names, archive })
     }
@@ -166,10 +142,8 @@ impl Store {
         if raw.from_node.is_empty() {
             return Ok(());
         }
-        let no_base = |source| SystemImageError::NodeImage {
-            image: raw.name.clone(),
-            source: Box::new(source),
-        };
+        let no_base =
+            |source| SystemImageError::NodeImage { image: raw.name.clone(), source: Box::new(source) };
         let rootfs = self.node_base(progress).map_err(no_base)?;
         // Debian's merged /usr: the program interpreter is /lib64/….
         for dir in ["bin", "lib", "lib64", "sbin"] {
@@ -200,20 +174,11 @@ impl Store {
 /// By path and size of every file: builds are known by their path, which carries their own key.
 fn image_key(raw: &RawImage, names: &[String], contents: &Contents) -> io::Result<String> {
     let mut hasher = KeyHasher::default();
-    hasher
-        .add(RECIPE)
-        .add(names.join(" "))
-        .add(raw.entrypoint.join(" "));
+    hasher.add(RECIPE).add(names.join(" ")).add(raw.entrypoint.join(" "));
     contents.files().try_for_each(|(path, from)| {
         let file = fs::metadata(from)?;
-        hasher
-            .add(path)
-            .add(from.as_os_str().as_encoded_bytes())
-            .add(file.len().to_le_bytes());
-        let modified = file
-            .modified()?
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        hasher.add(path).add(from.as_os_str().as_encoded_bytes()).add(file.len().to_le_bytes());
+        let modified = file.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         hasher.add(modified.as_secs().to_le_bytes());
         io::Result::Ok(())
     })?;
@@ -229,21 +194,11 @@ mod tests {
     fn every_image_is_of_a_component_that_provides_its_files() {
         let recipes = Recipes::get();
         for raw in RawImage::all() {
-            let recipe = recipes
-                .named(&raw.component, recipes.default_kubernetes())
-                .expect("offered");
+            let recipe = recipes.named(&raw.component, recipes.default_kubernetes()).expect("offered");
             for program in raw.files.values() {
-                assert!(
-                    recipe.programs.contains_key(program),
-                    "{program} is not of {}",
-                    raw.component
-                );
+                assert!(recipe.programs.contains_key(program), "{program} is not of {}", raw.component);
             }
-            assert!(
-                raw.names(recipe)
-                    .iter()
-                    .all(|name| name.contains(':') && !name.contains('{'))
-            );
+            assert!(raw.names(recipe).iter().all(|name| name.contains(':') && !name.contains('{')));
             assert!(raw.files.contains_key(raw.entrypoint[0].trim_start_matches('/')));
         }
     }

@@ -37,9 +37,7 @@ impl Tools {
     pub(crate) fn of_environment() -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let dirs = std::env::split_paths(&path).chain(GO_HOMES.map(PathBuf::from));
-        Self {
-            path: std::env::join_paths(dirs).unwrap_or(path),
-        }
+        Self { path: std::env::join_paths(dirs).unwrap_or(path) }
     }
 
     #[cfg(test)]
@@ -49,9 +47,7 @@ impl Tools {
 
     /// The first executable file of that name.
     pub(crate) fn find(&self, program: &str) -> Option<PathBuf> {
-        std::env::split_paths(&self.path)
-            .map(|dir| dir.join(program))
-            .find(|path| is_executable(path))
+        std::env::split_paths(&self.path).map(|dir| dir.join(program)).find(|path| is_executable(path))
     }
 
     /// The same, or an error that says what for and how to get it.
@@ -72,14 +68,9 @@ impl Tools {
     pub(crate) fn long_command(&self, program: &Path, urgent: bool) -> Command {
         let nice = if urgent { None } else { self.find("nice") };
         let nice = nice.map(|nice| vec![nice.into_os_string(), "-n".into(), "10".into()]);
-        let setpriv = self.find("setpriv").map(|setpriv| {
-            vec![
-                setpriv.into_os_string(),
-                "--pdeathsig".into(),
-                "TERM".into(),
-                "--".into(),
-            ]
-        });
+        let setpriv = self
+            .find("setpriv")
+            .map(|setpriv| vec![setpriv.into_os_string(), "--pdeathsig".into(), "TERM".into(), "--".into()]);
         let wrappers = nice.into_iter().chain(setpriv).flatten();
         let mut words = wrappers.chain([program.as_os_str().to_owned()]);
         let mut command = self.command(Path::new(&words.next().unwrap_or_default()));
@@ -91,30 +82,16 @@ impl Tools {
     pub(crate) fn go(&self) -> Result<Go, EnsureError> {
         let program = self.need("go", "to build Kubernetes and what it runs on", INSTALL_GO)?;
         let mut command = self.command(&program);
-        command
-            .args(["env", "GOVERSION", "GOOS", "GOARCH"])
-            .env("GOTOOLCHAIN", "local")
-            .current_dir("/");
-        let spawn = |source| EnsureError::Spawn {
-            program: program.clone(),
-            source,
-        };
+        command.args(["env", "GOVERSION", "GOOS", "GOARCH"]).env("GOTOOLCHAIN", "local").current_dir("/");
+        let spawn = |source| EnsureError::Spawn { program: program.clone(), source };
         let output = command.output().map_err(spawn)?;
         let text = String::from_utf8_lossy(&output.stdout);
         let mut words = text.split_whitespace();
         let (Some(release), Some(os), Some(arch)) = (words.next(), words.next(), words.next()) else {
-            return Err(missing(
-                "a Go toolchain that works",
-                "to build Kubernetes",
-                INSTALL_GO,
-            ));
+            return Err(missing("a Go toolchain that works", "to build Kubernetes", INSTALL_GO));
         };
         let identity = format!("{release} {os}/{arch}");
-        Ok(Go {
-            program: program.clone(),
-            release: release.to_owned(),
-            identity,
-        })
+        Ok(Go { program: program.clone(), release: release.to_owned(), identity })
     }
 
     /// Everything a recipe needs on this machine, Go itself apart.
@@ -129,17 +106,10 @@ impl Tools {
             return Ok(());
         }
         let pkg_config = self.need("pkg-config", &purpose, "apt-get install pkg-config")?;
-        let found = self
-            .command(&pkg_config)
-            .args(["--exists", "libseccomp"])
-            .status();
+        let found = self.command(&pkg_config).args(["--exists", "libseccomp"]).status();
         match found {
             Ok(status) if status.success() => Ok(()),
-            _ => Err(missing(
-                "libseccomp's development files",
-                &purpose,
-                "apt-get install libseccomp-dev",
-            )),
+            _ => Err(missing("libseccomp's development files", &purpose, "apt-get install libseccomp-dev")),
         }
     }
 }
@@ -175,8 +145,7 @@ fn numbers(release: &str) -> [u32; 3] {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -187,17 +156,11 @@ mod tests {
 
     fn named(name: &str) -> &'static Recipe {
         let recipes = Recipes::get();
-        recipes
-            .named(name, recipes.default_kubernetes())
-            .expect("there is such a recipe")
+        recipes.named(name, recipes.default_kubernetes()).expect("there is such a recipe")
     }
 
     fn go(release: &str) -> Go {
-        Go {
-            program: "/go".into(),
-            release: release.into(),
-            identity: release.into(),
-        }
+        Go { program: "/go".into(), release: release.into(), identity: release.into() }
     }
 
     #[test]
@@ -210,10 +173,8 @@ mod tests {
     fn a_missing_compiler_names_its_package() {
         let recipe = named("runc");
         let module = embedded::module(&recipe.module).expect("embedded");
-        let told = Tools::on("/nowhere")
-            .check(recipe, module, &go("go1.99.0"))
-            .expect_err("no gcc")
-            .to_string();
+        let told =
+            Tools::on("/nowhere").check(recipe, module, &go("go1.99.0")).expect_err("no gcc").to_string();
         assert!(told.contains("apt-get install gcc"), "{told}");
     }
 
@@ -222,17 +183,9 @@ mod tests {
         let recipe = named("containerd");
         let module = embedded::module(&recipe.module).expect("embedded");
         let tools = Tools::on("/nowhere");
-        let told = tools
-            .check(recipe, module, &go("go1.19.8"))
-            .expect_err("too old")
-            .to_string();
-        assert!(
-            told.contains("go1.19.8") && told.contains(module.go_release()),
-            "{told}"
-        );
-        tools
-            .check(recipe, module, &go("go1.100.0"))
-            .expect("newer will do");
+        let told = tools.check(recipe, module, &go("go1.19.8")).expect_err("too old").to_string();
+        assert!(told.contains("go1.19.8") && told.contains(module.go_release()), "{told}");
+        tools.check(recipe, module, &go("go1.100.0")).expect("newer will do");
     }
 
     #[test]

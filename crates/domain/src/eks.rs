@@ -20,12 +20,8 @@ pub use validate::{
 };
 
 /// The program of each control plane, in the order in which they are needed.
-pub const CONTROL_PLANE_PROGRAMS: [&str; 4] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-];
+pub const CONTROL_PLANE_PROGRAMS: [&str; 4] =
+    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 /// The service's own way to the API servers, which `publicAccessCidrs` does not concern.
 pub const INTERNAL_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 2);
 /// Where `gate` answers TokenReviews, on the loopback of every control plane's namespace.

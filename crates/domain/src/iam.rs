@@ -14,11 +14,7 @@ pub const DEFAULT_ROLES: [(&str, &str, &[&str]); 2] = [
     (
         "eksNodeRole",
         "ec2.amazonaws.com",
-        &[
-            "AmazonEKSWorkerNodePolicy",
-            "AmazonEKS_CNI_Policy",
-            "AmazonEC2ContainerRegistryPullOnly",
-        ],
+        &["AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly"],
     ),
 ];
 

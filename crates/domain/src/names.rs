@@ -23,10 +23,7 @@ pub struct Scope {
 
 impl Scope {
     pub fn new(account: impl Into<String>, region: impl Into<String>) -> Self {
-        Self {
-            account: account.into(),
-            region: region.into(),
-        }
+        Self { account: account.into(), region: region.into() }
     }
 
     /// `arn:aws:<service>:<region>:<account>:<resource>`.
@@ -61,9 +58,7 @@ pub fn is_region(text: &str) -> bool {
     let word = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase());
     (3..=4).contains(&parts.len())
         && parts[..parts.len() - 1].iter().all(word)
-        && parts
-            .last()
-            .is_some_and(|n| n.len() == 1 && n.bytes().all(|b| b.is_ascii_digit()))
+        && parts.last().is_some_and(|n| n.len() == 1 && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Where a record of each kind is stored.
@@ -154,15 +149,7 @@ mod tests {
         for good in ["us-east-1", "ap-southeast-2", "us-gov-west-1", "eu-central-1"] {
             assert!(is_region(good), "{good}");
         }
-        for bad in [
-            "local",
-            "us-east",
-            "us-east-11",
-            "US-east-1",
-            "us--1",
-            "",
-            "us-east-1-",
-        ] {
+        for bad in ["local", "us-east", "us-east-11", "US-east-1", "us--1", "", "us-east-1-"] {
             assert!(!is_region(bad), "{bad}");
         }
     }
@@ -170,10 +157,7 @@ mod tests {
     #[test]
     fn node_names_follow_the_region() {
         let address = std::net::Ipv4Addr::new(172, 31, 3, 7);
-        assert_eq!(
-            Scope::new("1", "us-east-1").private_dns_name(address),
-            "ip-172-31-3-7.ec2.internal"
-        );
+        assert_eq!(Scope::new("1", "us-east-1").private_dns_name(address), "ip-172-31-3-7.ec2.internal");
         assert_eq!(
             Scope::new("1", "eu-west-1").private_dns_name(address),
             "ip-172-31-3-7.eu-west-1.compute.internal"

@@ -21,10 +21,7 @@ impl Prefix {
     /// Host bits are cleared; lengths past 32 count as 32.
     pub fn new(address: Ipv4Addr, length: u8) -> Self {
         let length = length.min(32);
-        Self {
-            base: u32::from(address) & mask(length),
-            length,
-        }
+        Self { base: u32::from(address) & mask(length), length }
     }
 
     pub fn base(self) -> Ipv4Addr {
@@ -56,16 +53,9 @@ impl Prefix {
 
     /// The blocks of `length` inside this one, in order.
     pub fn blocks(self, length: u8) -> impl Iterator<Item = Self> {
-        let count = if length < self.length {
-            0
-        } else {
-            1_u64 << (length - self.length)
-        };
+        let count = if length < self.length { 0 } else { 1_u64 << (length - self.length) };
         let step = 1_u64 << (32 - length.min(32));
-        (0..count).map(move |n| Self {
-            base: (u64::from(self.base) + n * step) as u32,
-            length,
-        })
+        (0..count).map(move |n| Self { base: (u64::from(self.base) + n * step) as u32, length })
     }
 }
 
@@ -88,11 +78,7 @@ impl FromStr for Prefix {
         let address: Ipv4Addr = address.parse().map_err(|_| refuse())?;
         let length: u8 = length.parse().ok().filter(|l| *l <= 32).ok_or_else(refuse)?;
         let prefix = Self::new(address, length);
-        if prefix.base() == address {
-            Ok(prefix)
-        } else {
-            Err(refuse())
-        }
+        if prefix.base() == address { Ok(prefix) } else { Err(refuse()) }
     }
 }
 

@@ -57,38 +57,24 @@ fn in_use(message: impl Into<String>) -> ApiError {
 }
 
 fn no_cluster(name: &str) -> ApiError {
-    ApiError::new(
-        &errors::RESOURCE_NOT_FOUND_EXCEPTION,
-        format!("No cluster found for name: {name}."),
-    )
-    .with("clusterName", name)
+    ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No cluster found for name: {name}."))
+        .with("clusterName", name)
 }
 
 fn no_nodegroup(cluster: &str, name: &str) -> ApiError {
-    ApiError::new(
-        &errors::RESOURCE_NOT_FOUND_EXCEPTION,
-        format!("No node group found for name: {name}."),
-    )
-    .with("clusterName", cluster)
-    .with("nodegroupName", name)
+    ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No node group found for name: {name}."))
+        .with("clusterName", cluster)
+        .with("nodegroupName", name)
 }
 
 fn find_cluster(eks: &Eks, call: &Call, name: &str) -> Result<Cluster, ApiError> {
-    eks.cloud
-        .store
-        .view()
-        .get_as(&keys::cluster(&call.scope, name))
-        .ok_or_else(|| no_cluster(name))
+    eks.cloud.store.view().get_as(&keys::cluster(&call.scope, name)).ok_or_else(|| no_cluster(name))
 }
 
 fn find_nodegroup(eks: &Eks, call: &Call, cluster: &str, name: &str) -> Result<Nodegroup, ApiError> {
     find_cluster(eks, call, cluster)?;
     let key = keys::nodegroup(&call.scope, cluster, name);
-    eks.cloud
-        .store
-        .view()
-        .get_as(&key)
-        .ok_or_else(|| no_nodegroup(cluster, name))
+    eks.cloud.store.view().get_as(&key).ok_or_else(|| no_nodegroup(cluster, name))
 }
 
 /// What was asked, without the token: the same token with other words is refused.

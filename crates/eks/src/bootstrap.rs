@@ -51,13 +51,7 @@ struct Names {
 
 pub(crate) async fn apply(client: &Client, facts: &Facts) -> Result<(), BootstrapError> {
     let objects = render(facts)?;
-    try_join_all(
-        objects
-            .into_iter()
-            .map(|(path, body)| apply_one(client, path, body)),
-    )
-    .await
-    .map(drop)
+    try_join_all(objects.into_iter().map(|(path, body)| apply_one(client, path, body))).await.map(drop)
 }
 
 async fn apply_one(client: &Client, path: String, body: Vec<u8>) -> Result<(), BootstrapError> {
@@ -66,19 +60,12 @@ async fn apply_one(client: &Client, path: String, body: Vec<u8>) -> Result<(), B
         .body(body)
         .map_err(|e| BootstrapError::Manifest(e.to_string()))?;
     let applied = client.request::<Value>(request).await;
-    applied.map(drop).map_err(|source| BootstrapError::Apply {
-        path,
-        source: Box::new(source),
-    })
+    applied.map(drop).map_err(|source| BootstrapError::Apply { path, source: Box::new(source) })
 }
 
 /// Every object with its path.
 fn render(facts: &Facts) -> Result<Vec<(String, Vec<u8>)>, BootstrapError> {
-    let dns = facts
-        .service_cidr
-        .nth(10)
-        .map(|a| a.to_string())
-        .unwrap_or_default();
+    let dns = facts.service_cidr.nth(10).map(|a| a.to_string()).unwrap_or_default();
     let mut objects = Vec::new();
     for manifest in MANIFESTS {
         let text = manifest
@@ -96,26 +83,14 @@ fn render(facts: &Facts) -> Result<Vec<(String, Vec<u8>)>, BootstrapError> {
 }
 
 fn path(meta: &Meta) -> String {
-    let group = if meta.api_version.contains('/') {
-        "apis"
-    } else {
-        "api"
-    };
+    let group = if meta.api_version.contains('/') { "apis" } else { "api" };
     let kind = meta.kind.to_lowercase();
     let plural = match kind.strip_suffix('s') {
         Some(stem) => format!("{stem}ses"),
         None => format!("{kind}s"),
     };
-    let namespace = meta
-        .metadata
-        .namespace
-        .as_ref()
-        .map(|n| format!("/namespaces/{n}"))
-        .unwrap_or_default();
-    format!(
-        "/{group}/{}{namespace}/{plural}/{}",
-        meta.api_version, meta.metadata.name
-    )
+    let namespace = meta.metadata.namespace.as_ref().map(|n| format!("/namespaces/{n}")).unwrap_or_default();
+    format!("/{group}/{}{namespace}/{plural}/{}", meta.api_version, meta.metadata.name)
 }
 
 #[cfg(test)]
@@ -131,23 +106,11 @@ mod tests {
         };
         let objects = render(&facts).expect("renders");
         let paths: Vec<&str> = objects.iter().map(|(path, _)| path.as_str()).collect();
-        assert!(
-            paths.contains(&"/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"),
-            "{paths:?}"
-        );
-        assert!(
-            paths.contains(&"/api/v1/namespaces/kube-system/services/kube-dns"),
-            "{paths:?}"
-        );
-        assert!(
-            paths.contains(&"/apis/storage.k8s.io/v1/storageclasses/gp2"),
-            "{paths:?}"
-        );
+        assert!(paths.contains(&"/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"), "{paths:?}");
+        assert!(paths.contains(&"/api/v1/namespaces/kube-system/services/kube-dns"), "{paths:?}");
+        assert!(paths.contains(&"/apis/storage.k8s.io/v1/storageclasses/gp2"), "{paths:?}");
         for (path, body) in &objects {
-            assert!(
-                !String::from_utf8_lossy(body).contains("{{"),
-                "{path} is not filled"
-            );
+            assert!(!String::from_utf8_lossy(body).contains("{{"), "{path} is not filled");
         }
     }
 }

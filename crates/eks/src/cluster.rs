@@ -32,6 +32,8 @@ pub struct ClusterReconciler {
     eks: Eks,
     /// Slots whose built-in objects this process has applied.
     bootstrapped: Mutex<HashSet<String>>,
+    /// Namespaces that this process has given their links, by inode.
+    networked: Mutex<HashSet<u64>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +62,7 @@ impl Reconciler for ClusterReconciler {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.eks
-            .cloud
-            .store
-            .view()
-            .list(keys::CLUSTERS)
-            .into_iter()
-            .map(|(key, _)| key.to_string())
-            .collect()
+        self.eks.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {
@@ -75,13 +70,8 @@ impl Reconciler for ClusterReconciler {
             return vec![changed.to_owned()];
         }
         // The last node group's end may let its cluster go.
-        let parent = changed
-            .strip_prefix(keys::NODEGROUPS)
-            .and_then(|rest| rest.rsplit_once('/'));
-        parent
-            .map(|(cluster, _)| format!("{}{cluster}", keys::CLUSTERS))
-            .into_iter()
-            .collect()
+        let parent = changed.strip_prefix(keys::NODEGROUPS).and_then(|rest| rest.rsplit_once('/'));
+        parent.map(|(cluster, _)| format!("{}{cluster}", keys::CLUSTERS)).into_iter().collect()
     }
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, ClusterError>> {
@@ -114,10 +104,7 @@ impl Reconciler for ClusterReconciler {
 
 impl ClusterReconciler {
     pub fn new(eks: Eks) -> Self {
-        Self {
-            eks,
-            bootstrapped: Mutex::default(),
-        }
+        Self { eks, bootstrapped: Mutex::default(), networked: Mutex::default() }
     }
 
     async fn on_host<T: Send + 'static>(
@@ -130,10 +117,7 @@ impl ClusterReconciler {
     }
 
     fn is_bootstrapped(&self, slot: &str) -> bool {
-        self.bootstrapped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(slot)
+        self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).contains(slot)
     }
 
     async fn observe(
@@ -141,10 +125,7 @@ impl ClusterReconciler {
         cluster: &Cluster,
         slot: &ControlPlaneSlot,
     ) -> Result<ObservedCluster, ClusterError> {
-        let children: Vec<ChildId> = CONTROL_PLANE_PROGRAMS
-            .iter()
-            .map(|p| ChildId(slot.child(p)))
-            .collect();
+        let children: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
         let (statuses, listed) = self
             .on_host(move |host| {
                 let statuses: Result<Vec<_>, _> = children.iter().map(|id| host.child_status(id)).collect();
@@ -161,26 +142,16 @@ impl ClusterReconciler {
             }
         }
         let groups = keys::nodegroups(&cluster.scope, &cluster.name);
-        observed.has_nodegroups = !self
-            .eks
-            .cloud
-            .store
-            .view()
-            .list_as::<Nodegroup>(&groups)
-            .is_empty();
+        observed.has_nodegroups = !self.eks.cloud.store.view().list_as::<Nodegroup>(&groups).is_empty();
         observed.keys_on_disk =
             self.eks.files(&slot.id).pki().exists() && slot.certificate_authority.is_some();
-        // Links without a namespace do not exist; a namespace of another boot is gone.
-        observed.networked = observed.running.len() == CONTROL_PLANE_PROGRAMS.len();
+        observed.networked = namespace_inode(slot).is_some_and(|inode| {
+            self.networked.lock().unwrap_or_else(PoisonError::into_inner).contains(&inode)
+        });
         let namespace = netns::path(&slot.namespace).exists();
         observed.leftovers = namespace || self.eks.slot_directory(&slot.id).exists();
         if observed.keys_on_disk && observed.running.iter().any(|p| p == "kube-apiserver") {
-            let client = self
-                .eks
-                .clients
-                .get(slot)
-                .await
-                .map_err(|e| ClusterError::Keys(e.to_string()))?;
+            let client = self.eks.clients.get(slot).await.map_err(|e| ClusterError::Keys(e.to_string()))?;
             observed.ready = kubernetes::is_ready(&client).await;
         }
         observed.bootstrapped = self.is_bootstrapped(&slot.id);
@@ -224,11 +195,7 @@ impl ClusterReconciler {
         .to_vec();
         server.push(self.eks.cloud.settings.address.to_string());
         server.extend(slot.service_cidr.nth(1).map(|a| a.to_string()));
-        server.extend(
-            self.interfaces(slot)?
-                .into_iter()
-                .map(|(i, _)| i.address.to_string()),
-        );
+        server.extend(self.interfaces(slot)?.into_iter().map(|(i, _)| i.address.to_string()));
         let ca = files.key("ca.crt");
         let made = tokio::task::spawn_blocking(move || {
             pki::ensure(&files, &pki::Names { server }).map_err(|e| ClusterError::Keys(e.to_string()))?;
@@ -249,18 +216,14 @@ impl ClusterReconciler {
     fn interfaces(&self, slot: &ControlPlaneSlot) -> Result<Vec<(Interface, Subnet)>, ClusterError> {
         let view = self.eks.cloud.store.view();
         let cluster: Option<Cluster> = view.get_as(&slot.cluster);
-        let scope = cluster
-            .ok_or_else(|| ClusterError::Unrecorded(slot.cluster.clone()))?
-            .scope;
+        let scope = cluster.ok_or_else(|| ClusterError::Unrecorded(slot.cluster.clone()))?.scope;
         let find = |id: &String| {
             let interface: Interface = view.get_as(&keys::interface(&scope, id))?;
             let subnet: Subnet = view.get_as(&keys::subnet(&scope, &interface.subnet))?;
             Some((interface, subnet))
         };
-        let found = slot
-            .interfaces
-            .iter()
-            .map(|id| find(id).ok_or_else(|| ClusterError::Unrecorded(id.clone())));
+        let found =
+            slot.interfaces.iter().map(|id| find(id).ok_or_else(|| ClusterError::Unrecorded(id.clone())));
         found.collect()
     }
 
@@ -287,7 +250,11 @@ impl ClusterReconciler {
             host.ensure_namespace(&namespace)?;
             links.iter().try_for_each(|link| host.ensure_interface(link))
         })
-        .await
+        .await?;
+        if let Some(inode) = namespace_inode(slot) {
+            self.networked.lock().unwrap_or_else(PoisonError::into_inner).insert(inode);
+        }
+        Ok(())
     }
 
     async fn start(
@@ -298,15 +265,9 @@ impl ClusterReconciler {
     ) -> Result<(), ClusterError> {
         let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
         let find = move || {
-            if program == "etcd" {
-                programs.etcd()
-            } else {
-                programs.kube_control(&version)
-            }
+            if program == "etcd" { programs.etcd() } else { programs.kube_control(&version) }
         };
-        let found = tokio::task::spawn_blocking(find)
-            .await
-            .map_err(|_| ClusterError::Cancelled)?;
+        let found = tokio::task::spawn_blocking(find).await.map_err(|_| ClusterError::Cancelled)?;
         let executable = found.map_err(ClusterError::Program)?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
         self.on_host(move |host| host.ensure_child(&spec)).await.map(drop)
@@ -315,23 +276,15 @@ impl ClusterReconciler {
     async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
         let fail = |e: &dyn std::fmt::Display| ClusterError::Bootstrap(e.to_string());
         let client = self.eks.clients.get(slot).await.map_err(|e| fail(&e))?;
-        let patch = self
-            .eks
-            .programs
-            .versions()
-            .into_iter()
-            .find(|v| v.minor == cluster.version)
-            .map(|v| v.patch);
+        let patch =
+            self.eks.programs.versions().into_iter().find(|v| v.minor == cluster.version).map(|v| v.patch);
         let facts = bootstrap::Facts {
             endpoint: self.eks.endpoint(slot),
             service_cidr: cluster.service_cidr,
             kubernetes_version: patch.unwrap_or_default(),
         };
         bootstrap::apply(&client, &facts).await.map_err(|e| fail(&e))?;
-        self.bootstrapped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(slot.id.clone());
+        self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone());
         Ok(())
     }
 
@@ -371,9 +324,7 @@ impl ClusterReconciler {
         let directory = self.eks.slot_directory(&slot.id);
         self.on_host(move |host| {
             if let Ok((router, links)) = links {
-                links
-                    .iter()
-                    .try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
+                links.iter().try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
             }
             host.remove_namespace(&namespace)?;
             host.remove_directory(&directory)
@@ -394,10 +345,7 @@ impl ClusterReconciler {
         self.eks.clients.forget(&slot.id);
         let scope = &cluster.scope;
         let body = |txn: &mut Txn| {
-            for (update, _) in txn
-                .list::<Update>(&keys::updates(scope, &cluster.name))?
-                .into_iter()
-                .take(50)
+            for (update, _) in txn.list::<Update>(&keys::updates(scope, &cluster.name))?.into_iter().take(50)
             {
                 txn.delete(&update);
             }
@@ -414,10 +362,7 @@ impl ClusterReconciler {
 
     /// Waits until a program ends or the record changes.
     async fn watch(&self, key: &str, slot: &ControlPlaneSlot) -> Result<Next, ClusterError> {
-        let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS
-            .iter()
-            .map(|p| ChildId(slot.child(p)))
-            .collect();
+        let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
         let running: Vec<Running> = self
             .on_host(move |host| {
                 let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
@@ -448,6 +393,12 @@ impl ClusterReconciler {
         }
         Ok(Next::After(Duration::from_millis(1)))
     }
+}
+
+/// A namespace of another boot, or one made anew, has another inode.
+fn namespace_inode(slot: &ControlPlaneSlot) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(netns::path(&slot.namespace)).ok().map(|m| m.ino())
 }
 
 /// Updates that were waiting for what is now true.

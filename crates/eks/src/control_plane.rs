@@ -32,9 +32,7 @@ impl Files {
 
 impl Eks {
     pub(crate) fn files(&self, slot: &str) -> Files {
-        Files {
-            root: self.slot_directory(slot),
-        }
+        Files { root: self.slot_directory(slot) }
     }
 
     /// Where clients on the host, in nodes and in pods find the API server.

@@ -13,10 +13,7 @@ pub(crate) async fn cordon(client: &Client, node: &str) -> Result<(), kube::Erro
         "spec": {"unschedulable": true},
     });
     let nodes: Api<Node> = Api::all(client.clone());
-    match nodes
-        .patch(node, &PatchParams::default(), &Patch::Strategic(patch))
-        .await
-    {
+    match nodes.patch(node, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(drop),
     }
@@ -26,20 +23,12 @@ pub(crate) async fn cordon(client: &Client, node: &str) -> Result<(), kube::Erro
 pub(crate) async fn pods_left(client: &Client, node: &str) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::all(client.clone());
     let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
-    Ok(pods
-        .list(&on_node)
-        .await?
-        .items
-        .into_iter()
-        .filter(holds_node)
-        .collect())
+    Ok(pods.list(&on_node).await?.items.into_iter().filter(holds_node).collect())
 }
 
 fn holds_node(pod: &Pod) -> bool {
-    let of_daemon_set = pod
-        .owner_references()
-        .iter()
-        .any(|o| o.kind == "DaemonSet" && o.controller == Some(true));
+    let of_daemon_set =
+        pod.owner_references().iter().any(|o| o.kind == "DaemonSet" && o.controller == Some(true));
     let mirror = pod.annotations().contains_key("kubernetes.io/config.mirror");
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     !of_daemon_set && !mirror && !matches!(phase, Some("Succeeded" | "Failed"))
@@ -56,12 +45,7 @@ pub(crate) async fn evict_all(client: &Client, node: &str) -> Result<(), kube::E
         match pods.evict(&pod.name_any(), &EvictParams::default()).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 429) => {
-                tracing::info!(
-                    node,
-                    pod = pod.name_any(),
-                    reason = status.message,
-                    "not evicted yet"
-                );
+                tracing::info!(node, pod = pod.name_any(), reason = status.message, "not evicted yet");
             }
             Err(error) => return Err(error),
         }

@@ -33,38 +33,19 @@ impl std::fmt::Debug for Clients {
 
 impl Clients {
     pub(crate) fn new(cloud: Cloud) -> Self {
-        Self {
-            cloud,
-            made: Arc::default(),
-        }
+        Self { cloud, made: Arc::default() }
     }
 
     pub(crate) async fn get(&self, slot: &ControlPlaneSlot) -> Result<Client, ClientError> {
         if let Some(client) = self.lock().get(&slot.id) {
             return Ok(client.clone());
         }
-        let path = self
-            .cloud
-            .home
-            .join("slots")
-            .join(&slot.id)
-            .join("pki/service.kubeconfig");
-        let read = |source| ClientError::Read {
-            path: path.display().to_string(),
-            source,
-        };
+        let path = self.cloud.home.join("slots").join(&slot.id).join("pki/service.kubeconfig");
+        let read = |source| ClientError::Read { path: path.display().to_string(), source };
         let mut kubeconfig = Kubeconfig::from_yaml(&std::fs::read_to_string(&path).map_err(read)?)?;
         // The file is for programs inside the control plane's namespace; from here, the way is the front door.
-        for cluster in kubeconfig
-            .clusters
-            .iter_mut()
-            .filter_map(|named| named.cluster.as_mut())
-        {
-            cluster.server = Some(format!(
-                "https://{}:{}",
-                ekstra_domain::eks::INTERNAL_ADDRESS,
-                slot.port
-            ));
+        for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+            cluster.server = Some(format!("https://{}:{}", ekstra_domain::eks::INTERNAL_ADDRESS, slot.port));
             cluster.tls_server_name = Some("kubernetes".to_owned());
         }
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;

@@ -56,14 +56,7 @@ pub struct Eks {
 impl Eks {
     pub fn new(cloud: Cloud, host: Arc<dyn Host>, names: Names, programs: Arc<dyn Programs>) -> Self {
         let clients = kubernetes::Clients::new(cloud.clone());
-        Self {
-            cloud,
-            host,
-            names,
-            programs,
-            drain_limit_seconds: None,
-            clients,
-        }
+        Self { cloud, host, names, programs, drain_limit_seconds: None, clients }
     }
 
     /// What belongs to a control plane on disk: keys, flags' files, etcd's data.

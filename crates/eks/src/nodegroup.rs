@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// How often a group that is changing looks at its nodes.
 const POLL: Duration = Duration::from_millis(150);
+/// How soon a launch that was refused is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 /// Instances in one transaction: two writes each.
 const LAUNCHED_AT_ONCE: u32 = 40;
 /// After an instance ended by itself, the next is launched no sooner: an image that cannot boot must not spin.
@@ -77,9 +79,8 @@ impl Reconciler for NodegroupReconciler {
         if changed.starts_with(keys::NODEGROUPS) {
             return vec![changed.to_owned()];
         }
-        let instance = changed
-            .starts_with(keys::INSTANCES)
-            .then(|| self.eks.cloud.store.view().get_as(changed));
+        let instance =
+            changed.starts_with(keys::INSTANCES).then(|| self.eks.cloud.store.view().get_as(changed));
         let Some(Some(instance)) = instance else {
             return Vec::new();
         };
@@ -103,18 +104,15 @@ impl Reconciler for NodegroupReconciler {
                     continue;
                 }
                 if !matches!(action, NodegroupAction::Evict { .. }) {
-                    tracing::info!(
-                        cluster = context.cluster.name,
-                        nodegroup = context.group.name,
-                        ?action
-                    );
+                    tracing::info!(cluster = context.cluster.name, nodegroup = context.group.name, ?action);
                 }
                 self.apply(&context, action).await?;
             }
-            Ok(if settled {
-                Next::OnChange
-            } else {
-                Next::After(POLL)
+            let failing = !context.group.issues.is_empty();
+            Ok(match (settled, failing) {
+                (true, _) => Next::OnChange,
+                (false, true) => Next::After(RETRY),
+                (false, false) => Next::After(POLL),
             })
         }
         .boxed()
@@ -143,14 +141,7 @@ impl NodegroupReconciler {
             .map(|(key, instance)| (key.to_string(), instance))
             .collect();
         let client = self.eks.clients.get(&slot).await.ok();
-        Ok(Some(Context {
-            key: key.to_owned(),
-            group,
-            cluster,
-            slot,
-            instances,
-            client,
-        }))
+        Ok(Some(Context { key: key.to_owned(), group, cluster, slot, instances, client }))
     }
 
     async fn observe(&self, context: &Context) -> ObservedNodegroup {
@@ -165,10 +156,9 @@ impl NodegroupReconciler {
             }
             let draining = context.group.draining.contains_key(&instance.id);
             let pods_left = match &context.client {
-                Some(client) if draining => drain::pods_left(client, &instance.private_dns_name)
-                    .await
-                    .ok()
-                    .map(|pods| pods.len()),
+                Some(client) if draining => {
+                    drain::pods_left(client, &instance.private_dns_name).await.ok().map(|pods| pods.len())
+                }
                 _ => None,
             };
             members.push(Member {
@@ -181,11 +171,7 @@ impl NodegroupReconciler {
             });
         }
         let now_ms = self.eks.cloud.env.now_ms();
-        ObservedNodegroup {
-            members,
-            now_ms,
-            drain_limit_seconds: self.eks.drain_limit_seconds,
-        }
+        ObservedNodegroup { members, now_ms, drain_limit_seconds: self.eks.drain_limit_seconds }
     }
 
     async fn apply(&self, context: &Context, action: NodegroupAction) -> Result<(), NodegroupError> {
@@ -270,10 +256,7 @@ impl NodegroupReconciler {
             drain::cordon(client, node).await?;
         }
         let now = self.eks.cloud.env.now_ms();
-        self.update(context, |group| {
-            group.draining.insert(instance.to_owned(), now).is_none()
-        })
-        .await
+        self.update(context, |group| group.draining.insert(instance.to_owned(), now).is_none()).await
     }
 
     async fn terminate(&self, context: &Context, instance: &str) -> Result<(), NodegroupError> {
@@ -296,10 +279,7 @@ impl NodegroupReconciler {
             let Some(mut group) = txn.get::<Nodegroup>(&context.key)? else {
                 return Ok(());
             };
-            if !matches!(
-                group.status,
-                NodegroupStatus::Creating | NodegroupStatus::Updating
-            ) {
+            if !matches!(group.status, NodegroupStatus::Creating | NodegroupStatus::Updating) {
                 return Ok(());
             }
             group.status = NodegroupStatus::Active;
@@ -347,10 +327,7 @@ impl Context {
 /// The subnet of each new instance: always the one with the fewest.
 fn spread<'a>(subnets: &'a [Subnet], instances: &[(String, Instance)], count: u32) -> Vec<&'a Subnet> {
     let alive = |subnet: &Subnet| {
-        instances
-            .iter()
-            .filter(|(_, i)| i.subnet == subnet.id && i.state.is_alive())
-            .count()
+        instances.iter().filter(|(_, i)| i.subnet == subnet.id && i.state.is_alive()).count()
     };
     let mut load: Vec<(usize, &Subnet)> = subnets.iter().map(|s| (alive(s), s)).collect();
     let mut chosen = Vec::new();
@@ -369,20 +346,10 @@ async fn ready_nodes(client: &Client, group: &str) -> Result<HashMap<String, boo
     let nodes: Api<Node> = Api::all(client.clone());
     let of_group = ListParams::default().labels(&format!("eks.amazonaws.com/nodegroup={group}"));
     let listed = nodes.list(&of_group).await?;
-    Ok(listed
-        .items
-        .into_iter()
-        .map(|node| (node.name_any(), is_ready(&node)))
-        .collect())
+    Ok(listed.items.into_iter().map(|node| (node.name_any(), is_ready(&node))).collect())
 }
 
 fn is_ready(node: &Node) -> bool {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|s| s.conditions.as_deref())
-        .unwrap_or_default();
-    conditions
-        .iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }

@@ -45,22 +45,11 @@ impl Reconciler for NodeControllers {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.eks
-            .cloud
-            .store
-            .view()
-            .list(keys::CLUSTERS)
-            .into_iter()
-            .map(|(key, _)| key.to_string())
-            .collect()
+        self.eks.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {
-        if changed.starts_with(keys::CLUSTERS) {
-            vec![changed.to_owned()]
-        } else {
-            Vec::new()
-        }
+        if changed.starts_with(keys::CLUSTERS) { vec![changed.to_owned()] } else { Vec::new() }
     }
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, NodesError>> {
@@ -72,17 +61,8 @@ impl Reconciler for NodeControllers {
             let Some(slot) = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot)) else {
                 return Ok(Next::OnChange);
             };
-            let client = self
-                .eks
-                .clients
-                .get(&slot)
-                .await
-                .map_err(|e| NodesError::Client(e.to_string()))?;
-            let watcher = Watcher {
-                eks: &self.eks,
-                scope: cluster.scope,
-                client,
-            };
+            let client = self.eks.clients.get(&slot).await.map_err(|e| NodesError::Client(e.to_string()))?;
+            let watcher = Watcher { eks: &self.eks, scope: cluster.scope, client };
             tokio::select! {
                 done = watcher.run() => done.map(|()| Next::After(Duration::from_millis(200))),
                 () = self.inactive(&key) => Ok(Next::After(Duration::from_millis(1))),
@@ -134,10 +114,7 @@ impl Watcher<'_> {
             self.see_request(request).await?;
         }
         let mut node_events = nodes.watch(&WatchParams::default(), &node_version).await?.boxed();
-        let mut request_events = requests
-            .watch(&WatchParams::default(), &request_version)
-            .await?
-            .boxed();
+        let mut request_events = requests.watch(&WatchParams::default(), &request_version).await?.boxed();
         let mut head = self.eks.cloud.store.head();
         let mut seen = *head.borrow_and_update();
         loop {
@@ -193,11 +170,7 @@ impl Watcher<'_> {
     fn instance_of(&self, node: &Node) -> Option<Instance> {
         let provider = node.spec.as_ref()?.provider_id.as_deref()?;
         let id = provider.rsplit('/').next()?;
-        self.eks
-            .cloud
-            .store
-            .view()
-            .get_as(&keys::instance(&self.scope, id))
+        self.eks.cloud.store.view().get_as(&keys::instance(&self.scope, id))
     }
 
     async fn see_node(&self, node: &Node) -> Result<(), NodesError> {
@@ -232,15 +205,10 @@ impl Watcher<'_> {
             {"type": "Hostname", "address": instance.private_dns_name},
         ]);
         let status = Patch::Strategic(json!({"status": {"addresses": addresses}}));
-        nodes
-            .patch_status(&name, &PatchParams::default(), &status)
-            .await?;
+        nodes.patch_status(&name, &PatchParams::default(), &status).await?;
         let region = &instance.scope.region;
-        let kept = node
-            .spec
-            .iter()
-            .flat_map(|s| s.taints.iter().flatten())
-            .filter(|t| t.key != UNINITIALIZED);
+        let kept =
+            node.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.key != UNINITIALIZED);
         let kept: Vec<_> = kept.cloned().collect();
         let patch = json!({
             "metadata": {
@@ -261,16 +229,10 @@ impl Watcher<'_> {
         let current = nodes.get(&name).await?;
         let mut patch = patch;
         patch["metadata"]["resourceVersion"] = json!(current.resource_version());
-        let taints = current
-            .spec
-            .iter()
-            .flat_map(|s| s.taints.iter().flatten())
-            .filter(|t| t.key != UNINITIALIZED);
+        let taints =
+            current.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.key != UNINITIALIZED);
         patch["spec"]["taints"] = json!(taints.cloned().collect::<Vec<_>>());
-        match nodes
-            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-        {
+        match nodes.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
             // Somebody was faster; the event of that change brings the node here again.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             other => Ok(other.map(drop)?),
@@ -279,47 +241,32 @@ impl Watcher<'_> {
 
     /// Approves the serving certificate of a node for exactly its own names (`design.md` §2).
     async fn see_request(&self, request: &CertificateSigningRequest) -> Result<(), NodesError> {
-        let decided = request
-            .status
-            .as_ref()
-            .and_then(|s| s.conditions.as_ref())
-            .is_some_and(|c| !c.is_empty());
+        let decided =
+            request.status.as_ref().and_then(|s| s.conditions.as_ref()).is_some_and(|c| !c.is_empty());
         if decided || request.spec.signer_name != KUBELET_SERVING {
             return Ok(());
         }
         let verdict = self.judge(request);
         let (kind, reason, message) = match &verdict {
-            Ok(()) => (
-                "Approved",
-                "InstanceMatches",
-                "the names are those of the node's instance".to_owned(),
-            ),
+            Ok(()) => {
+                ("Approved", "InstanceMatches", "the names are those of the node's instance".to_owned())
+            }
             Err(why) => ("Denied", "InstanceDiffers", why.clone()),
         };
         let condition = json!({"type": kind, "status": "True", "reason": reason, "message": message});
         let patch = Patch::Merge(json!({"status": {"conditions": [condition]}}));
         let requests: Api<CertificateSigningRequest> = Api::all(self.client.clone());
-        requests
-            .patch_approval(&request.name_any(), &PatchParams::default(), &patch)
-            .await?;
+        requests.patch_approval(&request.name_any(), &PatchParams::default(), &patch).await?;
         Ok(())
     }
 
     fn judge(&self, request: &CertificateSigningRequest) -> Result<(), String> {
         let user = request.spec.username.as_deref().unwrap_or_default();
-        let node = user
-            .strip_prefix("system:node:")
-            .ok_or_else(|| format!("{user} is not a node"))?;
-        let instances = self
-            .eks
-            .cloud
-            .store
-            .view()
-            .list_as::<Instance>(&keys::scoped(keys::INSTANCES, &self.scope));
-        let instance = instances
-            .into_iter()
-            .map(|(_, i)| i)
-            .find(|i| i.private_dns_name == node && i.state.is_alive());
+        let node = user.strip_prefix("system:node:").ok_or_else(|| format!("{user} is not a node"))?;
+        let instances =
+            self.eks.cloud.store.view().list_as::<Instance>(&keys::scoped(keys::INSTANCES, &self.scope));
+        let instance =
+            instances.into_iter().map(|(_, i)| i).find(|i| i.private_dns_name == node && i.state.is_alive());
         let instance = instance.ok_or_else(|| format!("no running instance is called {node}"))?;
         check_names(&request.spec.request.0, user, &instance)
     }
@@ -330,11 +277,7 @@ fn check_names(pem: &[u8], user: &str, instance: &Instance) -> Result<(), String
     let (_, request) =
         X509CertificationRequest::from_der(&pem.contents).map_err(|e| format!("not a CSR: {e}"))?;
     let subject = &request.certification_request_info.subject;
-    let name = subject
-        .iter_common_name()
-        .next()
-        .and_then(|n| n.as_str().ok())
-        .unwrap_or_default();
+    let name = subject.iter_common_name().next().and_then(|n| n.as_str().ok()).unwrap_or_default();
     if name != user {
         return Err(format!("subject {name} is not {user}"));
     }

@@ -15,11 +15,7 @@ pub(crate) fn render(
     image: &str,
 ) -> Option<String> {
     let ca = slot.certificate_authority.as_ref()?;
-    let labels: Vec<String> = group
-        .node_labels(image)
-        .iter()
-        .map(|(k, v)| format!("{k}={v}"))
-        .collect();
+    let labels: Vec<String> = group.node_labels(image).iter().map(|(k, v)| format!("{k}={v}")).collect();
     let mut flags = vec![format!("--node-labels={}", labels.join(","))];
     if !group.taints.is_empty() {
         let taints: Vec<String> = group.taints.iter().map(|t| t.kubelet()).collect();

@@ -195,11 +195,7 @@ async fn run(cli: Cli) -> Result<i32> {
         Command::Env => lifecycle::env(&home)?,
         Command::Doctor => return lifecycle::doctor(),
         Command::Logs { name } => lifecycle::logs(&home, &name)?,
-        Command::UpdateKubeconfig {
-            name,
-            region,
-            kubeconfig,
-        } => {
+        Command::UpdateKubeconfig { name, region, kubeconfig } => {
             cluster::update_kubeconfig(&home, &name, &region.region, kubeconfig).await?;
         }
         Command::Token { cluster_name, region } => lifecycle::token(&home, &cluster_name, &region.region)?,

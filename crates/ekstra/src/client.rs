@@ -36,9 +36,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(home: &Home, region: &str) -> Result<Self> {
-        let settings = home
-            .settings()
-            .context("no service has been started in this home; run `ekstra start`")?;
+        let settings =
+            home.settings().context("no service has been started in this home; run `ekstra start`")?;
         let stored = StoredCredentials::load(home)?;
         Ok(Self {
             http: HttpClient::builder(TokioExecutor::new()).build_http(),
@@ -53,11 +52,7 @@ impl Client {
     pub(crate) async fn eks(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
         let body = body.map(|b| b.to_string()).unwrap_or_default();
         let answer = self.send("eks", method, path, "application/json", body).await?;
-        if answer.is_empty() {
-            Ok(Value::Null)
-        } else {
-            Ok(serde_json::from_slice(&answer)?)
-        }
+        if answer.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_slice(&answer)?) }
     }
 
     /// An ec2Query call; the answer's XML.
@@ -84,70 +79,45 @@ impl Client {
             method: method.to_owned(),
             path: path.to_owned(),
             query: query.to_owned(),
-            headers: vec![
-                ("host".into(), self.authority.clone()),
-                ("content-type".into(), kind.to_owned()),
-            ],
+            headers: vec![("host".into(), self.authority.clone()), ("content-type".into(), kind.to_owned())],
             body: body.into_bytes(),
         };
         let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
         sigv4::sign(&mut request, &self.credentials, &self.region, service, now);
-        let mut built = hyper::Request::builder()
-            .method(method)
-            .uri(format!("http://{}{target}", self.authority));
+        let mut built =
+            hyper::Request::builder().method(method).uri(format!("http://{}{target}", self.authority));
         for (name, value) in &request.headers {
             built = built.header(name, value);
         }
         let sent = self.http.request(built.body(Full::new(request.body.into()))?);
-        let answer = tokio::time::timeout(PATIENCE, sent)
-            .await
-            .context("the service does not answer")??;
+        let answer = tokio::time::timeout(PATIENCE, sent).await.context("the service does not answer")??;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes().to_vec();
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(refusal(&body).into())
-        }
+        if status.is_success() { Ok(body) } else { Err(refusal(&body).into()) }
     }
 
     /// The version and home of the service that listens, if one does.
     pub(crate) async fn health(authority: &str) -> Option<(String, String)> {
         let http: HttpClient<HttpConnector, Full<Bytes>> =
             HttpClient::builder(TokioExecutor::new()).build_http();
-        let request = hyper::Request::get(format!("http://{authority}{HEALTH}"))
-            .body(Full::default())
-            .ok()?;
-        let answer = tokio::time::timeout(Duration::from_secs(2), http.request(request))
-            .await
-            .ok()?
-            .ok()?;
+        let request =
+            hyper::Request::get(format!("http://{authority}{HEALTH}")).body(Full::default()).ok()?;
+        let answer = tokio::time::timeout(Duration::from_secs(2), http.request(request)).await.ok()?.ok()?;
         let body = answer.into_body().collect().await.ok()?.to_bytes();
         let health: Value = serde_json::from_slice(&body).ok()?;
-        Some((
-            health["version"].as_str()?.to_owned(),
-            health["home"].as_str()?.to_owned(),
-        ))
+        Some((health["version"].as_str()?.to_owned(), health["home"].as_str()?.to_owned()))
     }
 }
 
 fn refusal(body: &[u8]) -> Refused {
     if let Ok(json) = serde_json::from_slice::<Value>(body) {
         let text = |name: &str| json[name].as_str().map(str::to_owned);
-        let code = text("__type")
-            .or_else(|| text("code"))
-            .unwrap_or_else(|| "Refused".into());
-        return Refused {
-            code,
-            message: text("message").unwrap_or_default(),
-        };
+        let code = text("__type").or_else(|| text("code")).unwrap_or_else(|| "Refused".into());
+        return Refused { code, message: text("message").unwrap_or_default() };
     }
     let xml = String::from_utf8_lossy(body);
     let first = |name: &str| elements(&xml, name).into_iter().next().unwrap_or_default();
-    Refused {
-        code: first("Code"),
-        message: first("Message"),
-    }
+    Refused { code: first("Code"), message: first("Message") }
 }
 
 /// The texts of all elements of a name, of XML that our own service wrote.

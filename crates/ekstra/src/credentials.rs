@@ -21,10 +21,7 @@ impl StoredCredentials {
     pub(crate) fn load(home: &Home) -> Result<Self> {
         let path = home.path("credentials.json");
         let bytes = fs::read(&path).with_context(|| {
-            format!(
-                "no service has been started in {}; run `ekstra start`",
-                home.root.display()
-            )
+            format!("no service has been started in {}; run `ekstra start`", home.root.display())
         })?;
         Ok(serde_json::from_slice(&bytes)?)
     }
@@ -48,10 +45,7 @@ pub(crate) async fn ensure(home: &Home, cloud: &Cloud) -> Result<()> {
                 access_key_id: cloud.env.iam_id("AKIA"),
                 secret_access_key: cloud.env.hex(20),
             };
-            write_private(
-                &home.path("credentials.json"),
-                &serde_json::to_vec_pretty(&stored)?,
-            )?;
+            write_private(&home.path("credentials.json"), &serde_json::to_vec_pretty(&stored)?)?;
             stored
         }
     };
@@ -68,8 +62,5 @@ pub(crate) async fn ensure(home: &Home, cloud: &Cloud) -> Result<()> {
             user_id: cloud.env.iam_id("AIDA"),
         },
     };
-    Ok(cloud
-        .store
-        .transact::<_, CommitError>(|txn| Ok(txn.put(&key, &record)?))
-        .await?)
+    Ok(cloud.store.transact::<_, CommitError>(|txn| Ok(txn.put(&key, &record)?)).await?)
 }

@@ -12,9 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 pub(crate) async fn run(home: Home) -> Result<()> {
-    let settings = home
-        .settings()
-        .context("no service has been started in this home")?;
+    let settings = home.settings().context("no service has been started in this home")?;
     let follower = Follower::open(&home.state_file())?;
     let gate = Gate {
         view: follower.view().clone(),

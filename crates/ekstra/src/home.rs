@@ -90,32 +90,22 @@ impl Home {
             return Ok(settings);
         }
         let directory = registry_directory()?;
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(directory.join("lock"))?;
+        let lock = fs::OpenOptions::new().create(true).append(true).open(directory.join("lock"))?;
         let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
         let path = directory.join(REGISTRY);
-        let mut claims: Vec<Claim> = fs::read(&path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let mut claims: Vec<Claim> =
+            fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         claims.retain(|claim| claim.home.join("service.json").exists() && claim.home != self.root);
         let taken: Vec<&Settings> = claims.iter().map(|c| &c.settings).collect();
         let settings = choose(env, &taken, listen, region)?;
         write_private(&self.path("service.json"), &serde_json::to_vec_pretty(&settings)?)?;
-        claims.push(Claim {
-            home: self.root.clone(),
-            settings: settings.clone(),
-        });
+        claims.push(Claim { home: self.root.clone(), settings: settings.clone() });
         write_private(&path, &serde_json::to_vec_pretty(&claims)?)?;
         Ok(settings)
     }
 
     pub(crate) fn names(&self, settings: &Settings) -> Names {
-        Names {
-            home_id: settings.home_id.clone(),
-        }
+        Names { home_id: settings.home_id.clone() }
     }
 
     /// 32 random bytes from which session credentials follow; made once.
@@ -125,9 +115,7 @@ impl Home {
             write_private(&path, &env.random_bytes(32))?;
         }
         let bytes = fs::read(&path)?;
-        let key = bytes
-            .try_into()
-            .map_err(|_| anyhow::anyhow!("{} is damaged", path.display()))?;
+        let key = bytes.try_into().map_err(|_| anyhow::anyhow!("{} is damaged", path.display()))?;
         Ok(MasterKey(key))
     }
 
@@ -146,23 +134,15 @@ impl Home {
 
     /// Held by `serve` while it runs.
     pub(crate) fn lock(&self) -> Result<Flock<fs::File>> {
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path("serve.lock"))?;
+        let file = fs::OpenOptions::new().create(true).append(true).open(self.path("serve.lock"))?;
         Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
-            anyhow::anyhow!(
-                "a service already runs in {}; `ekstra status` shows it",
-                self.root.display()
-            )
+            anyhow::anyhow!("a service already runs in {}; `ekstra status` shows it", self.root.display())
         })
     }
 }
 
 fn user_home() -> Result<PathBuf> {
-    std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .context("HOME is not set; say --home DIR")
+    std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set; say --home DIR")
 }
 
 fn same_content(a: &Path, b: &Path) -> bool {
@@ -189,11 +169,7 @@ fn choose(env: &Env, taken: &[&Settings], listen: Option<u16>, region: &str) -> 
         }
     };
     let number = (0..MOST_HOMES)
-        .find(|n| {
-            !taken
-                .iter()
-                .any(|s| s.first_cluster_port == FIRST_CLUSTER_PORT + 1000 * n)
-        })
+        .find(|n| !taken.iter().any(|s| s.first_cluster_port == FIRST_CLUSTER_PORT + 1000 * n))
         .context("there are 16 homes on this machine already; delete one")?;
     let port = listen.unwrap_or(FIRST_PORT + 10 * number);
     if let Some(other) = taken.iter().find(|s| s.port == port) {
@@ -225,21 +201,14 @@ fn uplink_mtu() -> u32 {
         (destination == "00000000").then(|| device.to_owned())
     });
     let mtu = default.and_then(|d| fs::read_to_string(format!("/sys/class/net/{d}/mtu")).ok());
-    mtu.and_then(|m| m.trim().parse::<u32>().ok())
-        .unwrap_or(1500)
-        .min(1500)
+    mtu.and_then(|m| m.trim().parse::<u32>().ok()).unwrap_or(1500).min(1500)
 }
 
 /// Readable by the owner only, whole or not at all.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)?;
+    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
     file.write_all(content)?;
     file.sync_data()?;
     fs::rename(&partial, path).with_context(|| path.display().to_string())

@@ -55,9 +55,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S,
         async move { Ok::<_, Infallible>(answer(&service, request).await) }
     });
     // A client that hangs up is not an error of ours.
-    let _ = Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), answer)
-        .await;
+    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
 }
 
 async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::Response<Full<Bytes>> {
@@ -68,11 +66,7 @@ async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::
         .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())));
     let mut headers: Vec<(String, String)> = headers.collect();
     // HTTP/2 names the host in the request line.
-    if let Some(authority) = head
-        .uri
-        .authority()
-        .filter(|_| !headers.iter().any(|(n, _)| n == "host"))
-    {
+    if let Some(authority) = head.uri.authority().filter(|_| !headers.iter().any(|(n, _)| n == "host")) {
         headers.push(("host".into(), authority.to_string()));
     }
     let body = match Limited::new(body, LARGEST_BODY).collect().await {
@@ -94,9 +88,7 @@ fn respond(response: Response) -> hyper::Response<Full<Bytes>> {
     for (name, value) in response.headers {
         built = built.header(name, value);
     }
-    built
-        .body(Full::new(response.body.into()))
-        .unwrap_or_else(|_| plain(500, "an answer that is not HTTP"))
+    built.body(Full::new(response.body.into())).unwrap_or_else(|_| plain(500, "an answer that is not HTTP"))
 }
 
 fn plain(status: u16, text: &'static str) -> hyper::Response<Full<Bytes>> {

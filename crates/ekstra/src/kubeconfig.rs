@@ -38,11 +38,9 @@ pub(crate) fn write(path: &Path, home: &Home, entry: &Entry<'_>) -> Result<()> {
     }});
     let cluster = json!({"server": entry.endpoint, "certificate-authority-data": entry.ca});
     let context = json!({"cluster": entry.arn, "user": entry.arn});
-    for (list, kind, value) in [
-        ("clusters", "cluster", cluster),
-        ("users", "user", user),
-        ("contexts", "context", context),
-    ] {
+    for (list, kind, value) in
+        [("clusters", "cluster", cluster), ("users", "user", user), ("contexts", "context", context)]
+    {
         put(&mut config, list, entry.arn, kind, value);
     }
     config["current-context"] = json!(entry.arn);
@@ -108,16 +106,9 @@ mod tests {
         let path = directory.path().join("config");
         fs::write(&path, "apiVersion: v1\nkind: Config\nclusters:\n- name: other\n  cluster: {server: https://x}\ncurrent-context: other\n")
             .expect("writes");
-        let home = Home {
-            root: directory.path().to_owned(),
-        };
-        let entry = Entry {
-            cluster: "c",
-            arn: "arn:c",
-            region: "us-east-1",
-            endpoint: "https://e",
-            ca: "Q0E=",
-        };
+        let home = Home { root: directory.path().to_owned() };
+        let entry =
+            Entry { cluster: "c", arn: "arn:c", region: "us-east-1", endpoint: "https://e", ca: "Q0E=" };
         write(&path, &home, &entry).expect("writes");
         write(&path, &home, &entry).expect("writes again");
         let config = read(&path).expect("reads");

@@ -18,10 +18,7 @@ mod tls;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let own_name = args
-        .first()
-        .map(|a| a.rsplit('/').next().unwrap_or(a))
-        .unwrap_or_default();
+    let own_name = args.first().map(|a| a.rsplit('/').next().unwrap_or(a)).unwrap_or_default();
     if own_name == "ekstra-node" {
         std::process::exit(ekstra_node::main(&args[1..]));
     }

@@ -59,13 +59,8 @@ impl Components {
     fn control_program(&self, name: &str, version: &KubernetesVersion) -> Result<PathBuf, String> {
         let found = self.remember(&format!("{name} {}", version.minor), || {
             let components = Recipes::get().group(Group::ControlPlane, version);
-            let paths = self
-                .store
-                .ensure(&components, &Silent)
-                .map_err(|e| e.to_string())?;
-            let program = paths
-                .program(name)
-                .ok_or_else(|| format!("no component provides {name}"))?;
+            let paths = self.store.ensure(&components, &Silent).map_err(|e| e.to_string())?;
+            let program = paths.program(name).ok_or_else(|| format!("no component provides {name}"))?;
             Ok(vec![program.to_owned()])
         })?;
         Ok(found[0].clone())
@@ -73,9 +68,7 @@ impl Components {
 }
 
 fn version(minor: &str) -> Result<&'static KubernetesVersion, String> {
-    Recipes::get()
-        .find_kubernetes(minor)
-        .ok_or_else(|| format!("Kubernetes {minor} is not offered"))
+    Recipes::get().find_kubernetes(minor).ok_or_else(|| format!("Kubernetes {minor} is not offered"))
 }
 
 impl Programs for Components {
@@ -101,14 +94,8 @@ impl MachineImages for Components {
     fn layers(&self, kubernetes_version: &str) -> Result<Vec<PathBuf>, String> {
         let version = version(kubernetes_version)?;
         self.remember(&format!("layers {}", version.minor), || {
-            let image = self
-                .store
-                .node_image(version, &Silent)
-                .map_err(|e| e.to_string())?;
-            let system = self
-                .store
-                .system_images(version, &Silent)
-                .map_err(|e| e.to_string())?;
+            let image = self.store.node_image(version, &Silent).map_err(|e| e.to_string())?;
+            let system = self.store.system_images(version, &Silent).map_err(|e| e.to_string())?;
             let archives: Vec<PathBuf> = system.into_iter().map(|image| image.archive).collect();
             let own = own_layer(&self.home, version, &archives).map_err(|e| format!("{e:#}"))?;
             Ok(std::iter::once(own).chain(image.lowers).collect())
@@ -120,22 +107,14 @@ impl MachineImages for Components {
 fn own_layer(home: &Home, version: &KubernetesVersion, archives: &[PathBuf]) -> Result<PathBuf> {
     let program = home.program();
     let length = fs::metadata(&program)?.len();
-    let modified = fs::metadata(&program)?
-        .modified()?
-        .duration_since(std::time::UNIX_EPOCH)?
-        .as_nanos();
-    let layer = home
-        .path("layers")
-        .join(format!("{}-{length:x}-{modified:x}", version.version));
+    let modified = fs::metadata(&program)?.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    let layer = home.path("layers").join(format!("{}-{length:x}-{modified:x}", version.version));
     if layer.exists() {
         return Ok(layer);
     }
     let partial = layer.with_extension("partial");
     let _ = fs::remove_dir_all(&partial);
-    let (bin, images) = (
-        partial.join("usr/local/bin"),
-        partial.join("usr/local/share/ekstra/images"),
-    );
+    let (bin, images) = (partial.join("usr/local/bin"), partial.join("usr/local/share/ekstra/images"));
     fs::create_dir_all(&bin)?;
     fs::create_dir_all(&images)?;
     link_or_copy(&program, &bin.join("ekstra-node"))?;

@@ -17,11 +17,7 @@ pub(crate) struct Bars {
 impl Bars {
     pub(crate) fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self {
-            terminal,
-            all: MultiProgress::new(),
-            bars: Mutex::default(),
-        }
+        Self { terminal, all: MultiProgress::new(), bars: Mutex::default() }
     }
 
     fn bars(&self) -> std::sync::MutexGuard<'_, HashMap<String, ProgressBar>> {
@@ -32,10 +28,7 @@ impl Bars {
 impl Progress for Bars {
     fn started(&self, name: &str, version: &str, estimate: Duration) {
         if !self.terminal {
-            eprintln!(
-                "building {name} {version} (about {} s of two cores)",
-                estimate.as_secs()
-            );
+            eprintln!("building {name} {version} (about {} s of two cores)", estimate.as_secs());
             return;
         }
         let style = ProgressStyle::with_template("{prefix:28} {bar:30} {percent:>3}% {msg}")
@@ -71,18 +64,9 @@ pub(crate) struct Waiting {
 impl Waiting {
     pub(crate) fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let bar = if terminal {
-            ProgressBar::new_spinner()
-        } else {
-            ProgressBar::hidden()
-        };
+        let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self {
-            bar,
-            started: Instant::now(),
-            last: String::new(),
-            terminal,
-        }
+        Self { bar, started: Instant::now(), last: String::new(), terminal }
     }
 
     pub(crate) fn on(&mut self, what: &str) {

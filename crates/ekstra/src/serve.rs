@@ -66,11 +66,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let mut router = Router::default();
     ekstra_cloud::serve(&mut router, &cloud);
     ekstra_eks::serve(&mut router, &eks);
-    let service = Arc::new(Service {
-        cloud: cloud.clone(),
-        router,
-        home: home.root.display().to_string(),
-    });
+    let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });
     let listeners = bind(&settings).await?;
     let acceptor = tls::acceptor(&home, settings.address)?;
     let (stop, shutdown) = watch::channel(false);
@@ -79,20 +75,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
     }
     tasks.spawn(keep_gate(host.clone(), home.clone()));
-    let instances = InstanceReconciler {
-        cloud,
-        host,
-        names,
-        images: components,
-    };
+    let instances = InstanceReconciler { cloud, host, names, images: components };
     start(&mut tasks, instances, &store, &shutdown);
     start(&mut tasks, ClusterReconciler::new(eks.clone()), &store, &shutdown);
-    start(
-        &mut tasks,
-        NodegroupReconciler::new(eks.clone()),
-        &store,
-        &shutdown,
-    );
+    start(&mut tasks, NodegroupReconciler::new(eks.clone()), &store, &shutdown);
     start(&mut tasks, NodeControllers::new(eks), &store, &shutdown);
     tracing::info!(port = settings.port, address = %settings.address, "serving");
     wait_for_end().await?;
@@ -113,20 +99,13 @@ fn start<R: Reconciler>(
 /// Without root there are control planes on loopback at most; what needs more says so when it is asked for.
 fn prepare_machine(host: &dyn Host, settings: &Settings) -> Result<()> {
     for (setting, before) in raise_inotify_limits()? {
-        tracing::info!(
-            setting,
-            before,
-            "raised: a kubelet takes about 50 inotify instances"
-        );
+        tracing::info!(setting, before, "raised: a kubelet takes about 50 inotify instances");
     }
     Ok(host.ensure_service_address(&service_address(settings))?)
 }
 
 pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
-    ServiceAddress {
-        address: settings.address,
-        transit: settings.transit,
-    }
+    ServiceAddress { address: settings.address, transit: settings.transit }
 }
 
 async fn bind(settings: &Settings) -> Result<Vec<TcpListener>> {
@@ -134,10 +113,7 @@ async fn bind(settings: &Settings) -> Result<Vec<TcpListener>> {
     for address in [Ipv4Addr::LOCALHOST, settings.address] {
         let at = SocketAddr::new(IpAddr::V4(address), settings.port);
         let listener = TcpListener::bind(at).await.with_context(|| {
-            format!(
-                "port {} is in use by another program; set EKSTRA_LISTEN to a free port",
-                settings.port
-            )
+            format!("port {} is in use by another program; set EKSTRA_LISTEN to a free port", settings.port)
         })?;
         listeners.push(listener);
     }
@@ -159,9 +135,7 @@ async fn keep_gate(host: Arc<dyn Host>, home: Home) {
         id: ChildId(GATE.into()),
         program: home.program(),
         args: vec!["--home".into(), home.root.display().to_string(), "gate".into()],
-        env: std::env::vars()
-            .filter(|(name, _)| name == "RUST_LOG" || name == "PATH")
-            .collect(),
+        env: std::env::vars().filter(|(name, _)| name == "RUST_LOG" || name == "PATH").collect(),
         namespace: None,
         log: home.log(GATE),
         limits: Limits::default(),

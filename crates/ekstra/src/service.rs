@@ -62,11 +62,7 @@ impl Service {
             return Err(violations_error(protocol, routed.operation, &violations));
         }
         ensure_scope(&self.cloud, &scope).await.map_err(ApiError::from)?;
-        let call = Call {
-            principal,
-            scope,
-            request_id: request_id.to_owned(),
-        };
+        let call = Call { principal, scope, request_id: request_id.to_owned() };
         let (service, operation) = (routed.service, routed.operation);
         let answer = self.router.call(operation.service, operation.name, call, value);
         let answer = answer.ok_or_else(|| unserved(operation.name))?.await?;
@@ -75,21 +71,15 @@ impl Service {
 
     fn authenticate(&self, request: &Request, routed: &Routed) -> Result<(Principal, String), ApiError> {
         let protocol = routed.service.protocol;
-        let options = VerifyOptions {
-            service: Some(routed.service.signing_name),
-            ..Default::default()
-        };
+        let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
         let lookup = |id: &str, token: Option<&str>| self.secret(id, token);
         let verified = sigv4::verify(request, &lookup, self.cloud.env.now(), &options)
             .map_err(|error| error.to_error(protocol))?;
-        let principal = self
-            .principal(&verified)
-            .ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
+        let principal =
+            self.principal(&verified).ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
         if !is_region(&verified.region) {
-            let message = format!(
-                "Credential should be scoped to a valid region, not '{}'.",
-                verified.region
-            );
+            let message =
+                format!("Credential should be scoped to a valid region, not '{}'.", verified.region);
             return Err(ApiError::client("SignatureDoesNotMatch", 403, message));
         }
         Ok((principal, verified.region))
@@ -99,12 +89,7 @@ impl Service {
         match token {
             // An expired session is told so by `verify`, which needs the secret for that.
             Some(token) => {
-                let session = self
-                    .cloud
-                    .master
-                    .open(token, 0)
-                    .ok()
-                    .filter(|s| s.access_key_id == id)?;
+                let session = self.cloud.master.open(token, 0).ok().filter(|s| s.access_key_id == id)?;
                 Some(SecretKey::new(self.cloud.master.secret(token).0).expiring(session.expires))
             }
             None => {
@@ -116,18 +101,10 @@ impl Service {
 
     fn principal(&self, verified: &Verified) -> Option<Principal> {
         match &verified.session_token {
-            Some(token) => self
-                .cloud
-                .master
-                .open(token, self.cloud.env.now())
-                .ok()
-                .map(|s| s.principal),
+            Some(token) => self.cloud.master.open(token, self.cloud.env.now()).ok().map(|s| s.principal),
             None => {
-                let key: AccessKey = self
-                    .cloud
-                    .store
-                    .view()
-                    .get_as(&keys::access_key(&verified.access_key))?;
+                let key: AccessKey =
+                    self.cloud.store.view().get_as(&keys::access_key(&verified.access_key))?;
                 Some(key.principal)
             }
         }
@@ -139,9 +116,7 @@ impl Service {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let address = self.cloud.settings.address.to_string();
         let ours = ["127.0.0.1", "localhost", address.as_str()].contains(&name);
-        let site = request
-            .header("sec-fetch-site")
-            .is_some_and(|s| s != "none" && s != "same-origin");
+        let site = request.header("sec-fetch-site").is_some_and(|s| s != "none" && s != "same-origin");
         if ours && !site && request.header("origin").is_none() {
             return None;
         }
@@ -165,16 +140,9 @@ impl Service {
 }
 
 fn unserved(operation: &str) -> ApiError {
-    ApiError::client(
-        "UnknownOperationException",
-        404,
-        format!("ekstra does not serve {operation}"),
-    )
+    ApiError::client("UnknownOperationException", 404, format!("ekstra does not serve {operation}"))
 }
 
 fn unknown_key(protocol: Protocol, access_key: &str) -> ApiError {
-    sigv4::SigError::UnknownKey {
-        access_key: access_key.to_owned(),
-    }
-    .to_error(protocol)
+    sigv4::SigError::UnknownKey { access_key: access_key.to_owned() }.to_error(protocol)
 }

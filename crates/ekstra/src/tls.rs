@@ -19,9 +19,7 @@ pub(crate) fn acceptor(home: &Home, address: Ipv4Addr) -> Result<TlsAcceptor> {
     }
     let chain = CertificateDer::pem_slice_iter(&fs::read(&certificate)?).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(&fs::read(&key)?)?;
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -34,15 +32,9 @@ fn make(home: &Home, address: Ipv4Addr) -> Result<()> {
     let authority_key = KeyPair::generate()?;
     let authority = params.self_signed(&authority_key)?.pem();
     let issuer = Issuer::new(params, authority_key);
-    let names = vec![
-        "localhost".to_owned(),
-        "127.0.0.1".to_owned(),
-        address.to_string(),
-    ];
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), address.to_string()];
     let mut params = CertificateParams::new(names)?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "ekstra endpoint");
+    params.distinguished_name.push(DnType::CommonName, "ekstra endpoint");
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &issuer)?.pem();
     write_private(&home.path("ca.crt"), authority.as_bytes())?;

@@ -27,9 +27,7 @@ pub struct Env {
 
 impl Env {
     pub fn system() -> Self {
-        Self {
-            clock: Arc::new(SystemClock),
-        }
+        Self { clock: Arc::new(SystemClock) }
     }
 
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
@@ -61,23 +59,13 @@ impl Env {
         bytes[6] = (bytes[6] & 0x0f) | 0x40;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;
         let hex = hex::encode(bytes);
-        format!(
-            "{}-{}-{}-{}-{}",
-            &hex[..8],
-            &hex[8..12],
-            &hex[12..16],
-            &hex[16..20],
-            &hex[20..]
-        )
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 
     /// An IAM unique id: a prefix such as `AROA` and 17 characters of base 32.
     pub fn iam_id(&self, prefix: &str) -> String {
         const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        let tail = self
-            .random_bytes(17)
-            .into_iter()
-            .map(|b| char::from(ALPHABET[usize::from(b % 32)]));
+        let tail = self.random_bytes(17).into_iter().map(|b| char::from(ALPHABET[usize::from(b % 32)]));
         prefix.chars().chain(tail).collect()
     }
 

@@ -108,12 +108,8 @@ async fn sleep_until(wake: Option<Instant>) {
 impl<R: Reconciler> Driver<R> {
     fn take_due(&mut self) -> Vec<String> {
         let now = Instant::now();
-        let ready: Vec<String> = self
-            .due
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(k, _)| k.clone())
-            .collect();
+        let ready: Vec<String> =
+            self.due.iter().filter(|(_, at)| **at <= now).map(|(k, _)| k.clone()).collect();
         for key in &ready {
             self.due.remove(key);
             self.busy.insert(key.clone());
@@ -135,10 +131,8 @@ impl<R: Reconciler> Driver<R> {
         let revision = self.store.view().revision();
         match self.store.view().changed_since(self.seen) {
             Some(changed) => {
-                let keys: BTreeSet<String> = changed
-                    .iter()
-                    .flat_map(|key| self.reconciler.affected(key))
-                    .collect();
+                let keys: BTreeSet<String> =
+                    changed.iter().flat_map(|key| self.reconciler.affected(key)).collect();
                 for key in keys {
                     self.wake(key, Instant::now());
                 }
@@ -211,11 +205,7 @@ mod tests {
 
         fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, Self::Error>> {
             async move {
-                assert_eq!(
-                    self.in_flight.fetch_add(1, Ordering::SeqCst),
-                    0,
-                    "one key, one at a time"
-                );
+                assert_eq!(self.in_flight.fetch_add(1, Ordering::SeqCst), 0, "one key, one at a time");
                 tokio::task::yield_now().await;
                 self.in_flight.fetch_sub(1, Ordering::SeqCst);
                 self.calls.lock().expect("not poisoned").push(key);
@@ -246,27 +236,14 @@ mod tests {
     async fn wakes_by_start_by_change_and_after_failure() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::open(&dir.path().join("state.db")).expect("opens");
-        let recorder = Arc::new(Recorder {
-            fail_first: AtomicUsize::new(2),
-            ..Default::default()
-        });
+        let recorder = Arc::new(Recorder { fail_first: AtomicUsize::new(2), ..Default::default() });
         let (stop, shutdown) = watch::channel(false);
         let task = tokio::spawn(drive(recorder.clone(), store.clone(), shutdown));
         wait_for(&recorder, 3).await;
-        store
-            .transact::<_, CommitError>(|txn| Ok(txn.put("start", &1)?))
-            .await
-            .expect("commits");
+        store.transact::<_, CommitError>(|txn| Ok(txn.put("start", &1)?)).await.expect("commits");
         wait_for(&recorder, 4).await;
         stop.send_replace(true);
         task.await.expect("ends");
-        assert!(
-            recorder
-                .calls
-                .lock()
-                .expect("not poisoned")
-                .iter()
-                .all(|k| k == "start")
-        );
+        assert!(recorder.calls.lock().expect("not poisoned").iter().all(|k| k == "start"));
     }
 }

@@ -76,9 +76,7 @@ async fn connect(namespace: &str) -> io::Result<TcpStream> {
 
 async fn try_connect(namespace: &str) -> io::Result<TcpStream> {
     let socket = netns::tcp_socket(namespace)?;
-    let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket))
-        .connect(API_SERVER)
-        .await?;
+    let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket)).connect(API_SERVER).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -34,7 +34,5 @@ where
         async { Ok::<_, Infallible>(answered.await) }
     });
     // A client that hangs up is not an error of ours.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }

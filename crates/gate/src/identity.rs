@@ -31,42 +31,23 @@ pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Resul
     }
     let (name, groups) =
         map(gate, cluster, &principal).ok_or_else(|| format!("{} has no access", principal.arn))?;
-    Ok(User {
-        name,
-        groups,
-        principal,
-        access_key: verified.access_key,
-    })
+    Ok(User { name, groups, principal, access_key: verified.access_key })
 }
 
 fn secret(gate: &Gate, id: &str, session: Option<&str>) -> Option<SecretKey> {
     match session {
         Some(token) => {
-            let session = gate
-                .master
-                .open(token, now())
-                .ok()
-                .filter(|s| s.access_key_id == id)?;
+            let session = gate.master.open(token, now()).ok().filter(|s| s.access_key_id == id)?;
             Some(SecretKey::new(gate.master.secret(token).0).expiring(session.expires))
         }
-        None => gate
-            .view
-            .get_as::<AccessKey>(&keys::access_key(id))
-            .map(|key| SecretKey::new(key.secret.0)),
+        None => gate.view.get_as::<AccessKey>(&keys::access_key(id)).map(|key| SecretKey::new(key.secret.0)),
     }
 }
 
 fn principal(gate: &Gate, id: &str, session: Option<&str>) -> Option<Principal> {
     match session {
-        Some(token) => gate
-            .master
-            .open(token, now())
-            .ok()
-            .map(|session| session.principal),
-        None => gate
-            .view
-            .get_as::<AccessKey>(&keys::access_key(id))
-            .map(|key| key.principal),
+        Some(token) => gate.master.open(token, now()).ok().map(|session| session.principal),
+        None => gate.view.get_as::<AccessKey>(&keys::access_key(id)).map(|key| key.principal),
     }
 }
 
@@ -75,18 +56,15 @@ fn map(gate: &Gate, cluster: &Cluster, principal: &Principal) -> Option<(String,
     if cluster.creator_is_admin && canonical == cluster.creator_arn {
         return Some((principal.arn.clone(), vec!["system:masters".into()]));
     }
-    let instance: Instance = gate
-        .view
-        .get_as(&keys::instance(&cluster.scope, principal.session_name()?))?;
+    let instance: Instance = gate.view.get_as(&keys::instance(&cluster.scope, principal.session_name()?))?;
     let role_arn = instance.role_arn.as_deref()?;
     let same_role = role_name(role_arn)? == role_name(&canonical)?;
-    let of_group = gate
-        .view
-        .list_as::<Nodegroup>(&keys::nodegroups(&cluster.scope, &cluster.name))
-        .into_iter()
-        .any(|(_, group)| {
-            group.node_role == role_arn && instance.tags.get("ekstra:nodegroup-uid") == Some(&group.uid)
-        });
+    let of_group =
+        gate.view.list_as::<Nodegroup>(&keys::nodegroups(&cluster.scope, &cluster.name)).into_iter().any(
+            |(_, group)| {
+                group.node_role == role_arn && instance.tags.get("ekstra:nodegroup-uid") == Some(&group.uid)
+            },
+        );
     if !same_role || !of_group || !instance.state.is_alive() {
         return None;
     }
@@ -95,8 +73,5 @@ fn map(gate: &Gate, cluster: &Cluster, principal: &Principal) -> Option<(String,
 }
 
 fn role_name(arn: &str) -> Option<String> {
-    arn.parse::<ekstra_domain::names::Arn>()
-        .ok()?
-        .role_name()
-        .map(str::to_owned)
+    arn.parse::<ekstra_domain::names::Arn>().ok()?.role_name().map(str::to_owned)
 }

@@ -64,10 +64,7 @@ impl Drop for Listeners {
 
 impl Listeners {
     pub(crate) fn new(gate: Gate) -> Self {
-        Self {
-            gate,
-            running: BTreeMap::new(),
-        }
+        Self { gate, running: BTreeMap::new() }
     }
 
     pub(crate) async fn follow(&mut self, mut head: watch::Receiver<Revision>) {
@@ -108,13 +105,7 @@ impl Listeners {
 
     fn wanted(&self) -> Vec<Place> {
         let facts = &self.gate.facts;
-        let vpcs: Vec<Vpc> = self
-            .gate
-            .view
-            .list_as(keys::VPCS)
-            .into_iter()
-            .map(|(_, vpc)| vpc)
-            .collect();
+        let vpcs: Vec<Vpc> = self.gate.view.list_as(keys::VPCS).into_iter().map(|(_, vpc)| vpc).collect();
         let routers: BTreeMap<String, (String, u64)> = vpcs
             .iter()
             .filter_map(|vpc| {
@@ -140,31 +131,19 @@ impl Listeners {
         routers: &BTreeMap<String, (String, u64)>,
         places: &mut Vec<Place>,
     ) {
-        let role = Role::Door {
-            slot: slot.id.clone(),
-        };
+        let role = Role::Door { slot: slot.id.clone() };
         for address in [Ipv4Addr::LOCALHOST, INTERNAL_ADDRESS, self.gate.facts.address] {
-            places.push(Place {
-                namespace: None,
-                address: at(address, slot.port),
-                role: role.clone(),
-            });
+            places.push(Place { namespace: None, address: at(address, slot.port), role: role.clone() });
         }
         if let Some(router) = routers.get(&slot.vpc) {
             let address = at(self.gate.facts.address, slot.port);
-            places.push(Place {
-                namespace: Some(router.clone()),
-                address,
-                role,
-            });
+            places.push(Place { namespace: Some(router.clone()), address, role });
         }
         if let Some(inode) = inode(&slot.namespace) {
             places.push(Place {
                 namespace: Some((slot.namespace.clone(), inode)),
                 address: at(Ipv4Addr::LOCALHOST, TOKEN_WEBHOOK_PORT),
-                role: Role::Webhook {
-                    slot: slot.id.clone(),
-                },
+                role: Role::Webhook { slot: slot.id.clone() },
             });
         }
     }
@@ -200,13 +179,9 @@ async fn open(gate: &Gate, place: &Place) -> io::Result<JoinHandle<()>> {
     let listener = listen(place)?;
     let gate = gate.clone();
     Ok(match place.role.clone() {
-        Role::Door { slot } => tokio::spawn(door::serve(
-            gate,
-            slot,
-            place.address,
-            place.namespace.is_some(),
-            listener,
-        )),
+        Role::Door { slot } => {
+            tokio::spawn(door::serve(gate, slot, place.address, place.namespace.is_some(), listener))
+        }
         Role::Webhook { slot } => tokio::spawn(webhook::serve(gate, slot, listener)),
         Role::Metadata { vpc } => tokio::spawn(metadata::serve(gate, vpc, listener)),
         Role::Images => tokio::spawn(registry::serve(gate, listener)),

@@ -34,12 +34,7 @@ pub(crate) async fn serve(gate: Gate, vpc: String, listener: TcpListener) {
         if nix::sys::socket::setsockopt(&stream.as_fd(), nix::sys::socket::sockopt::Ipv4Ttl, &hops).is_err() {
             continue;
         }
-        let item = Items {
-            gate: gate.clone(),
-            instance,
-            interface,
-            peer,
-        };
+        let item = Items { gate: gate.clone(), instance, interface, peer };
         tokio::spawn(serve_connection(stream, move |request| {
             let answer = item.answer(&request);
             async move { answer }
@@ -49,9 +44,7 @@ pub(crate) async fn serve(gate: Gate, vpc: String, listener: TcpListener) {
 
 fn find(gate: &Gate, vpc: &str, peer: Ipv4Addr) -> Option<(Instance, Interface)> {
     let interfaces = gate.view.list_as::<Interface>(keys::INTERFACES);
-    let (_, interface) = interfaces
-        .into_iter()
-        .find(|(_, i)| i.vpc == vpc && i.holds(peer))?;
+    let (_, interface) = interfaces.into_iter().find(|(_, i)| i.vpc == vpc && i.holds(peer))?;
     let Attachment::Instance { id } = &interface.attachment else {
         return None;
     };
@@ -83,10 +76,8 @@ impl Items {
             return status(StatusCode::FORBIDDEN);
         }
         if path == "/latest/api/token" {
-            return match (
-                request.method(),
-                header(TOKEN_LIFETIME_HEADER).and_then(|v| v.parse::<i64>().ok()),
-            ) {
+            return match (request.method(), header(TOKEN_LIFETIME_HEADER).and_then(|v| v.parse::<i64>().ok()))
+            {
                 (&Method::PUT, Some(seconds)) if (1..=LONGEST_TOKEN_LIFETIME).contains(&seconds) => {
                     text(self.make_token(now() + seconds))
                 }
@@ -100,27 +91,19 @@ impl Items {
         if request.method() != Method::GET {
             return status(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let item = path
-            .strip_prefix("/latest/")
-            .or_else(|| path.strip_prefix("/2021-07-15/"))
-            .unwrap_or_default();
-        self.item(item)
-            .map_or_else(|| status(StatusCode::NOT_FOUND), text)
+        let item =
+            path.strip_prefix("/latest/").or_else(|| path.strip_prefix("/2021-07-15/")).unwrap_or_default();
+        self.item(item).map_or_else(|| status(StatusCode::NOT_FOUND), text)
     }
 
     fn make_token(&self, expires: i64) -> String {
-        let mac = self
-            .gate
-            .master
-            .derive("metadata-token", format!("{} {expires}", self.peer).as_bytes());
+        let mac = self.gate.master.derive("metadata-token", format!("{} {expires}", self.peer).as_bytes());
         let hex: String = mac.iter().take(20).map(|b| format!("{b:02x}")).collect();
         format!("{expires}-{hex}")
     }
 
     fn is_token(&self, token: &str) -> bool {
-        let expires = token
-            .split_once('-')
-            .and_then(|(time, _)| time.parse::<i64>().ok());
+        let expires = token.split_once('-').and_then(|(time, _)| time.parse::<i64>().ok());
         expires.is_some_and(|at| at > now() && self.make_token(at) == token)
     }
 
@@ -130,10 +113,7 @@ impl Items {
         match name {
             "user-data" => (!instance.user_data.is_empty()).then(|| instance.user_data.clone()),
             "dynamic/instance-identity/document" => Some(self.identity_document()),
-            _ => self.metadata(
-                name.strip_prefix("meta-data")
-                    .map(|rest| rest.trim_start_matches('/'))?,
-            ),
+            _ => self.metadata(name.strip_prefix("meta-data").map(|rest| rest.trim_start_matches('/'))?),
         }
     }
 
@@ -165,13 +145,7 @@ impl Items {
     }
 
     fn role_name(&self) -> Option<String> {
-        self.instance
-            .role_arn
-            .as_deref()?
-            .parse::<Arn>()
-            .ok()?
-            .role_name()
-            .map(str::to_owned)
+        self.instance.role_arn.as_deref()?.parse::<Arn>().ok()?.role_name().map(str::to_owned)
     }
 
     fn credentials(&self, name: &str) -> Option<String> {
@@ -181,16 +155,9 @@ impl Items {
         let role: Role = self.gate.view.get_as(&keys::role(account, &role_name))?;
         let id = &self.instance.id;
         let expires = now() + CREDENTIALS_LIFETIME;
-        let key = self
-            .gate
-            .master
-            .derive("access-key", format!("{id} {expires}").as_bytes());
+        let key = self.gate.master.derive("access-key", format!("{id} {expires}").as_bytes());
         let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        let tail: String = key
-            .iter()
-            .take(16)
-            .map(|b| char::from(letters[usize::from(b % 32)]))
-            .collect();
+        let tail: String = key.iter().take(16).map(|b| char::from(letters[usize::from(b % 32)])).collect();
         let session = Session {
             access_key_id: format!("ASIA{tail}"),
             principal: Principal {
@@ -215,16 +182,11 @@ impl Items {
 
     fn network(&self, name: &str) -> Option<String> {
         let interface = &self.interface;
-        let item = name
-            .strip_prefix(&format!("network/interfaces/macs/{}", interface.mac))?
-            .trim_start_matches('/');
+        let item =
+            name.strip_prefix(&format!("network/interfaces/macs/{}", interface.mac))?.trim_start_matches('/');
         let scope = &interface.scope;
         let vpc = || self.gate.view.get_as::<Vpc>(&keys::vpc(scope, &interface.vpc));
-        let subnet = || {
-            self.gate
-                .view
-                .get_as::<Subnet>(&keys::subnet(scope, &interface.subnet))
-        };
+        let subnet = || self.gate.view.get_as::<Subnet>(&keys::subnet(scope, &interface.subnet));
         Some(match item {
             "device-number" => interface.device_index.to_string(),
             "interface-id" => interface.id.clone(),

@@ -18,9 +18,7 @@ const CHUNK: usize = 256 * 1024;
 pub(crate) async fn serve(gate: Gate, listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         let images = gate.images.clone();
-        tokio::spawn(serve_connection(stream, move |request| {
-            answer(images.clone(), request)
-        }));
+        tokio::spawn(serve_connection(stream, move |request| answer(images.clone(), request)));
     }
 }
 
@@ -38,9 +36,7 @@ async fn answer(images: Registry, request: Request<Incoming>) -> Response<Body> 
 fn body(content: Content) -> Body {
     match content {
         Content::Full(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed(),
-        Content::File {
-            file, offset, len, ..
-        } => {
+        Content::File { file, offset, len, .. } => {
             let (sender, mut receiver) = mpsc::channel(4);
             tokio::task::spawn_blocking(move || read_into(file, offset, len, &sender));
             let chunks = futures::stream::poll_fn(move |context| receiver.poll_recv(context));

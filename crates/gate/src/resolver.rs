@@ -20,10 +20,7 @@ const LARGEST: usize = 65_535;
 const TTL: u32 = 60;
 
 pub(crate) async fn serve(gate: Gate, vpc: String, tcp: TcpListener, udp: UdpSocket) {
-    tokio::join!(
-        serve_udp(gate.clone(), vpc.clone(), udp),
-        serve_tcp(gate, vpc, tcp)
-    );
+    tokio::join!(serve_udp(gate.clone(), vpc.clone(), udp), serve_tcp(gate, vpc, tcp));
 }
 
 async fn serve_udp(gate: Gate, vpc: String, socket: UdpSocket) {
@@ -79,11 +76,7 @@ async fn answer(gate: &Gate, vpc: &str, query: &[u8], tcp: bool) -> Option<Vec<u
         return own.to_vec().ok();
     }
     for upstream in upstreams() {
-        let asked = if tcp {
-            ask_tcp(upstream, query).await
-        } else {
-            ask_udp(upstream, query).await
-        };
+        let asked = if tcp { ask_tcp(upstream, query).await } else { ask_udp(upstream, query).await };
         if let Ok(answer) = asked {
             return Some(answer);
         }
@@ -110,20 +103,13 @@ fn private(gate: &Gate, vpc: &str, query: &Message) -> Option<Message> {
         return None;
     }
     let interfaces = gate.view.list_as::<Interface>(keys::INTERFACES);
-    if !interfaces
-        .iter()
-        .any(|(_, i)| i.vpc == vpc && i.address == address)
-    {
+    if !interfaces.iter().any(|(_, i)| i.vpc == vpc && i.address == address) {
         return Some(respond(query, ResponseCode::NXDomain));
     }
     let mut response = respond(query, ResponseCode::NoError);
     response.metadata.authoritative = true;
     if question.query_type() == RecordType::A {
-        response.add_answer(Record::from_rdata(
-            question.name().clone(),
-            TTL,
-            RData::A(A(address)),
-        ));
+        response.add_answer(Record::from_rdata(question.name().clone(), TTL, RData::A(A(address))));
     }
     Some(response)
 }
@@ -132,18 +118,11 @@ fn private(gate: &Gate, vpc: &str, query: &Message) -> Option<Message> {
 fn upstreams() -> Vec<SocketAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let address = |line: &str| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok();
-    text.lines()
-        .filter_map(address)
-        .map(|ip| SocketAddr::new(ip, 53))
-        .collect()
+    text.lines().filter_map(address).map(|ip| SocketAddr::new(ip, 53)).collect()
 }
 
 async fn ask_udp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: SocketAddr = if upstream.is_ipv4() {
-        ([0, 0, 0, 0], 0).into()
-    } else {
-        ([0_u16; 8], 0).into()
-    };
+    let any: SocketAddr = if upstream.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(upstream).await?;
     socket.send(query).await?;

@@ -32,9 +32,7 @@ struct Spec {
 pub(crate) async fn serve(gate: Gate, slot: String, listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         let (gate, slot) = (gate.clone(), slot.clone());
-        tokio::spawn(serve_connection(stream, move |request| {
-            answer(gate.clone(), slot.clone(), request)
-        }));
+        tokio::spawn(serve_connection(stream, move |request| answer(gate.clone(), slot.clone(), request)));
     }
 }
 

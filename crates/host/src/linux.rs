@@ -69,13 +69,7 @@ impl LinuxHost {
     pub fn new(names: Names, run: PathBuf, launcher: PathBuf) -> Result<Self, HostError> {
         std::fs::create_dir_all(&run).map_err(HostError::io("create", &run))?;
         let cgroups = cgroup::Hierarchies::detect()?;
-        Ok(Self {
-            names,
-            run,
-            launcher,
-            cgroups,
-            routers: Arc::default(),
-        })
+        Ok(Self { names, run, launcher, cgroups, routers: Arc::default() })
     }
 
     pub fn names(&self) -> &Names {
@@ -112,12 +106,7 @@ impl Host for LinuxHost {
 
     fn children(&self) -> Result<Vec<ChildId>, HostError> {
         let mut ids = child::recorded(&self.run)?;
-        ids.extend(
-            self.cgroups
-                .members(&self.names.cgroup())?
-                .into_iter()
-                .map(ChildId),
-        );
+        ids.extend(self.cgroups.members(&self.names.cgroup())?.into_iter().map(ChildId));
         ids.sort();
         ids.dedup();
         Ok(ids)
@@ -137,15 +126,8 @@ impl Host for LinuxHost {
 
     fn ensure_router(&self, spec: &RouterSpec) -> Result<(), HostError> {
         let mut made = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
-        let inode = || {
-            std::fs::metadata(netns::path(&spec.namespace))
-                .map(|m| m.ino())
-                .ok()
-        };
-        if made
-            .get(&spec.namespace)
-            .is_some_and(|(old, at)| old == spec && Some(*at) == inode())
-        {
+        let inode = || std::fs::metadata(netns::path(&spec.namespace)).map(|m| m.ino()).ok();
+        if made.get(&spec.namespace).is_some_and(|(old, at)| old == spec && Some(*at) == inode()) {
             return Ok(());
         }
         network::ensure_router(spec)?;

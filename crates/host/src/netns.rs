@@ -19,15 +19,11 @@ pub fn path(name: &str) -> PathBuf {
 pub fn enter<T: Send>(name: &str, body: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let namespace = File::open(path(name))?;
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .stack_size(128 * 1024)
-            .spawn_scoped(scope, || {
-                setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-                body()
-            })?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the namespace's thread panicked")))
+        let thread = std::thread::Builder::new().stack_size(128 * 1024).spawn_scoped(scope, || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            body()
+        })?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the namespace's thread panicked")))
     })
 }
 

@@ -127,23 +127,11 @@ pub struct DiskSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     #[error("{program} failed ({status}): {output}")]
-    Command {
-        program: String,
-        status: String,
-        output: String,
-    },
+    Command { program: String, status: String, output: String },
     #[error("{program} cannot be run: {source}. Install it (Debian: apt-get install {package})")]
-    Missing {
-        program: String,
-        package: &'static str,
-        source: std::io::Error,
-    },
+    Missing { program: String, package: &'static str, source: std::io::Error },
     #[error("{action} {path}: {source}")]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("network namespace {name}: {source}")]
     Namespace { name: String, source: std::io::Error },
     #[error("child {id} did not start: {detail}")]

@@ -35,9 +35,7 @@ impl Digest {
 
     /// Parses the 64 lower-case hex digits alone, as in the file name of a blob.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let lower = text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let lower = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let mut raw = [0; 32];
         (lower && hex::decode_to_slice(text, &mut raw).is_ok()).then_some(Self(raw))
     }
@@ -47,9 +45,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let (algorithm, encoded) = text
-            .split_once(':')
-            .ok_or_else(|| DigestError::Form(text.to_owned()))?;
+        let (algorithm, encoded) = text.split_once(':').ok_or_else(|| DigestError::Form(text.to_owned()))?;
         if algorithm != "sha256" {
             return Err(DigestError::Algorithm(algorithm.to_owned()));
         }
@@ -77,9 +73,7 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -111,20 +105,9 @@ mod tests {
 
     #[test]
     fn refuses_other_algorithms_upper_case_and_wrong_lengths() {
-        assert_eq!(
-            "sha512:ab".parse::<Digest>(),
-            Err(DigestError::Algorithm("sha512".to_owned()))
-        );
-        for bad in [
-            "sha256:",
-            "sha256:abc",
-            "e3b0",
-            &EMPTY.to_uppercase().replace("SHA", "sha"),
-        ] {
-            assert!(
-                matches!(bad.parse::<Digest>(), Err(DigestError::Form(_))),
-                "{bad}"
-            );
+        assert_eq!("sha512:ab".parse::<Digest>(), Err(DigestError::Algorithm("sha512".to_owned())));
+        for bad in ["sha256:", "sha256:abc", "e3b0", &EMPTY.to_uppercase().replace("SHA", "sha")] {
+            assert!(matches!(bad.parse::<Digest>(), Err(DigestError::Form(_))), "{bad}");
         }
     }
 }

@@ -57,25 +57,13 @@ pub enum ImportError {
     #[error("manifest {digest} is refused")]
     Manifest { digest: Digest, source: ManifestError },
     #[error("refused: `{name}` is {actual}, not {expected}")]
-    DigestMismatch {
-        name: String,
-        expected: Digest,
-        actual: Digest,
-    },
+    DigestMismatch { name: String, expected: Digest, actual: Digest },
     #[error("refused: `{name}` is {actual} bytes long, not {expected}")]
-    SizeMismatch {
-        name: String,
-        expected: u64,
-        actual: u64,
-    },
+    SizeMismatch { name: String, expected: u64, actual: u64 },
     #[error("layout version `{0}` is not supported, only 1.x.x")]
     LayoutVersion(String),
     #[error("refused: {config} lists {diff_ids} layers, the archive {layers}")]
-    LayerCount {
-        config: String,
-        layers: usize,
-        diff_ids: usize,
-    },
+    LayerCount { config: String, layers: usize, diff_ids: usize },
     #[error("refused: indexes are nested deeper than {0}, or in a circle")]
     TooDeep(usize),
     #[error("refused: more than {0} manifests")]
@@ -89,25 +77,17 @@ pub enum ImportError {
 }
 
 fn hint(tag: &Option<String>) -> String {
-    tag.as_ref()
-        .map(|tag| format!(" (only the tag `{tag}`)"))
-        .unwrap_or_default()
+    tag.as_ref().map(|tag| format!(" (only the tag `{tag}`)")).unwrap_or_default()
 }
 
 impl ImportError {
     fn read(what: impl ToString) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Read {
-            what: what.to_string(),
-            source,
-        }
+        move |source| Self::Read { what: what.to_string(), source }
     }
 
     /// Whether something is not there, as opposed to there and wrong.
     fn is_absence(&self) -> bool {
-        matches!(
-            self,
-            Self::Missing { .. } | Self::Store(StoreError::MissingChild { .. })
-        )
+        matches!(self, Self::Missing { .. } | Self::Store(StoreError::MissingChild { .. }))
     }
 }
 
@@ -126,11 +106,7 @@ pub fn import_path(
     path: &Path,
     options: &ImportOptions,
 ) -> Result<Vec<Image>, ImportError> {
-    let bundle = if path.is_dir() {
-        Bundle::dir(path)?
-    } else {
-        Bundle::tar(Spooled::open(store, path)?)?
-    };
+    let bundle = if path.is_dir() { Bundle::dir(path)? } else { Bundle::tar(Spooled::open(store, path)?)? };
     import(store, &bundle, options)
 }
 
@@ -173,17 +149,9 @@ fn named(found: Vec<Found>, options: &ImportOptions) -> Result<Vec<(Reference, D
         };
     }
     let mut all = Vec::new();
-    for Found {
-        target,
-        names,
-        bare_tag,
-    } in found
-    {
+    for Found { target, names, bare_tag } in found {
         if names.is_empty() {
-            return Err(ImportError::NoName {
-                digest: target.digest,
-                tag: bare_tag,
-            });
+            return Err(ImportError::NoName { digest: target.digest, tag: bare_tag });
         }
         all.extend(names.into_iter().map(|name| (name, target.clone())));
     }
@@ -191,8 +159,5 @@ fn named(found: Vec<Found>, options: &ImportOptions) -> Result<Vec<(Reference, D
 }
 
 fn parse_name(name: &str) -> Result<Reference, ImportError> {
-    Reference::parse(name).map_err(|source| ImportError::BadName {
-        name: name.to_owned(),
-        source,
-    })
+    Reference::parse(name).map_err(|source| ImportError::BadName { name: name.to_owned(), source })
 }

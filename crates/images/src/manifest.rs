@@ -52,13 +52,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// A descriptor without platform or annotations.
     pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
-        Self {
-            media_type: media_type.to_owned(),
-            digest,
-            size,
-            platform: None,
-            annotations: None,
-        }
+        Self { media_type: media_type.to_owned(), digest, size, platform: None, annotations: None }
     }
 
     /// One annotation's value.
@@ -88,13 +82,8 @@ pub fn host_architecture() -> &'static str {
 /// What a manifest ties together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    Image {
-        config: Descriptor,
-        layers: Vec<Descriptor>,
-    },
-    Index {
-        manifests: Vec<Descriptor>,
-    },
+    Image { config: Descriptor, layers: Vec<Descriptor> },
+    Index { manifests: Vec<Descriptor> },
 }
 
 /// A manifest or index, understood.
@@ -145,14 +134,9 @@ impl Manifest {
         let media_type = agreed_type(raw.media_type.as_deref(), declared)?;
         let (content, fits, default): (_, fn(&str) -> bool, _) = match (raw.config, raw.layers, raw.manifests)
         {
-            (Some(config), layers, None) => (
-                Content::Image {
-                    config,
-                    layers: layers.unwrap_or_default(),
-                },
-                is_image,
-                OCI_MANIFEST,
-            ),
+            (Some(config), layers, None) => {
+                (Content::Image { config, layers: layers.unwrap_or_default() }, is_image, OCI_MANIFEST)
+            }
             (None, None, Some(manifests)) => (Content::Index { manifests }, is_index, OCI_INDEX),
             _ => return Err(ManifestError::Kind),
         };
@@ -160,10 +144,7 @@ impl Manifest {
         if !fits(media_type) {
             return Err(ManifestError::WrongMediaType(media_type.to_owned()));
         }
-        Ok(Self {
-            media_type: media_type.to_owned(),
-            content,
-        })
+        Ok(Self { media_type: media_type.to_owned(), content })
     }
 
     /// Every blob this document points at.
@@ -186,12 +167,7 @@ pub(crate) fn image_manifest(media_type: &str, config: &Descriptor, layers: &[De
         config: &'a Descriptor,
         layers: &'a [Descriptor],
     }
-    let made = Made {
-        schema_version: 2,
-        media_type,
-        config,
-        layers,
-    };
+    let made = Made { schema_version: 2, media_type, config, layers };
     serde_json::to_vec(&made).expect("numbers, texts and lists of them are always JSON")
 }
 
@@ -200,10 +176,9 @@ fn agreed_type<'a>(
     outside: Option<&'a str>,
 ) -> Result<Option<&'a str>, ManifestError> {
     match (inside, outside) {
-        (Some(inside), Some(outside)) if inside != outside => Err(ManifestError::MediaType {
-            inside: inside.to_owned(),
-            outside: outside.to_owned(),
-        }),
+        (Some(inside), Some(outside)) if inside != outside => {
+            Err(ManifestError::MediaType { inside: inside.to_owned(), outside: outside.to_owned() })
+        }
         (inside, outside) => Ok(inside.or(outside)),
     }
 }
@@ -213,24 +188,15 @@ mod tests {
     use super::*;
 
     fn descriptor(media_type: &str) -> String {
-        format!(
-            r#"{{"mediaType":"{media_type}","digest":"{}","size":1}}"#,
-            Digest::of(b"x")
-        )
+        format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":1}}"#, Digest::of(b"x"))
     }
 
     #[test]
     fn an_ambiguous_document_is_refused() {
         let one = descriptor(OCI_CONFIG);
         let both = format!(r#"{{"schemaVersion":2,"config":{one},"layers":[{one}],"manifests":[{one}]}}"#);
-        assert!(matches!(
-            Manifest::parse(both.as_bytes(), None),
-            Err(ManifestError::Kind)
-        ));
-        assert!(matches!(
-            Manifest::parse(br#"{"schemaVersion":2}"#, None),
-            Err(ManifestError::Kind)
-        ));
+        assert!(matches!(Manifest::parse(both.as_bytes(), None), Err(ManifestError::Kind)));
+        assert!(matches!(Manifest::parse(br#"{"schemaVersion":2}"#, None), Err(ManifestError::Kind)));
         let image = format!(r#"{{"schemaVersion":2,"config":{one},"layers":[]}}"#);
         let error = Manifest::parse(image.as_bytes(), Some(OCI_INDEX)).expect_err("an image is no index");
         assert!(matches!(error, ManifestError::WrongMediaType(_)), "{error}");
@@ -242,24 +208,15 @@ mod tests {
         let text =
             format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{one},"layers":[]}}"#);
         let parsed = Manifest::parse(text.as_bytes(), Some(OCI_MANIFEST)).expect("they agree");
-        assert_eq!(
-            (parsed.media_type.as_str(), parsed.children().count()),
-            (OCI_MANIFEST, 1)
-        );
+        assert_eq!((parsed.media_type.as_str(), parsed.children().count()), (OCI_MANIFEST, 1));
         let error = Manifest::parse(text.as_bytes(), Some(DOCKER_MANIFEST)).expect_err("they do not");
         assert!(matches!(error, ManifestError::MediaType { .. }), "{error}");
     }
 
     #[test]
     fn old_schemas_and_huge_documents_are_refused() {
-        assert!(matches!(
-            Manifest::parse(br#"{"schemaVersion":1}"#, None),
-            Err(ManifestError::Schema(1))
-        ));
+        assert!(matches!(Manifest::parse(br#"{"schemaVersion":1}"#, None), Err(ManifestError::Schema(1))));
         let huge = vec![b' '; MAX_MANIFEST as usize + 1];
-        assert!(matches!(
-            Manifest::parse(&huge, None),
-            Err(ManifestError::TooLarge(_))
-        ));
+        assert!(matches!(Manifest::parse(&huge, None), Err(ManifestError::TooLarge(_))));
     }
 }

@@ -74,11 +74,7 @@ pub struct Packed {
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     #[error("{option} `{value}` is not {expected}")]
-    Option {
-        option: &'static str,
-        value: String,
-        expected: &'static str,
-    },
+    Option { option: &'static str, value: String, expected: &'static str },
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is not a readable tar")]
@@ -101,11 +97,7 @@ pub enum PackError {
 /// attributes are left out.
 pub fn pack(store: &ImageStore, rootfs: &Path, options: &PackOptions) -> Result<Packed, PackError> {
     config::check(options)?;
-    let tree = if rootfs.is_dir() {
-        Tree::of_dir(rootfs)?
-    } else {
-        Tree::of_tar(store, rootfs)?
-    };
+    let tree = if rootfs.is_dir() { Tree::of_dir(rootfs)? } else { Tree::of_tar(store, rootfs)? };
     let layer = write_layer(store, &tree, options)?;
     let config = config::json(options, &layer.digest);
     let config = Descriptor::new(OCI_CONFIG, store.put_blob(&config)?, config.len() as u64);
@@ -115,10 +107,7 @@ pub fn pack(store: &ImageStore, rootfs: &Path, options: &PackOptions) -> Result<
     for path in &tree.skipped {
         tracing::warn!(path = %path.display(), "a device or socket was left out of the image");
     }
-    Ok(Packed {
-        digest: target.digest,
-        skipped: tree.skipped,
-    })
+    Ok(Packed { digest: target.digest, skipped: tree.skipped })
 }
 
 fn write_layer(store: &ImageStore, tree: &Tree, options: &PackOptions) -> Result<Descriptor, PackError> {
@@ -126,20 +115,11 @@ fn write_layer(store: &ImageStore, tree: &Tree, options: &PackOptions) -> Result
     let mut layer = tar::Builder::new(BufWriter::with_capacity(1 << 18, &mut blob));
     let mut written = HashMap::new();
     for node in &tree.nodes {
-        let failed = |source| PackError::Layer {
-            path: node.path(),
-            source,
-        };
+        let failed = |source| PackError::Layer { path: node.path(), source };
         append(&mut layer, tree, node, options.owner, &mut written).map_err(failed)?;
     }
-    let end = |source| PackError::Layer {
-        path: PathBuf::from("/"),
-        source,
-    };
-    layer
-        .into_inner()
-        .and_then(|mut buffer| buffer.flush())
-        .map_err(end)?;
+    let end = |source| PackError::Layer { path: PathBuf::from("/"), source };
+    layer.into_inner().and_then(|mut buffer| buffer.flush()).map_err(end)?;
     let (digest, size) = blob.commit(None)?;
     Ok(Descriptor::new(OCI_LAYER, digest, size))
 }
@@ -175,14 +155,7 @@ fn append<'a>(
             written.insert(*content, &node.name);
             header.set_entry_type(tar::EntryType::Regular);
             header.set_size(*size);
-            layer.append_data(
-                &mut header,
-                path,
-                Exact {
-                    inner: tree.open(node)?,
-                    left: *size,
-                },
-            )
+            layer.append_data(&mut header, path, Exact { inner: tree.open(node)?, left: *size })
         }
     }
 }

@@ -56,18 +56,11 @@ impl Repository {
             other => other,
         };
         let official = registry == DOCKER_HUB && !path.contains('/');
-        let path = if official {
-            format!("library/{path}")
-        } else {
-            path.to_owned()
-        };
+        let path = if official { format!("library/{path}") } else { path.to_owned() };
         if path.len() > MAX_NAME {
             return Err(ReferenceError::TooLong(path.len()));
         }
-        Ok(Self {
-            registry: registry.to_owned(),
-            path,
-        })
+        Ok(Self { registry: registry.to_owned(), path })
     }
 
     /// Parses `[registry/]path`; without a registry it is in `default_registry`.
@@ -91,20 +84,12 @@ impl Repository {
     /// This repository with a tag.
     pub fn with_tag(self, tag: &str) -> Result<Reference, ReferenceError> {
         check_tag(tag)?;
-        Ok(Reference {
-            repository: self,
-            tag: Some(tag.to_owned()),
-            digest: None,
-        })
+        Ok(Reference { repository: self, tag: Some(tag.to_owned()), digest: None })
     }
 
     /// This repository with a digest.
     pub fn with_digest(self, digest: Digest) -> Reference {
-        Reference {
-            repository: self,
-            tag: None,
-            digest: Some(digest),
-        }
+        Reference { repository: self, tag: None, digest: Some(digest) }
     }
 }
 
@@ -145,11 +130,7 @@ impl Reference {
         }
         let repository = Repository::parse_in(DOCKER_HUB, name)?;
         let tag = tag.or(if digest.is_none() { Some(DEFAULT_TAG) } else { None });
-        Ok(Self {
-            repository,
-            tag: tag.map(str::to_owned),
-            digest,
-        })
+        Ok(Self { repository, tag: tag.map(str::to_owned), digest })
     }
 
     /// Registry and path.
@@ -204,14 +185,7 @@ fn check_registry(text: &str) -> Result<(), ReferenceError> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or_else(bad)?;
         address.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
-        (
-            None,
-            if port.is_empty() {
-                None
-            } else {
-                Some(port.strip_prefix(':').ok_or_else(bad)?)
-            },
-        )
+        (None, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(bad)?) })
     } else {
         match text.split_once(':') {
             Some((host, port)) => (Some(host), Some(port)),
@@ -241,11 +215,7 @@ fn check_path(path: &str) -> Result<(), ReferenceError> {
     if path.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err(ReferenceError::Uppercase(path.to_owned()));
     }
-    if path.split('/').all(is_path_part) {
-        Ok(())
-    } else {
-        Err(ReferenceError::Repository(path.to_owned()))
-    }
+    if path.split('/').all(is_path_part) { Ok(()) } else { Err(ReferenceError::Repository(path.to_owned())) }
 }
 
 /// Runs of letters and digits joined by `.`, `_`, `__` or any number of `-`.
@@ -253,9 +223,7 @@ fn is_path_part(part: &str) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let ends = part.bytes().next().is_some_and(word) && part.bytes().last().is_some_and(word);
     let joints = part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    ends && joints
-        .into_iter()
-        .all(|j| matches!(j, "" | "." | "_" | "__") || j.bytes().all(|b| b == b'-'))
+    ends && joints.into_iter().all(|j| matches!(j, "" | "." | "_" | "__") || j.bytes().all(|b| b == b'-'))
 }
 
 pub(crate) fn check_tag(tag: &str) -> Result<(), ReferenceError> {
@@ -263,11 +231,7 @@ pub(crate) fn check_tag(tag: &str) -> Result<(), ReferenceError> {
     let ok = tag.len() <= MAX_TAG
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-');
-    if ok {
-        Ok(())
-    } else {
-        Err(ReferenceError::Tag(tag.to_owned()))
-    }
+    if ok { Ok(()) } else { Err(ReferenceError::Tag(tag.to_owned())) }
 }
 
 #[cfg(test)]
@@ -288,36 +252,23 @@ mod tests {
             ("localhost:5000/app:v1", "localhost:5000/app:v1"),
             ("[::1]:5000/app", "[::1]:5000/app:latest"),
             ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10"),
-            (
-                "1.dkr.ecr.eu-west-1.amazonaws.com/a/b",
-                "1.dkr.ecr.eu-west-1.amazonaws.com/a/b:latest",
-            ),
+            ("1.dkr.ecr.eu-west-1.amazonaws.com/a/b", "1.dkr.ecr.eu-west-1.amazonaws.com/a/b:latest"),
             ("a__b/c-d---e.f_g:T_1.2-x", "docker.io/a__b/c-d---e.f_g:T_1.2-x"),
             ("HOST/app", "HOST/app:latest"),
         ];
         for (given, expected) in table {
             let parsed = Reference::parse(given).unwrap_or_else(|e| panic!("{given}: {e}"));
             assert_eq!(parsed.to_string(), expected, "{given}");
-            assert_eq!(
-                Reference::parse(expected).as_ref(),
-                Ok(&parsed),
-                "{expected} is stable"
-            );
+            assert_eq!(Reference::parse(expected).as_ref(), Ok(&parsed), "{expected} is stable");
         }
     }
 
     #[test]
     fn a_digest_takes_the_place_of_the_default_tag() {
         let by_digest = Reference::parse(&format!("nginx@sha256:{HEX}")).expect("valid");
-        assert_eq!(
-            (by_digest.tag(), by_digest.digest().map(Digest::hex)),
-            (None, Some(HEX.to_owned()))
-        );
+        assert_eq!((by_digest.tag(), by_digest.digest().map(Digest::hex)), (None, Some(HEX.to_owned())));
         let both = Reference::parse(&format!("nginx:1@sha256:{HEX}")).expect("valid");
-        assert_eq!(
-            both.to_string(),
-            format!("docker.io/library/nginx:1@sha256:{HEX}")
-        );
+        assert_eq!(both.to_string(), format!("docker.io/library/nginx:1@sha256:{HEX}"));
     }
 
     #[test]

@@ -62,10 +62,7 @@ impl Policy {
 
     /// The same with pushes.
     pub fn read_write() -> Self {
-        Self {
-            allow_push: true,
-            ..Self::read_only()
-        }
+        Self { allow_push: true, ..Self::read_only() }
     }
 }
 
@@ -143,14 +140,12 @@ impl Registry {
 
     /// What to do for a request; its body is not needed to decide.
     pub fn handle(&self, head: &Parts) -> Action {
-        self.route(head, self.policy.upstream)
-            .unwrap_or_else(|error| Action::Respond(error.response()))
+        self.route(head, self.policy.upstream).unwrap_or_else(|error| Action::Respond(error.response()))
     }
 
     /// The same after an upstream was asked: never [`Action::FetchUpstream`].
     pub fn handle_stored(&self, head: &Parts) -> Action {
-        self.route(head, Upstream::Never)
-            .unwrap_or_else(|error| Action::Respond(error.response()))
+        self.route(head, Upstream::Never).unwrap_or_else(|error| Action::Respond(error.response()))
     }
 
     fn route(&self, head: &Parts, upstream: Upstream) -> Reply {
@@ -159,17 +154,11 @@ impl Registry {
         if !reading && !self.policy.allow_push {
             return Err(ApiError::new(Code::Denied, "this registry is read-only here"));
         }
-        let reply = if reading {
-            self.read(&target, head)
-        } else {
-            self.write(&target, head)
-        };
+        let reply = if reading { self.read(&target, head) } else { self.write(&target, head) };
         match reply {
-            Err(error) if reading && upstream == Upstream::WhenMissing => self
-                .wanted(&target)
-                .filter(|_| error.is_absence())
-                .map(Action::FetchUpstream)
-                .ok_or(error),
+            Err(error) if reading && upstream == Upstream::WhenMissing => {
+                self.wanted(&target).filter(|_| error.is_absence()).map(Action::FetchUpstream).ok_or(error)
+            }
             Ok(Action::Respond(response)) if head.method == Method::HEAD => {
                 Ok(Action::Respond(response.map(|_| Body::Full(Bytes::new()))))
             }
@@ -211,10 +200,9 @@ impl Registry {
     /// What an upstream should be asked for, if this is something that others have.
     fn wanted(&self, target: &Target) -> Option<Wanted> {
         let (repository, wanted) = match &target.route {
-            Route::Manifest(repository, key) => (
-                repository,
-                Wanted::Manifest(route::reference(repository, key).ok()?),
-            ),
+            Route::Manifest(repository, key) => {
+                (repository, Wanted::Manifest(route::reference(repository, key).ok()?))
+            }
             Route::Blob(repository, digest) => (repository, Wanted::Blob(repository.clone(), *digest)),
             _ => return None,
         };
@@ -224,15 +212,11 @@ impl Registry {
 
 /// A response in the making, with what every response has.
 fn reply(status: StatusCode) -> response::Builder {
-    Response::builder()
-        .status(status)
-        .header("docker-distribution-api-version", "registry/2.0")
+    Response::builder().status(status).header("docker-distribution-api-version", "registry/2.0")
 }
 
 fn json(builder: response::Builder, body: Vec<u8>) -> Response<Body> {
-    let builder = builder
-        .header("content-type", "application/json")
-        .header("content-length", body.len());
+    let builder = builder.header("content-type", "application/json").header("content-length", body.len());
     done(builder, Body::Full(body.into()))
 }
 
@@ -246,9 +230,7 @@ fn done(builder: response::Builder, body: Body) -> Response<Body> {
         tracing::error!(%error, "cannot make a response");
         let mut response = Response::new(Body::Full(Bytes::new()));
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
-            .headers_mut()
-            .insert("content-length", HeaderValue::from_static("0"));
+        response.headers_mut().insert("content-length", HeaderValue::from_static("0"));
         response
     })
 }

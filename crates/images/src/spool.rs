@@ -28,10 +28,7 @@ pub enum SpoolError {
 }
 
 fn read_error(what: impl ToString) -> impl FnOnce(io::Error) -> SpoolError {
-    move |source| SpoolError::Read {
-        what: what.to_string(),
-        source,
-    }
+    move |source| SpoolError::Read { what: what.to_string(), source }
 }
 
 /// A plain file, either the caller's or a temporary one.
@@ -50,8 +47,7 @@ impl Spooled {
             return Self::receive(store, file);
         }
         let head = read_head(&mut file).map_err(read_error(path.display()))?;
-        file.seek(SeekFrom::Start(0))
-            .map_err(read_error(path.display()))?;
+        file.seek(SeekFrom::Start(0)).map_err(read_error(path.display()))?;
         if head.starts_with(&GZIP) {
             return Self::receive(store, file);
         }
@@ -66,10 +62,7 @@ impl Spooled {
         let whole = head.as_slice().chain(input);
         let mut temp = store.temp()?;
         let copied = if head.starts_with(&GZIP) {
-            io::copy(
-                &mut MultiGzDecoder::new(whole).take(MAX_UNPACKED + 1),
-                &mut temp.file,
-            )
+            io::copy(&mut MultiGzDecoder::new(whole).take(MAX_UNPACKED + 1), &mut temp.file)
         } else {
             io::copy(&mut whole.take(MAX_UNPACKED + 1), &mut temp.file)
         };
@@ -95,11 +88,7 @@ fn read_head(input: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 fn check_compression(head: &[u8]) -> Result<(), SpoolError> {
-    let known: [(&[u8], _); 3] = [
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"BZh", "bzip2"),
-        (b"\xfd7zXZ\0", "xz"),
-    ];
+    let known: [(&[u8], _); 3] = [(b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz")];
     match known.into_iter().find(|(magic, _)| head.starts_with(magic)) {
         Some((_, name)) => Err(SpoolError::Compressed(name)),
         None => Ok(()),
@@ -116,11 +105,7 @@ pub(crate) struct Slice<'a> {
 
 impl<'a> Slice<'a> {
     pub(crate) fn new(file: &'a File, offset: u64, len: u64) -> Self {
-        Self {
-            file,
-            pos: offset,
-            end: offset.saturating_add(len),
-        }
+        Self { file, pos: offset, end: offset.saturating_add(len) }
     }
 }
 
@@ -153,9 +138,7 @@ pub(crate) fn check_tar(file: &File) -> io::Result<()> {
         let extension = !(kind.is_file() || kind.is_contiguous());
         let size = entry.header().entry_size()?;
         if extension && size > MAX_EXTENSION {
-            return Err(invalid(
-                "a tar member that is no plain file holds more than 1 MiB",
-            ));
+            return Err(invalid("a tar member that is no plain file holds more than 1 MiB"));
         }
         if entry.raw_file_position().saturating_add(size) > length {
             return Err(invalid("the tar is cut short"));

@@ -48,26 +48,15 @@ pub struct ImageStore {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot {step} {path}")]
-    Io {
-        step: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { step: &'static str, path: PathBuf, source: io::Error },
     #[error("the content is {actual}, not {expected} as declared")]
     DigestMismatch { expected: Digest, actual: Digest },
     #[error("blob {digest} is {actual} bytes long, not {expected} as declared")]
-    SizeMismatch {
-        digest: Digest,
-        expected: u64,
-        actual: u64,
-    },
+    SizeMismatch { digest: Digest, expected: u64, actual: u64 },
     #[error("cannot read the content of a blob")]
     Content(#[source] io::Error),
     #[error("{path} is not an entry of the image index")]
-    CorruptRef {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    CorruptRef { path: PathBuf, source: serde_json::Error },
     #[error("{0} is not a manifest")]
     Manifest(Digest, #[source] ManifestError),
     #[error("manifest {manifest} needs {child}, which is not in the store")]
@@ -76,11 +65,7 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn io<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + use<'a> {
-        move |source| Self::Io {
-            step,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { step, path: path.to_owned(), source }
     }
 }
 
@@ -144,8 +129,7 @@ impl ImageStore {
         let Some((file, _)) = self.open_blob(digest)? else {
             return Ok(false);
         };
-        file.set_modified(SystemTime::now())
-            .map_err(StoreError::io("touch", &self.blob_path(digest)))?;
+        file.set_modified(SystemTime::now()).map_err(StoreError::io("touch", &self.blob_path(digest)))?;
         Ok(true)
     }
 
@@ -171,11 +155,7 @@ impl ImageStore {
         let mut blob = self.new_blob()?;
         io::copy(&mut content, &mut blob).map_err(StoreError::Content)?;
         if let Some(size) = size.filter(|&size| size != blob.len()) {
-            return Err(StoreError::SizeMismatch {
-                digest: *expected,
-                expected: size,
-                actual: blob.len(),
-            });
+            return Err(StoreError::SizeMismatch { digest: *expected, expected: size, actual: blob.len() });
         }
         blob.commit(Some(expected)).map(drop)
     }
@@ -228,10 +208,9 @@ impl ImageStore {
             }
         }
         match missing {
-            Some(child) if !(sparse && found > 0) => Err(StoreError::MissingChild {
-                manifest: *digest,
-                child,
-            }),
+            Some(child) if !(sparse && found > 0) => {
+                Err(StoreError::MissingChild { manifest: *digest, child })
+            }
             _ => Ok(()),
         }
     }
@@ -242,22 +221,13 @@ impl ImageStore {
         loop {
             let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let path = self.dir.join("tmp").join(name);
-            let opened = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path);
+            let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
             match opened {
                 // Another process of the same number, in another PID namespace or another boot.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(StoreError::io("create", &path)(error)),
                 Ok(file) => {
-                    return Ok(Temp {
-                        path,
-                        file,
-                        published: false,
-                    });
+                    return Ok(Temp { path, file, published: false });
                 }
             }
         }
@@ -326,21 +296,14 @@ impl Drop for Temp {
 pub(crate) fn publish(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::rename(from, to).map_err(StoreError::io("rename into", to))?;
     let parent = to.parent().unwrap_or(Path::new("/"));
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(StoreError::io("sync", parent))
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync", parent))
 }
 
 /// Turns "not found" into `None`.
 pub(crate) fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
         Err(error) => Err(error),

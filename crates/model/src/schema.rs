@@ -67,38 +67,22 @@ pub struct StructSchema {
 impl StructSchema {
     /// A structure without special traits.
     pub const fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            members: &[],
-            payload: None,
-            error: None,
-            xml_namespace: None,
-            sensitive: false,
-        }
+        Self { name, members: &[], payload: None, error: None, xml_namespace: None, sensitive: false }
     }
 
     /// Marks an exception.
     pub const fn error(self, error: &'static ErrorSchema) -> Self {
-        Self {
-            error: Some(error),
-            ..self
-        }
+        Self { error: Some(error), ..self }
     }
 
     /// Names the payload member.
     pub const fn payload(self, member: &'static str) -> Self {
-        Self {
-            payload: Some(member),
-            ..self
-        }
+        Self { payload: Some(member), ..self }
     }
 
     /// Marks the whole structure secret.
     pub const fn secret(self) -> Self {
-        Self {
-            sensitive: true,
-            ..self
-        }
+        Self { sensitive: true, ..self }
     }
 
     /// The index of the member with this AWS name.
@@ -139,20 +123,12 @@ impl MemberSchema {
 
     /// Another name on the wire.
     pub const fn wire(self, wire: &'static str) -> Self {
-        Self {
-            wire,
-            wire_out: wire,
-            ..self
-        }
+        Self { wire, wire_out: wire, ..self }
     }
 
     /// One name in requests and another in answers (ec2).
     pub const fn wires(self, wire: &'static str, wire_out: &'static str) -> Self {
-        Self {
-            wire,
-            wire_out,
-            ..self
-        }
+        Self { wire, wire_out, ..self }
     }
 
     /// Outside the body.
@@ -161,17 +137,11 @@ impl MemberSchema {
     }
 
     pub const fn required(self) -> Self {
-        Self {
-            required: true,
-            ..self
-        }
+        Self { required: true, ..self }
     }
 
     pub const fn token(self) -> Self {
-        Self {
-            idempotency_token: true,
-            ..self
-        }
+        Self { idempotency_token: true, ..self }
     }
 }
 
@@ -190,34 +160,19 @@ pub struct StringSchema {
 impl StringSchema {
     /// Any string.
     pub const fn new() -> Self {
-        Self {
-            min: None,
-            max: None,
-            pattern: None,
-            enum_values: &[],
-            sensitive: false,
-        }
+        Self { min: None, max: None, pattern: None, enum_values: &[], sensitive: false }
     }
 
     pub const fn min(self, min: u64) -> Self {
-        Self {
-            min: Some(min),
-            ..self
-        }
+        Self { min: Some(min), ..self }
     }
 
     pub const fn max(self, max: u64) -> Self {
-        Self {
-            max: Some(max),
-            ..self
-        }
+        Self { max: Some(max), ..self }
     }
 
     pub const fn pattern(self, pattern: &'static str) -> Self {
-        Self {
-            pattern: Some(pattern),
-            ..self
-        }
+        Self { pattern: Some(pattern), ..self }
     }
 
     pub const fn values(self, enum_values: &'static [&'static str]) -> Self {
@@ -225,10 +180,7 @@ impl StringSchema {
     }
 
     pub const fn secret(self) -> Self {
-        Self {
-            sensitive: true,
-            ..self
-        }
+        Self { sensitive: true, ..self }
     }
 }
 
@@ -252,14 +204,7 @@ pub struct ListSchema {
 
 impl ListSchema {
     pub const fn new(member: &'static TypeSchema) -> Self {
-        Self {
-            member,
-            member_wire: "member",
-            flattened: false,
-            min: None,
-            max: None,
-            sensitive: false,
-        }
+        Self { member, member_wire: "member", flattened: false, min: None, max: None, sensitive: false }
     }
 
     pub const fn wire(self, member_wire: &'static str) -> Self {
@@ -267,31 +212,19 @@ impl ListSchema {
     }
 
     pub const fn flat(self) -> Self {
-        Self {
-            flattened: true,
-            ..self
-        }
+        Self { flattened: true, ..self }
     }
 
     pub const fn min(self, min: u64) -> Self {
-        Self {
-            min: Some(min),
-            ..self
-        }
+        Self { min: Some(min), ..self }
     }
 
     pub const fn max(self, max: u64) -> Self {
-        Self {
-            max: Some(max),
-            ..self
-        }
+        Self { max: Some(max), ..self }
     }
 
     pub const fn secret(self) -> Self {
-        Self {
-            sensitive: true,
-            ..self
-        }
+        Self { sensitive: true, ..self }
     }
 }
 
@@ -324,39 +257,23 @@ impl MapSchema {
     }
 
     pub const fn wires(self, key_wire: &'static str, value_wire: &'static str) -> Self {
-        Self {
-            key_wire,
-            value_wire,
-            ..self
-        }
+        Self { key_wire, value_wire, ..self }
     }
 
     pub const fn flat(self) -> Self {
-        Self {
-            flattened: true,
-            ..self
-        }
+        Self { flattened: true, ..self }
     }
 
     pub const fn min(self, min: u64) -> Self {
-        Self {
-            min: Some(min),
-            ..self
-        }
+        Self { min: Some(min), ..self }
     }
 
     pub const fn max(self, max: u64) -> Self {
-        Self {
-            max: Some(max),
-            ..self
-        }
+        Self { max: Some(max), ..self }
     }
 
     pub const fn secret(self) -> Self {
-        Self {
-            sensitive: true,
-            ..self
-        }
+        Self { sensitive: true, ..self }
     }
 }
 
@@ -442,11 +359,7 @@ impl Operation {
     }
 
     pub const fn http(self, http_method: &'static str, uri: &'static str) -> Self {
-        Self {
-            http_method,
-            uri,
-            ..self
-        }
+        Self { http_method, uri, ..self }
     }
 
     pub const fn status(self, status: u16) -> Self {
@@ -454,10 +367,7 @@ impl Operation {
     }
 
     pub const fn wrapper(self, result_wrapper: &'static str) -> Self {
-        Self {
-            result_wrapper: Some(result_wrapper),
-            ..self
-        }
+        Self { result_wrapper: Some(result_wrapper), ..self }
     }
 
     pub const fn errors(self, errors: &'static [&'static ErrorSchema]) -> Self {
@@ -465,10 +375,7 @@ impl Operation {
     }
 
     pub const fn anonymous(self) -> Self {
-        Self {
-            anonymous: true,
-            ..self
-        }
+        Self { anonymous: true, ..self }
     }
 }
 

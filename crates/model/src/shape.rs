@@ -37,30 +37,18 @@ pub struct ShapeError {
 
 impl ShapeError {
     pub(crate) fn new(expected: &'static str, found: &Value) -> Self {
-        Self {
-            path: String::new(),
-            expected,
-            found: found.kind(),
-        }
+        Self { path: String::new(), expected, found: found.kind() }
     }
 
     fn within(mut self, step: &str) -> Self {
-        self.path = if self.path.is_empty() {
-            step.to_owned()
-        } else {
-            format!("{step}.{}", self.path)
-        };
+        self.path = if self.path.is_empty() { step.to_owned() } else { format!("{step}.{}", self.path) };
         self
     }
 }
 
 impl std::fmt::Display for ShapeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}: expected {}, found {}",
-            self.path, self.expected, self.found
-        )
+        write!(f, "{}: expected {}, found {}", self.path, self.expected, self.found)
     }
 }
 
@@ -100,9 +88,7 @@ pub(crate) fn read_member<T: Field>(
     if value == Value::Null {
         return Ok(None);
     }
-    T::from_field(value)
-        .map(Some)
-        .map_err(|e| e.within(schema.members[index].name))
+    T::from_field(value).map(Some).map_err(|e| e.within(schema.members[index].name))
 }
 
 /// The members of a structure value.
@@ -291,11 +277,8 @@ pub(crate) use shape;
 /// One operation: its static and the marker type that ties its input and output.
 macro_rules! operation {
     ($name:ident $op:ident: $input:ty => $output:ty = $base:expr) => {
-        pub(super) static $op: Operation = Operation {
-            input: <$input>::SCHEMA,
-            output: <$output>::SCHEMA,
-            ..$base
-        };
+        pub(super) static $op: Operation =
+            Operation { input: <$input>::SCHEMA, output: <$output>::SCHEMA, ..$base };
 
         #[derive(Clone, Copy, Debug)]
         pub struct $name;
@@ -342,20 +325,10 @@ mod tests {
 
     #[test]
     fn recursive_shapes_round_trip_and_secrets_are_redacted() {
-        let leaf = Tree {
-            name: Some("hidden".to_owned()),
-            ..Tree::default()
-        };
-        let tree = Tree {
-            left: Some(Box::new(leaf.clone())),
-            more: Some(vec![leaf]),
-            name: None,
-        };
+        let leaf = Tree { name: Some("hidden".to_owned()), ..Tree::default() };
+        let tree = Tree { left: Some(Box::new(leaf.clone())), more: Some(vec![leaf]), name: None };
         assert_eq!(Tree::from_value(tree.to_value()), Ok(tree.clone()));
         let printed = format!("{tree:?}");
-        assert!(
-            printed.contains(&format!("{Redacted:?}")) && !printed.contains("hidden"),
-            "{printed}"
-        );
+        assert!(printed.contains(&format!("{Redacted:?}")) && !printed.contains("hidden"), "{printed}");
     }
 }

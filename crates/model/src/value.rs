@@ -60,10 +60,9 @@ impl Value {
     /// The member at `index` of a structure, unless absent or null.
     pub fn member(&self, index: usize) -> Option<&Value> {
         match self {
-            Value::Struct(members) => members
-                .iter()
-                .find(|(i, v)| *i == index && *v != Value::Null)
-                .map(|(_, v)| v),
+            Value::Struct(members) => {
+                members.iter().find(|(i, v)| *i == index && *v != Value::Null).map(|(_, v)| v)
+            }
             _ => None,
         }
     }

@@ -25,11 +25,7 @@ pub(crate) fn run() -> io::Result<()> {
     run_scripts(&data.scripts)?;
     say("configured");
     let containerd = vec!["--config".to_owned(), config::CONTAINERD_CONFIG.to_owned()];
-    supervisor.start(Service::new(
-        "containerd",
-        "/usr/local/bin/containerd",
-        containerd,
-    ))?;
+    supervisor.start(Service::new("containerd", "/usr/local/bin/containerd", containerd))?;
     let up = || UnixStream::connect(config::CONTAINERD_SOCKET).is_ok();
     if supervisor.run_until(up)? {
         say("containerd answers");
@@ -50,9 +46,7 @@ fn read_metadata() -> io::Result<(Facts, UserData)> {
     let get = |path: &str| metadata.require(&format!("meta-data/{path}"));
     let mac = get("mac")?;
     let interface = format!("network/interfaces/macs/{}", mac.trim());
-    let prefixes = metadata
-        .get(&format!("meta-data/{interface}/ipv4-prefix"))?
-        .unwrap_or_default();
+    let prefixes = metadata.get(&format!("meta-data/{interface}/ipv4-prefix"))?.unwrap_or_default();
     let (open_files, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     let facts = Facts {
         instance_id: get("instance-id")?,
@@ -61,13 +55,8 @@ fn read_metadata() -> io::Result<(Facts, UserData)> {
         address: get("local-ipv4")?.parse().map_err(io::Error::other)?,
         hostname: get("local-hostname")?,
         domain: get("services/private-domain")?,
-        vpc_cidr: get(&format!("{interface}/vpc-ipv4-cidr-block"))?
-            .parse()
-            .map_err(io::Error::other)?,
-        prefixes: prefixes
-            .split_whitespace()
-            .filter_map(|p| p.parse().ok())
-            .collect(),
+        vpc_cidr: get(&format!("{interface}/vpc-ipv4-cidr-block"))?.parse().map_err(io::Error::other)?,
+        prefixes: prefixes.split_whitespace().filter_map(|p| p.parse().ok()).collect(),
         registry: metadata.get("meta-data/services/image-registry")?,
         open_files,
     };
@@ -90,10 +79,7 @@ fn start_imports() -> io::Result<Vec<Child>> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
-    let mut archives: Vec<PathBuf> = std::fs::read_dir(directory)?
-        .flatten()
-        .map(|e| e.path())
-        .collect();
+    let mut archives: Vec<PathBuf> = std::fs::read_dir(directory)?.flatten().map(|e| e.path()).collect();
     archives.sort();
     archives.iter().map(|archive| import(archive)).collect()
 }
@@ -109,12 +95,7 @@ fn import(archive: &Path) -> io::Result<Child> {
             "import",
             "--local",
         ])
-        .args([
-            "--label",
-            "io.cri-containerd.pinned=pinned",
-            "--snapshotter",
-            "overlayfs",
-        ])
+        .args(["--label", "io.cri-containerd.pinned=pinned", "--snapshotter", "overlayfs"])
         .arg(archive)
         .stdin(Stdio::null())
         .spawn()

@@ -243,19 +243,11 @@ mod tests {
         assert_eq!(config["evictionHard"]["nodefs.available"], "10%");
         assert_eq!(config["providerID"], "aws:///us-east-1a/i-1");
         assert_eq!(config["kubeReserved"], json!({"cpu": "70m", "memory": "574Mi"}));
-        assert_eq!(
-            kubelet_flags(&facts(), &data.node.spec)
-                .last()
-                .map(String::as_str),
-            Some("--v=2")
-        );
+        assert_eq!(kubelet_flags(&facts(), &data.node.spec).last().map(String::as_str), Some("--v=2"));
     }
 
     #[test]
     fn names_are_resolved_at_base_plus_two() {
-        assert_eq!(
-            resolv_conf(&facts()),
-            "search ec2.internal\nnameserver 172.31.0.2\n"
-        );
+        assert_eq!(resolv_conf(&facts()), "search ec2.internal\nnameserver 172.31.0.2\n");
     }
 }

@@ -17,17 +17,11 @@ pub(crate) fn write_all(facts: &Facts, data: &UserData) -> io::Result<()> {
     write("/etc/hostname", &format!("{}\n", facts.hostname))?;
     write(config::CONTAINERD_CONFIG, &config::containerd())?;
     if let Some(registry) = &facts.registry {
-        write(
-            "/etc/containerd/certs.d/_default/hosts.toml",
-            &config::registry_mirror(registry),
-        )?;
+        write("/etc/containerd/certs.d/_default/hosts.toml", &config::registry_mirror(registry))?;
     }
     let mtu = fs::read_to_string(format!("/sys/class/net/{DEVICE}/mtu"))?;
     let mtu = mtu.trim().parse().map_err(io::Error::other)?;
-    write(
-        "/etc/cni/net.d/10-vpc.conflist",
-        &config::cni(facts, mtu).to_string(),
-    )?;
+    write("/etc/cni/net.d/10-vpc.conflist", &config::cni(facts, mtu).to_string())?;
     let ca = spec.cluster.certificate_authority.as_deref().unwrap_or_default();
     let ca = base64::engine::general_purpose::STANDARD
         .decode(ca.trim())

@@ -21,9 +21,9 @@ pub fn main(args: &[String]) -> i32 {
     let result = match args.first().map(String::as_str) {
         None => boot::run(),
         Some("token") => token::print(&args[1..]),
-        Some(other) => Err(io::Error::other(format!(
-            "unknown command {other}; usage: ekstra-node [token CLUSTER]"
-        ))),
+        Some(other) => {
+            Err(io::Error::other(format!("unknown command {other}; usage: ekstra-node [token CLUSTER]")))
+        }
     };
     match result {
         Ok(()) => 0,

@@ -32,16 +32,11 @@ impl Metadata {
 
     /// `None` when there is no such item.
     pub(crate) fn get(&self, path: &str) -> io::Result<Option<String>> {
-        exchange(
-            "GET",
-            &format!("/latest/{path}"),
-            &[("X-aws-ec2-metadata-token", &self.token)],
-        )
+        exchange("GET", &format!("/latest/{path}"), &[("X-aws-ec2-metadata-token", &self.token)])
     }
 
     pub(crate) fn require(&self, path: &str) -> io::Result<String> {
-        self.get(path)?
-            .ok_or_else(|| io::Error::other(format!("the metadata service has no {path}")))
+        self.get(path)?.ok_or_else(|| io::Error::other(format!("the metadata service has no {path}")))
     }
 }
 
@@ -66,9 +61,6 @@ fn parse(answer: &str) -> io::Result<Option<String>> {
     match head.split_whitespace().nth(1) {
         Some("200") => Ok(Some(body.to_owned())),
         Some("404") => Ok(None),
-        _ => Err(io::Error::other(format!(
-            "metadata service: {}",
-            head.lines().next().unwrap_or_default()
-        ))),
+        _ => Err(io::Error::other(format!("metadata service: {}", head.lines().next().unwrap_or_default()))),
     }
 }

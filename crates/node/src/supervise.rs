@@ -26,15 +26,7 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(name: &'static str, program: &'static str, args: Vec<String>) -> Self {
-        Self {
-            name,
-            program,
-            args,
-            pid: None,
-            started: Instant::now(),
-            failures: 0,
-            next_start: None,
-        }
+        Self { name, program, args, pid: None, started: Instant::now(), failures: 0, next_start: None }
     }
 
     fn start(&mut self) -> io::Result<()> {
@@ -42,22 +34,16 @@ impl Service {
         command
             .args(&self.args)
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/root")
             // A node's programs matter less than its pods' memory.
             .env("GOGC", "60")
             .stdin(Stdio::null())
             .process_group(0);
         unblock_signals(&mut command);
-        let child = command
-            .spawn()
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", self.program)))?;
-        self.pid = Some(Pid::from_raw(
-            i32::try_from(child.id()).map_err(io::Error::other)?,
-        ));
+        let child =
+            command.spawn().map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", self.program)))?;
+        self.pid = Some(Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?));
         self.started = Instant::now();
         self.next_start = None;
         Ok(())
@@ -67,20 +53,13 @@ impl Service {
     fn ended(&mut self, status: &WaitStatus) {
         eprintln!("ekstra-node: {} ended: {status:?}", self.name);
         self.pid = None;
-        self.failures = if self.started.elapsed() > Duration::from_secs(60) {
-            0
-        } else {
-            self.failures + 1
-        };
+        self.failures = if self.started.elapsed() > Duration::from_secs(60) { 0 } else { self.failures + 1 };
         let delay = Duration::from_millis(100 << self.failures.min(7)).min(Duration::from_secs(10));
         self.next_start = Some(Instant::now() + delay);
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "pre_exec; the child must not inherit PID 1's blocked signals"
-)]
+#[expect(unsafe_code, reason = "pre_exec; the child must not inherit PID 1's blocked signals")]
 fn unblock_signals(command: &mut Command) {
     // SAFETY: sigprocmask is async-signal-safe.
     unsafe {
@@ -95,10 +74,7 @@ pub(crate) fn block_signals() -> io::Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block()?;
-    Ok(SignalFd::with_flags(
-        &set,
-        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-    )?)
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
 #[derive(Debug)]
@@ -110,11 +86,7 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     pub(crate) fn new(signals: SignalFd) -> Self {
-        Self {
-            signals,
-            services: Vec::new(),
-            stopping: false,
-        }
+        Self { signals, services: Vec::new(), stopping: false }
     }
 
     pub(crate) fn start(&mut self, mut service: Service) -> io::Result<()> {
@@ -152,14 +124,9 @@ impl Supervisor {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         use std::os::fd::AsFd;
         let due = self.services.iter().filter_map(|s| s.next_start).min();
-        let wait = due.map_or(at_most, |at| {
-            at.saturating_duration_since(Instant::now()).min(at_most)
-        });
+        let wait = due.map_or(at_most, |at| at.saturating_duration_since(Instant::now()).min(at_most));
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-        match poll(
-            &mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        ) {
+        match poll(&mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -29,10 +29,7 @@ pub(crate) fn print(args: &[String]) -> io::Result<()> {
         secret_access_key: found.secret_access_key,
         session_token: Some(found.token),
     };
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_err(io::Error::other)?
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_secs();
     let now = i64::try_from(now).map_err(io::Error::other)?;
     let endpoint = format!("https://sts.{region}.amazonaws.com");
     let token = sigv4::make_eks_token(&credentials, &region, &endpoint, cluster, now);

@@ -65,9 +65,7 @@ fn merge(into: &mut NodeConfig, from: NodeConfig) {
     let (cluster, other) = (&mut into.spec.cluster, from.spec.cluster);
     cluster.name = other.name.or(cluster.name.take());
     cluster.api_server_endpoint = other.api_server_endpoint.or(cluster.api_server_endpoint.take());
-    cluster.certificate_authority = other
-        .certificate_authority
-        .or(cluster.certificate_authority.take());
+    cluster.certificate_authority = other.certificate_authority.or(cluster.certificate_authority.take());
     cluster.cidr = other.cidr.or(cluster.cidr.take());
     into.spec.kubelet.config.extend(from.spec.kubelet.config);
     into.spec.kubelet.flags.extend(from.spec.kubelet.flags);
@@ -112,10 +110,7 @@ fn split_part(part: &str) -> (String, String) {
         name.eq_ignore_ascii_case("content-type")
             .then(|| value.split(';').next().unwrap_or_default().trim().to_owned())
     });
-    (
-        kind.unwrap_or_else(|| "application/node.eks.aws".into()),
-        body.to_owned(),
-    )
+    (kind.unwrap_or_else(|| "application/node.eks.aws".into()), body.to_owned())
 }
 
 #[cfg(test)]
@@ -132,10 +127,7 @@ mod tests {
     fn multipart_with_config_and_script() {
         let data = parse(MIME).expect("parses");
         assert_eq!(data.node.spec.cluster.name.as_deref(), Some("c"));
-        assert_eq!(
-            data.node.spec.kubelet.config.get("maxPods"),
-            Some(&Value::from(7))
-        );
+        assert_eq!(data.node.spec.kubelet.config.get("maxPods"), Some(&Value::from(7)));
         assert_eq!(data.node.spec.kubelet.flags, ["--node-labels=a=b"]);
         assert_eq!(data.scripts, ["#!/bin/sh\necho hi\n\n"]);
     }
@@ -147,10 +139,7 @@ mod tests {
             "\r\n--//\r\n\r\nspec: {kubelet: {config: {maxPods: 9}}}\r\n--//--\r\n",
         );
         let data = parse(&twice).expect("parses");
-        assert_eq!(
-            data.node.spec.kubelet.config.get("maxPods"),
-            Some(&Value::from(9))
-        );
+        assert_eq!(data.node.spec.kubelet.config.get("maxPods"), Some(&Value::from(9)));
         assert_eq!(data.node.spec.cluster.name.as_deref(), Some("c"));
         let alone = parse("spec: {cluster: {name: solo}}").expect("parses");
         assert_eq!(alone.node.spec.cluster.name.as_deref(), Some("solo"));

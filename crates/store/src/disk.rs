@@ -44,21 +44,14 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn open_writer(path: &Path) -> Result<Self, OpenError> {
-        let wrap = |source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        };
+        let wrap = |source| OpenError::Sqlite { path: path.to_owned(), source };
         let fresh = !path.exists();
         if !fresh {
             check(path)?;
         }
         let connection = Connection::open(path).map_err(wrap)?;
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(wrap)?;
-        connection
-            .pragma_update(None, "synchronous", "FULL")
-            .map_err(wrap)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(wrap)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(wrap)?;
         if version(&connection).map_err(wrap)? == 0 {
             let create = format!("BEGIN; {CREATE} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
             connection.execute_batch(&create).map_err(wrap)?;
@@ -67,19 +60,14 @@ impl Disk {
     }
 
     pub(crate) fn open_reader(path: &Path) -> Result<Self, OpenError> {
-        let wrap = |source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        };
+        let wrap = |source| OpenError::Sqlite { path: path.to_owned(), source };
         // Not SQLITE_OPEN_READ_ONLY: a WAL reader must be able to create the shared-memory index.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(wrap)?;
         connection.pragma_update(None, "query_only", true).map_err(wrap)?;
         refuse_newer(path, &connection)?;
         if version(&connection).map_err(wrap)? == 0 {
-            return Err(OpenError::Empty {
-                path: path.to_owned(),
-            });
+            return Err(OpenError::Empty { path: path.to_owned() });
         }
         Ok(Self { connection })
     }
@@ -90,13 +78,7 @@ impl Disk {
         let mut statement = read.prepare("SELECT key, value, revision FROM kv")?;
         let rows = statement.query_map([], |row| {
             let (key, value, revision): (String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            Ok((
-                Arc::from(key),
-                Entry {
-                    value: value.into(),
-                    revision: revision as Revision,
-                },
-            ))
+            Ok((Arc::from(key), Entry { value: value.into(), revision: revision as Revision }))
         })?;
         let entries = rows.collect::<rusqlite::Result<BTreeMap<Arc<str>, Entry>>>()?;
         Ok(State::loaded(revision as Revision, entries))
@@ -111,8 +93,7 @@ impl Disk {
             }
         }
         if let Some((last, _)) = commits.last() {
-            sql.prepare_cached("UPDATE head SET revision = ?1")?
-                .execute([*last as i64])?;
+            sql.prepare_cached("UPDATE head SET revision = ?1")?.execute([*last as i64])?;
             if last.is_multiple_of(512) {
                 let oldest = last.saturating_sub(LOG_KEPT) as i64;
                 sql.execute("DELETE FROM log WHERE revision < ?1", [oldest])?;
@@ -136,25 +117,19 @@ impl Disk {
             let revision = row.get::<_, i64>(0)? as Revision;
             let key: String = row.get(1)?;
             let value: Option<Vec<u8>> = row.get(2)?;
-            let change = Change {
-                key: key.into(),
-                value: value.map(Into::into),
-            };
+            let change = Change { key: key.into(), value: value.map(Into::into) };
             match commits.last_mut() {
                 Some((last, changes)) if *last == revision => changes.push(change),
                 _ => commits.push((revision, vec![change])),
             }
         }
-        let gap = commits
-            .first()
-            .map_or(head as Revision != since, |(first, _)| *first != since + 1);
+        let gap = commits.first().map_or(head as Revision != since, |(first, _)| *first != since + 1);
         Ok(if gap { None } else { Some(commits) })
     }
 
     /// Changes whenever another connection has committed.
     pub(crate) fn data_version(&self) -> rusqlite::Result<i64> {
-        self.connection
-            .query_row("PRAGMA data_version", [], |row| row.get(0))
+        self.connection.query_row("PRAGMA data_version", [], |row| row.get(0))
     }
 }
 
@@ -164,15 +139,16 @@ fn write_change(
     change: &Change,
 ) -> rusqlite::Result<()> {
     let revision = revision as i64;
-    sql.prepare_cached("INSERT INTO log (revision, key, value) VALUES (?1, ?2, ?3)")?
-        .execute(params![revision, &*change.key, change.value.as_deref()])?;
+    sql.prepare_cached("INSERT INTO log (revision, key, value) VALUES (?1, ?2, ?3)")?.execute(params![
+        revision,
+        &*change.key,
+        change.value.as_deref()
+    ])?;
     match &change.value {
         Some(value) => sql
             .prepare_cached("INSERT OR REPLACE INTO kv (key, value, revision) VALUES (?1, ?2, ?3)")?
             .execute(params![&*change.key, &**value, revision])?,
-        None => sql
-            .prepare_cached("DELETE FROM kv WHERE key = ?1")?
-            .execute([&*change.key])?,
+        None => sql.prepare_cached("DELETE FROM kv WHERE key = ?1")?.execute([&*change.key])?,
     };
     Ok(())
 }
@@ -182,31 +158,19 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 fn refuse_newer(path: &Path, connection: &Connection) -> Result<(), OpenError> {
-    let found = version(connection).map_err(|source| OpenError::Sqlite {
-        path: path.to_owned(),
-        source,
-    })?;
+    let found = version(connection).map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
     if found > SCHEMA_VERSION {
-        return Err(OpenError::Newer {
-            path: path.to_owned(),
-            found,
-            known: SCHEMA_VERSION,
-        });
+        return Err(OpenError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
     }
     Ok(())
 }
 
 /// Looks at an existing file without being able to change it.
 fn check(path: &Path) -> Result<(), OpenError> {
-    let corrupt = |detail: String| OpenError::Corrupt {
-        path: path.to_owned(),
-        detail,
-    };
+    let corrupt = |detail: String| OpenError::Corrupt { path: path.to_owned(), detail };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|e| corrupt(e.to_string()))?;
-    connection
-        .pragma_update(None, "query_only", true)
-        .map_err(|e| corrupt(e.to_string()))?;
+    connection.pragma_update(None, "query_only", true).map_err(|e| corrupt(e.to_string()))?;
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|e| corrupt(e.to_string()))?;

@@ -25,10 +25,7 @@ pub struct Follower {
 impl Follower {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let disk = Disk::open_reader(path)?;
-        let wrap = |source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        };
+        let wrap = |source| OpenError::Sqlite { path: path.to_owned(), source };
         let view = View::new(disk.load().map_err(wrap)?);
         let (publish, head) = watch::channel(view.revision());
         let stop = Arc::new(AtomicBool::new(false));
@@ -36,10 +33,7 @@ impl Follower {
         std::thread::Builder::new()
             .name("store-follower".into())
             .spawn(move || follow(&disk, &thread_view, &publish, &thread_stop))
-            .map_err(|e| OpenError::Corrupt {
-                path: path.to_owned(),
-                detail: e.to_string(),
-            })?;
+            .map_err(|e| OpenError::Corrupt { path: path.to_owned(), detail: e.to_string() })?;
         Ok(Self { view, head, stop })
     }
 

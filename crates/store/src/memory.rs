@@ -36,12 +36,7 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn loaded(revision: Revision, entries: BTreeMap<Arc<str>, Entry>) -> Self {
-        Self {
-            revision,
-            entries,
-            recent: VecDeque::new(),
-            forgotten: revision,
-        }
+        Self { revision, entries, recent: VecDeque::new(), forgotten: revision }
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
@@ -52,10 +47,7 @@ impl State {
         for change in changes {
             match &change.value {
                 Some(value) => {
-                    let entry = Entry {
-                        value: value.clone(),
-                        revision,
-                    };
+                    let entry = Entry { value: value.clone(), revision };
                     self.entries.insert(change.key.clone(), entry);
                 }
                 None => {
@@ -64,8 +56,7 @@ impl State {
             }
         }
         self.revision = revision;
-        self.recent
-            .push_back((revision, changes.iter().map(|c| c.key.clone()).collect()));
+        self.recent.push_back((revision, changes.iter().map(|c| c.key.clone()).collect()));
         if self.recent.len() > RECENT_COMMITS
             && let Some((old, _)) = self.recent.pop_front()
         {
@@ -84,9 +75,7 @@ impl State {
 
     fn range<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry)> {
         let from = (Bound::Included(prefix), Bound::Unbounded);
-        self.entries
-            .range::<str, _>(from)
-            .take_while(move |(key, _)| key.starts_with(prefix))
+        self.entries.range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix))
     }
 }
 
@@ -98,9 +87,7 @@ pub struct View {
 
 impl View {
     pub(crate) fn new(state: State) -> Self {
-        Self {
-            state: Arc::new(RwLock::new(state)),
-        }
+        Self { state: Arc::new(RwLock::new(state)) }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -127,18 +114,12 @@ impl View {
 
     /// Every record under `prefix`, in key order.
     pub fn list(&self, prefix: &str) -> Vec<(Arc<str>, Entry)> {
-        self.read()
-            .range(prefix)
-            .map(|(k, e)| (k.clone(), e.clone()))
-            .collect()
+        self.read().range(prefix).map(|(k, e)| (k.clone(), e.clone())).collect()
     }
 
     pub fn list_as<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Vec<(Arc<str>, T)> {
         let entries = self.list(prefix);
-        entries
-            .into_iter()
-            .filter_map(|(key, entry)| decode(&key, &entry).map(|v| (key, v)))
-            .collect()
+        entries.into_iter().filter_map(|(key, entry)| decode(&key, &entry).map(|v| (key, v))).collect()
     }
 
     pub fn changed_since(&self, since: Revision) -> Option<Vec<Arc<str>>> {

@@ -49,25 +49,15 @@ impl Store {
     /// Opens or creates the file and starts the writer thread, which ends with the last clone.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let disk = Disk::open_writer(path)?;
-        let wrap = |source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        };
+        let wrap = |source| OpenError::Sqlite { path: path.to_owned(), source };
         let view = View::new(disk.load().map_err(wrap)?);
         let (jobs, queue) = mpsc::sync_channel(1024);
         let (publish, head) = watch::channel(view.revision());
-        let writer = Writer {
-            disk,
-            view: view.clone(),
-            publish,
-        };
+        let writer = Writer { disk, view: view.clone(), publish };
         std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
-            .map_err(|e| OpenError::Corrupt {
-                path: path.to_owned(),
-                detail: e.to_string(),
-            })?;
+            .map_err(|e| OpenError::Corrupt { path: path.to_owned(), detail: e.to_string() })?;
         Ok(Self { view, jobs, head })
     }
 
@@ -89,18 +79,16 @@ impl Store {
             return Ok(self.view.revision());
         }
         if txn.write_count() > MAX_WRITES {
-            return Err(CommitError::TooLarge {
-                writes: txn.write_count(),
-            });
+            return Err(CommitError::TooLarge { writes: txn.write_count() });
         }
         let (reply, answer) = oneshot::channel();
         // The queue is far longer than the number of concurrent requests; a full one is back-pressure.
         let jobs = self.jobs.clone();
         let sent = match jobs.try_send(Job { txn, reply }) {
             Ok(()) => true,
-            Err(mpsc::TrySendError::Full(job)) => tokio::task::spawn_blocking(move || jobs.send(job).is_ok())
-                .await
-                .unwrap_or(false),
+            Err(mpsc::TrySendError::Full(job)) => {
+                tokio::task::spawn_blocking(move || jobs.send(job).is_ok()).await.unwrap_or(false)
+            }
             Err(mpsc::TrySendError::Disconnected(_)) => false,
         };
         if !sent {
@@ -167,13 +155,7 @@ impl Writer {
         }
         let result = self.persist(revision, &commits);
         for (revision, reply) in accepted {
-            answer(
-                reply,
-                result
-                    .as_ref()
-                    .map(|()| revision)
-                    .map_err(|e| CommitError::Disk(e.clone())),
-            );
+            answer(reply, result.as_ref().map(|()| revision).map_err(|e| CommitError::Disk(e.clone())));
         }
         for (key, reply) in refused {
             answer(reply, Err(CommitError::Conflict { key }));
@@ -209,7 +191,5 @@ fn answer(reply: oneshot::Sender<Result<Revision, CommitError>>, result: Result<
 
 fn clash(txn: &Txn, commits: &[(Revision, Vec<Change>)]) -> Option<Arc<str>> {
     let mut written = commits.iter().flat_map(|(_, changes)| changes.iter());
-    written
-        .find(|change| txn.depends_on(&change.key))
-        .map(|change| change.key.clone())
+    written.find(|change| txn.depends_on(&change.key)).map(|change| change.key.clone())
 }

@@ -35,13 +35,7 @@ pub struct Txn {
 impl Txn {
     pub(crate) fn new(view: View) -> Self {
         let base = view.revision();
-        Self {
-            view,
-            base,
-            reads: Vec::new(),
-            prefixes: Vec::new(),
-            writes: BTreeMap::new(),
-        }
+        Self { view, base, reads: Vec::new(), prefixes: Vec::new(), writes: BTreeMap::new() }
     }
 
     /// The record at `key`, this transaction's own write first.
@@ -66,25 +60,17 @@ impl Txn {
     /// Every record under `prefix` in key order, this transaction's own writes applied.
     pub fn list<T: DeserializeOwned>(&mut self, prefix: &str) -> Result<Vec<(Arc<str>, T)>, TxnError> {
         self.prefixes.push(prefix.to_owned());
-        let stored = self
-            .view
-            .list(prefix)
-            .into_iter()
-            .map(|(key, entry)| (key, Some(entry.value)));
+        let stored = self.view.list(prefix).into_iter().map(|(key, entry)| (key, Some(entry.value)));
         let mut found: BTreeMap<Arc<str>, Option<Arc<[u8]>>> = stored.collect();
         let own = self.writes.iter().filter(|(key, _)| key.starts_with(prefix));
         found.extend(own.map(|(key, value)| (key.clone(), value.clone())));
         let present = found.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        present
-            .map(|(key, value)| parse(&key, &value).map(|record| (key, record)))
-            .collect()
+        present.map(|(key, value)| parse(&key, &value).map(|record| (key, record))).collect()
     }
 
     pub fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), TxnError> {
-        let encoded = serde_json::to_vec(value).map_err(|source| TxnError::Encode {
-            key: key.to_owned(),
-            source,
-        })?;
+        let encoded =
+            serde_json::to_vec(value).map_err(|source| TxnError::Encode { key: key.to_owned(), source })?;
         self.writes.insert(key.into(), Some(encoded.into()));
         Ok(())
     }
@@ -102,22 +88,13 @@ impl Txn {
     }
 
     pub(crate) fn changes(&self) -> Vec<Change> {
-        self.writes
-            .iter()
-            .map(|(key, value)| Change {
-                key: key.clone(),
-                value: value.clone(),
-            })
-            .collect()
+        self.writes.iter().map(|(key, value)| Change { key: key.clone(), value: value.clone() }).collect()
     }
 
     /// Whether a write of `key` could have changed this transaction's mind.
     pub(crate) fn depends_on(&self, key: &str) -> bool {
         self.reads.iter().any(|(read, _)| &**read == key)
-            || self
-                .prefixes
-                .iter()
-                .any(|prefix| key.starts_with(prefix.as_str()))
+            || self.prefixes.iter().any(|prefix| key.starts_with(prefix.as_str()))
     }
 
     /// The first key whose state is no longer what this transaction read.
@@ -135,17 +112,10 @@ impl Txn {
         let Some(changed) = state.changed_since(self.base) else {
             return Some(self.prefixes[0].as_str().into());
         };
-        changed.into_iter().find(|key| {
-            self.prefixes
-                .iter()
-                .any(|prefix| key.starts_with(prefix.as_str()))
-        })
+        changed.into_iter().find(|key| self.prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())))
     }
 }
 
 fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, TxnError> {
-    serde_json::from_slice(bytes).map_err(|source| TxnError::Shape {
-        key: key.to_owned(),
-        source,
-    })
+    serde_json::from_slice(bytes).map_err(|source| TxnError::Shape { key: key.to_owned(), source })
 }

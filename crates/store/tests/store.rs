@@ -33,10 +33,7 @@ async fn a_listed_prefix_is_part_of_the_read_set() {
     let mut add = store.begin();
     add.put("ng/one", "x").expect("encodes");
     store.commit(add).await.expect("commits");
-    assert!(matches!(
-        store.commit(count).await,
-        Err(CommitError::Conflict { .. })
-    ));
+    assert!(matches!(store.commit(count).await, Err(CommitError::Conflict { .. })));
 }
 
 #[tokio::test]
@@ -65,14 +62,8 @@ async fn concurrent_increments_are_all_counted() {
 async fn what_was_acknowledged_is_there_after_reopening() {
     let dir = tempfile::tempdir().expect("tempdir");
     let store = open(&dir);
-    store
-        .transact::<_, CommitError>(|txn| Ok(txn.put("k", &vec![1, 2, 3])?))
-        .await
-        .expect("commits");
-    store
-        .transact::<_, CommitError>(|txn| Ok(txn.put("gone", &1)?))
-        .await
-        .expect("commits");
+    store.transact::<_, CommitError>(|txn| Ok(txn.put("k", &vec![1, 2, 3])?)).await.expect("commits");
+    store.transact::<_, CommitError>(|txn| Ok(txn.put("gone", &1)?)).await.expect("commits");
     store
         .transact::<_, CommitError>(|txn| {
             txn.delete("gone");
@@ -94,19 +85,12 @@ async fn a_follower_keeps_up() {
     let store = open(&dir);
     let follower = Follower::open(&dir.path().join("state.db")).expect("follows");
     for n in 0..50_u32 {
-        store
-            .transact::<_, CommitError>(|txn| Ok(txn.put(&format!("k{n}"), &n)?))
-            .await
-            .expect("commits");
+        store.transact::<_, CommitError>(|txn| Ok(txn.put(&format!("k{n}"), &n)?)).await.expect("commits");
     }
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut head = follower.head();
     while follower.view().revision() < store.view().revision() {
-        assert!(
-            Instant::now() < deadline,
-            "follower is at {}",
-            follower.view().revision()
-        );
+        assert!(Instant::now() < deadline, "follower is at {}", follower.view().revision());
         let _ = tokio::time::timeout(Duration::from_secs(1), head.changed()).await;
     }
     assert_eq!(follower.view().list("k").len(), 50);

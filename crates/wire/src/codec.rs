@@ -31,23 +31,14 @@ pub enum DecodeError {
 
 impl DecodeError {
     pub(crate) fn member(why: impl Into<String>) -> Self {
-        Self::Member {
-            path: String::new(),
-            why: why.into(),
-        }
+        Self::Member { path: String::new(), why: why.into() }
     }
 
     /// Puts a step in front of the path.
     pub(crate) fn within(self, step: &str) -> Self {
         match self {
-            Self::Member { path, why } if path.is_empty() => Self::Member {
-                path: step.to_owned(),
-                why,
-            },
-            Self::Member { path, why } => Self::Member {
-                path: format!("{step}.{path}"),
-                why,
-            },
+            Self::Member { path, why } if path.is_empty() => Self::Member { path: step.to_owned(), why },
+            Self::Member { path, why } => Self::Member { path: format!("{step}.{path}"), why },
             other => other,
         }
     }
@@ -93,9 +84,7 @@ pub fn encode_response(
         Protocol::AwsQuery => aws_query::encode(service, operation, value, request_id),
         Protocol::Ec2Query => ec2_query::encode(service, operation, value, request_id),
     };
-    response
-        .headers
-        .push(("x-amzn-requestid".to_owned(), request_id.to_owned()));
+    response.headers.push(("x-amzn-requestid".to_owned(), request_id.to_owned()));
     response
 }
 

@@ -48,13 +48,7 @@ impl ApiError {
     /// Our fault: `InternalFailure`, 500. Clients retry it.
     pub fn internal(message: impl Into<String>) -> Self {
         let code = "InternalFailure".to_owned();
-        Self {
-            code,
-            message: message.into(),
-            status: 500,
-            fault: Fault::Server,
-            extra: Vec::new(),
-        }
+        Self { code, message: message.into(), status: 500, fault: Fault::Server, extra: Vec::new() }
     }
 
     /// A further member.
@@ -99,17 +93,10 @@ pub fn encode_error(protocol: Protocol, error: &ApiError, request_id: &str) -> R
         ("content-type".to_owned(), content_type.to_owned()),
         ("x-amzn-requestid".to_owned(), request_id.to_owned()),
     ];
-    if matches!(
-        protocol,
-        Protocol::RestJson | Protocol::AwsJson10 | Protocol::AwsJson11
-    ) {
+    if matches!(protocol, Protocol::RestJson | Protocol::AwsJson10 | Protocol::AwsJson11) {
         headers.push(("x-amzn-errortype".to_owned(), error.code.clone()));
     }
-    Response {
-        status: error.status,
-        headers,
-        body: body.into_bytes(),
-    }
+    Response { status: error.status, headers, body: body.into_bytes() }
 }
 
 fn json_body(error: &ApiError, with_type: bool) -> String {
@@ -126,14 +113,7 @@ fn query_body(error: &ApiError, request_id: &str) -> String {
     let mut xml = Xml::default();
     xml.open("ErrorResponse");
     xml.open("Error");
-    xml.leaf(
-        "Type",
-        if error.fault == Fault::Client {
-            "Sender"
-        } else {
-            "Receiver"
-        },
-    );
+    xml.leaf("Type", if error.fault == Fault::Client { "Sender" } else { "Receiver" });
     code_message_extra(&mut xml, error);
     xml.close("Error");
     xml.leaf("RequestId", request_id);
@@ -171,11 +151,9 @@ mod tests {
     use super::*;
 
     fn body(protocol: Protocol) -> String {
-        let error = ApiError::new(
-            &eks::errors::RESOURCE_NOT_FOUND_EXCEPTION,
-            "No cluster found for name: <x>.",
-        )
-        .with("clusterName", "<x>");
+        let error =
+            ApiError::new(&eks::errors::RESOURCE_NOT_FOUND_EXCEPTION, "No cluster found for name: <x>.")
+                .with("clusterName", "<x>");
         String::from_utf8(encode_error(protocol, &error, "id-1").body).expect("UTF-8")
     }
 
@@ -205,10 +183,7 @@ mod tests {
             ..Default::default()
         };
         let error = ApiError::from_shape(&shape);
-        assert_eq!(
-            (error.code.as_str(), error.status),
-            ("ResourceInUseException", 409)
-        );
+        assert_eq!((error.code.as_str(), error.status), ("ResourceInUseException", 409));
         assert_eq!(error.message, "Cluster already exists with name: c");
         assert_eq!(error.extra, [("clusterName".to_owned(), Value::from("c"))]);
     }

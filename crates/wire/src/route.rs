@@ -25,11 +25,7 @@ pub enum RouteError {
     #[error("The service {service} is not served here.")]
     UnknownService { protocol: Protocol, service: String },
     #[error("The action {operation} is not valid for this web service ({service}).")]
-    UnknownOperation {
-        protocol: Protocol,
-        service: &'static str,
-        operation: String,
-    },
+    UnknownOperation { protocol: Protocol, service: &'static str, operation: String },
     #[error(
         "The request names no service: it is unsigned and has neither X-Amz-Target nor Action nor a known path."
     )]
@@ -82,27 +78,19 @@ fn route_among(
     }
     if let Some(target) = request.header("x-amz-target") {
         let prefix = target.rsplit_once('.').map(|(prefix, _)| prefix);
-        if let Some(service) = services
-            .iter()
-            .find(|s| s.target_prefix.is_some() && s.target_prefix == prefix)
+        if let Some(service) =
+            services.iter().find(|s| s.target_prefix.is_some() && s.target_prefix == prefix)
         {
             return within(service, request, &action);
         }
         let service = prefix.unwrap_or(target).to_owned();
-        return Err(RouteError::UnknownService {
-            protocol: guess(request, &action),
-            service,
-        });
+        return Err(RouteError::UnknownService { protocol: guess(request, &action), service });
     }
-    let candidates = services
-        .iter()
-        .filter(|s| (action.is_some()) == is_query(s.protocol));
+    let candidates = services.iter().filter(|s| (action.is_some()) == is_query(s.protocol));
     candidates
         .filter_map(|s| within(s, request, &action).ok())
         .next()
-        .ok_or_else(|| RouteError::Unroutable {
-            protocol: guess(request, &action),
-        })
+        .ok_or_else(|| RouteError::Unroutable { protocol: guess(request, &action) })
 }
 
 fn within(
@@ -119,28 +107,19 @@ fn within(
         Protocol::RestJson => return rest(service, request),
         Protocol::AwsJson10 | Protocol::AwsJson11 => {
             let target = request.header("x-amz-target").unwrap_or_default();
-            target
-                .rsplit_once('.')
-                .map_or(target, |(_, name)| name)
-                .to_owned()
+            target.rsplit_once('.').map_or(target, |(_, name)| name).to_owned()
         }
         Protocol::AwsQuery | Protocol::Ec2Query => action.clone().unwrap_or_default(),
     };
     match service.operation(&name) {
-        Some(operation) => Ok(Routed {
-            service,
-            operation,
-            labels: Vec::new(),
-        }),
+        Some(operation) => Ok(Routed { service, operation, labels: Vec::new() }),
         None => Err(unknown(name)),
     }
 }
 
 /// The operation with the most literal segments among those whose method and path match.
 fn rest(service: &'static Service, request: &Request) -> Result<Routed, RouteError> {
-    let malformed = RouteError::Malformed {
-        protocol: service.protocol,
-    };
+    let malformed = RouteError::Malformed { protocol: service.protocol };
     let mut best: Option<(usize, Routed)> = None;
     for operation in service.operations {
         if operation.http_method != request.method {
@@ -153,25 +132,15 @@ fn rest(service: &'static Service, request: &Request) -> Result<Routed, RouteErr
         if best.as_ref().is_some_and(|(n, _)| *n >= literals) {
             continue;
         }
-        let labels = raw
-            .into_iter()
-            .map(|(label, value)| uri_decode(value).map(|v| (label, v)));
+        let labels = raw.into_iter().map(|(label, value)| uri_decode(value).map(|v| (label, v)));
         let labels = labels.collect::<Option<Vec<_>>>().ok_or(malformed.clone())?;
-        best = Some((
-            literals,
-            Routed {
-                service,
-                operation,
-                labels,
-            },
-        ));
+        best = Some((literals, Routed { service, operation, labels }));
     }
-    best.map(|(_, routed)| routed)
-        .ok_or_else(|| RouteError::UnknownOperation {
-            protocol: service.protocol,
-            service: service.id,
-            operation: format!("{} {}", request.method, request.path),
-        })
+    best.map(|(_, routed)| routed).ok_or_else(|| RouteError::UnknownOperation {
+        protocol: service.protocol,
+        service: service.id,
+        operation: format!("{} {}", request.method, request.path),
+    })
 }
 
 /// The raw labels when `path` fits `template`. A greedy label `{x+}` takes the rest.
@@ -188,9 +157,7 @@ fn match_path<'p>(template: &'static str, path: &'p str) -> Option<Vec<(&'static
             labels.push((greedy, remaining));
             return (!remaining.is_empty()).then_some(labels);
         }
-        let (head, tail) = remaining
-            .split_once('/')
-            .map_or((remaining, None), |(h, t)| (h, Some(t)));
+        let (head, tail) = remaining.split_once('/').map_or((remaining, None), |(h, t)| (h, Some(t)));
         match label {
             Some(label) if !head.is_empty() => labels.push((label, head)),
             None if head == segment => {}
@@ -203,9 +170,7 @@ fn match_path<'p>(template: &'static str, path: &'p str) -> Option<Vec<(&'static
 
 /// `Action` of the query or of a form body.
 fn action(request: &Request) -> Result<Option<String>, RouteError> {
-    let malformed = RouteError::Malformed {
-        protocol: Protocol::AwsQuery,
-    };
+    let malformed = RouteError::Malformed { protocol: Protocol::AwsQuery };
     let find = |raw: &str| -> Result<Option<String>, RouteError> {
         let pairs = parse_query(raw).ok_or(malformed.clone())?;
         Ok(pairs.into_iter().find(|(k, _)| k == "Action").map(|(_, v)| v))
@@ -228,17 +193,9 @@ fn is_query(protocol: Protocol) -> bool {
 fn guess(request: &Request, action: &Option<String>) -> Protocol {
     if request.header("x-amz-target").is_some() {
         let one_zero = request.media_type().as_deref() == Some("application/x-amz-json-1.0");
-        return if one_zero {
-            Protocol::AwsJson10
-        } else {
-            Protocol::AwsJson11
-        };
+        return if one_zero { Protocol::AwsJson10 } else { Protocol::AwsJson11 };
     }
-    if action.is_some() {
-        Protocol::AwsQuery
-    } else {
-        Protocol::RestJson
-    }
+    if action.is_some() { Protocol::AwsQuery } else { Protocol::RestJson }
 }
 
 #[cfg(test)]
@@ -246,11 +203,7 @@ mod tests {
     use super::*;
 
     fn request(method: &str, path: &str) -> Request {
-        Request {
-            method: method.to_owned(),
-            path: path.to_owned(),
-            ..Request::default()
-        }
+        Request { method: method.to_owned(), path: path.to_owned(), ..Request::default() }
     }
 
     fn routed(method: &str, path: &str) -> (String, Vec<(&'static str, String)>) {
@@ -288,15 +241,9 @@ mod tests {
     #[test]
     fn actions_are_found_in_body_and_query() {
         let mut post = request("POST", "/");
-        post.headers.push((
-            "content-type".into(),
-            "application/x-www-form-urlencoded; charset=utf-8".into(),
-        ));
+        post.headers.push(("content-type".into(), "application/x-www-form-urlencoded; charset=utf-8".into()));
         post.body = b"Action=GetRole&Version=2010-05-08&RoleName=r".to_vec();
-        assert_eq!(
-            route(&post, Some("iam")).expect("routable").operation.name,
-            "GetRole"
-        );
+        assert_eq!(route(&post, Some("iam")).expect("routable").operation.name, "GetRole");
         assert_eq!(route(&post, None).expect("routable").service.id, "iam");
         let mut get = request("GET", "/");
         get.query = "Action=GetCallerIdentity&Version=2011-06-15".to_owned();

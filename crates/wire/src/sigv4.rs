@@ -32,9 +32,7 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
-            .field("access_key_id", &self.access_key_id)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
     }
 }
 
@@ -48,27 +46,19 @@ pub struct SecretKey {
 impl SecretKey {
     /// A key without an end.
     pub fn new(secret: impl Into<String>) -> Self {
-        Self {
-            secret: secret.into(),
-            expires: None,
-        }
+        Self { secret: secret.into(), expires: None }
     }
 
     /// A temporary key: after `unix` seconds requests are answered `ExpiredToken`.
     #[must_use]
     pub fn expiring(self, unix: i64) -> Self {
-        Self {
-            expires: Some(unix),
-            ..self
-        }
+        Self { expires: Some(unix), ..self }
     }
 }
 
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretKey")
-            .field("expires", &self.expires)
-            .finish_non_exhaustive()
+        f.debug_struct("SecretKey").field("expires", &self.expires).finish_non_exhaustive()
     }
 }
 
@@ -86,13 +76,9 @@ fn hmac_sha256(key: &[u8], data: &str) -> [u8; 32] {
 fn signature(secret: &str, date: &str, region: &str, service: &str, canonical_request: &str) -> String {
     let day = &date[..8];
     let scope = format!("{day}/{region}/{service}/aws4_request");
-    let text = format!(
-        "{ALGORITHM}\n{date}\n{scope}\n{}",
-        sha256_hex(canonical_request.as_bytes())
-    );
-    let key = [region, service, "aws4_request"].iter().fold(
-        hmac_sha256(format!("AWS4{secret}").as_bytes(), day),
-        |key, step| hmac_sha256(&key, step),
-    );
+    let text = format!("{ALGORITHM}\n{date}\n{scope}\n{}", sha256_hex(canonical_request.as_bytes()));
+    let key = [region, service, "aws4_request"]
+        .iter()
+        .fold(hmac_sha256(format!("AWS4{secret}").as_bytes(), day), |key, step| hmac_sha256(&key, step));
     hex::encode(hmac_sha256(&key, &text))
 }

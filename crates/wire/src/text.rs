@@ -4,11 +4,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
 
 /// Percent-encodes everything but letters, digits and `-._~`.
@@ -23,10 +19,7 @@ pub(crate) fn uri_encode_path(text: &str) -> String {
 
 /// Percent-decodes; `None` when the result is not UTF-8. A `+` stays.
 pub(crate) fn uri_decode(text: &str) -> Option<String> {
-    percent_decode_str(text)
-        .decode_utf8()
-        .ok()
-        .map(|s| s.into_owned())
+    percent_decode_str(text).decode_utf8().ok().map(|s| s.into_owned())
 }
 
 /// Percent-decodes a form or query component, where `+` is a space.
@@ -70,10 +63,7 @@ mod tests {
 
     #[test]
     fn components_decode_and_encode() {
-        assert_eq!(
-            uri_encode("arn:aws:eks/x y+~é"),
-            "arn%3Aaws%3Aeks%2Fx%20y%2B~%C3%A9"
-        );
+        assert_eq!(uri_encode("arn:aws:eks/x y+~é"), "arn%3Aaws%3Aeks%2Fx%20y%2B~%C3%A9");
         let pairs = parse_query("a=b%20c&a=d+e&&f").expect("UTF-8");
         let expected = [("a", "b c"), ("a", "d e"), ("f", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(pairs, expected);
@@ -82,9 +72,6 @@ mod tests {
 
     #[test]
     fn xml_text_is_safe() {
-        assert_eq!(
-            xml_escape("<a&\"'>\r\u{1}"),
-            "&lt;a&amp;&quot;&apos;&gt;&#xD;\u{FFFD}"
-        );
+        assert_eq!(xml_escape("<a&\"'>\r\u{1}"), "&lt;a&amp;&quot;&apos;&gt;&#xD;\u{FFFD}");
     }
 }

@@ -12,14 +12,7 @@ fn strftime(ms: i64, format: &str) -> String {
 
 /// `2026-01-02T03:04:05Z`, with milliseconds where they are not zero. `ms` is since the Unix epoch.
 pub fn iso8601(ms: i64) -> String {
-    strftime(
-        ms,
-        if ms % 1000 == 0 {
-            "%Y-%m-%dT%H:%M:%SZ"
-        } else {
-            "%Y-%m-%dT%H:%M:%S.%3fZ"
-        },
-    )
+    strftime(ms, if ms % 1000 == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%3fZ" })
 }
 
 /// `20150830T123600Z` from Unix seconds, as SigV4's `X-Amz-Date`.
@@ -49,9 +42,7 @@ pub fn parse_iso8601(text: &str) -> Option<i64> {
 
 /// Unix milliseconds of an HTTP date.
 pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
-    jiff::fmt::rfc2822::parse(text)
-        .ok()
-        .map(|z| z.timestamp().as_millisecond())
+    jiff::fmt::rfc2822::parse(text).ok().map(|z| z.timestamp().as_millisecond())
 }
 
 #[cfg(test)]
@@ -66,10 +57,7 @@ mod tests {
         assert_eq!(iso8601(1_440_938_160_007), "2015-08-30T12:36:00.007Z");
         assert_eq!(parse_iso8601("2015-08-30T12:36:00.007Z"), Some(1_440_938_160_007));
         assert_eq!(http_date(1_440_938_160_000), "Sun, 30 Aug 2015 12:36:00 GMT");
-        assert_eq!(
-            parse_http_date("Sun, 30 Aug 2015 12:36:00 GMT"),
-            Some(1_440_938_160_000)
-        );
+        assert_eq!(parse_http_date("Sun, 30 Aug 2015 12:36:00 GMT"), Some(1_440_938_160_000));
     }
 
     #[test]

@@ -25,11 +25,7 @@ pub struct Violation {
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let value = self.value.as_deref().map(|v| format!(" {v}")).unwrap_or_default();
-        write!(
-            f,
-            "Value{value} at '{}' failed to satisfy constraint: {}",
-            self.path, self.constraint
-        )
+        write!(f, "Value{value} at '{}' failed to satisfy constraint: {}", self.path, self.constraint)
     }
 }
 
@@ -44,22 +40,14 @@ pub fn validate(schema: &'static StructSchema, value: &Value) -> Vec<Violation> 
 pub fn violations_message(violations: &[Violation]) -> String {
     let plural = if violations.len() == 1 { "" } else { "s" };
     let texts: Vec<String> = violations.iter().map(Violation::to_string).collect();
-    format!(
-        "{} validation error{plural} detected: {}",
-        violations.len(),
-        texts.join("; ")
-    )
+    format!("{} validation error{plural} detected: {}", violations.len(), texts.join("; "))
 }
 
 /// The answer to an input with violations: `InvalidParameterException` where the operation declares it (eks),
 /// otherwise the protocol family's code.
 pub fn violations_error(protocol: Protocol, operation: &Operation, violations: &[Violation]) -> ApiError {
     let message = violations_message(violations);
-    if let Some(error) = operation
-        .errors
-        .iter()
-        .find(|e| e.code == "InvalidParameterException")
-    {
+    if let Some(error) = operation.errors.iter().find(|e| e.code == "InvalidParameterException") {
         return ApiError::new(error, message);
     }
     let missing = violations.iter().any(|v| v.value.as_deref() == Some("null"));
@@ -90,11 +78,7 @@ fn structure(schema: &'static StructSchema, value: &Value, path: &str, found: &m
 fn check(ty: &'static TypeSchema, value: &Value, path: &str, found: &mut Vec<Violation>) {
     let mut fail = |constraint: String| {
         let shown = (!ty.sensitive()).then(|| format!("'{}'", show(value)));
-        found.push(Violation {
-            path: path.to_owned(),
-            value: shown,
-            constraint,
-        });
+        found.push(Violation { path: path.to_owned(), value: shown, constraint });
     };
     match (ty, value) {
         (TypeSchema::Str(schema), Value::Str(text)) => string(schema, text, &mut fail),
@@ -111,12 +95,7 @@ fn check(ty: &'static TypeSchema, value: &Value, path: &str, found: &mut Vec<Vio
         (TypeSchema::Map(map), Value::Map(entries)) => {
             length(entries.len(), map.min, map.max, &mut fail);
             for (key, value) in entries {
-                check(
-                    map.key,
-                    &Value::from(key.as_str()),
-                    &format!("{path}.{key}.key"),
-                    found,
-                );
+                check(map.key, &Value::from(key.as_str()), &format!("{path}.{key}.key"), found);
                 check(map.value, value, &format!("{path}.{key}.member"), found);
             }
         }
@@ -129,15 +108,10 @@ fn string(schema: &'static StringSchema, text: &str, fail: &mut dyn FnMut(String
     if let Some(pattern) = schema.pattern
         && !matches(pattern, text)
     {
-        fail(format!(
-            "Member must satisfy regular expression pattern: {pattern}"
-        ));
+        fail(format!("Member must satisfy regular expression pattern: {pattern}"));
     }
     if !schema.enum_values.is_empty() && !schema.enum_values.contains(&text) {
-        fail(format!(
-            "Member must satisfy enum value set: [{}]",
-            schema.enum_values.join(", ")
-        ));
+        fail(format!("Member must satisfy enum value set: [{}]", schema.enum_values.join(", ")));
     }
 }
 
@@ -164,10 +138,7 @@ fn matches(pattern: &'static str, text: &str) -> bool {
     }
     let compiled = compile(pattern);
     let verdict = compiled.as_ref().is_none_or(|r| r.is_match(text));
-    CACHE
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(pattern, compiled);
+    CACHE.write().unwrap_or_else(PoisonError::into_inner).insert(pattern, compiled);
     verdict
 }
 
@@ -202,19 +173,12 @@ fn show(value: &Value) -> String {
 }
 
 fn join(path: &str, step: &str) -> String {
-    if path.is_empty() {
-        step.to_owned()
-    } else {
-        format!("{path}.{step}")
-    }
+    if path.is_empty() { step.to_owned() } else { format!("{path}.{step}") }
 }
 
 fn lower_first(name: &str) -> String {
     let mut chars = name.chars();
-    chars
-        .next()
-        .map(|c| c.to_lowercase().collect::<String>() + chars.as_str())
-        .unwrap_or_default()
+    chars.next().map(|c| c.to_lowercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -225,10 +189,7 @@ mod tests {
 
     #[test]
     fn what_aws_would_say() {
-        let input = eks::CreateClusterRequest {
-            name: Some("a b".to_owned()),
-            ..Default::default()
-        };
+        let input = eks::CreateClusterRequest { name: Some("a b".to_owned()), ..Default::default() };
         let found = validate(eks::CreateClusterRequest::SCHEMA, &input.to_value());
         let texts: Vec<String> = found.iter().map(Violation::to_string).collect();
         assert_eq!(
@@ -250,8 +211,7 @@ mod tests {
             assume_role_policy_document: Some("{}".to_owned()),
             max_session_duration: Some(1),
             tags: Some(vec![iam::Tag {
-                key: Some("größe ✓".to_owned()),
-                value: Some("größe".to_owned()),
+                key: Some("größe ✓".to_owned()), value: Some("größe".to_owned())
             }]),
             ..Default::default()
         };
@@ -277,11 +237,7 @@ mod tests {
             }
         }
         for operation in SERVICES.iter().flat_map(|s| s.operations) {
-            operation
-                .input
-                .members
-                .iter()
-                .for_each(|m| walk(m.ty, &mut Vec::new()));
+            operation.input.members.iter().for_each(|m| walk(m.ty, &mut Vec::new()));
         }
     }
 }

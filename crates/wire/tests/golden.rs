@@ -14,9 +14,7 @@ use ekstra_wire::{ApiError, Request, Response, decode_request, encode_error, enc
 use serde_json::{Value as Json, json};
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn requests() -> Json {
@@ -29,22 +27,13 @@ fn text(json: &Json, key: &str) -> String {
 }
 
 fn request(json: &Json) -> Request {
-    let header = |h: &Json| {
-        (
-            h[0].as_str().expect("a name").to_owned(),
-            h[1].as_str().expect("a value").to_owned(),
-        )
-    };
+    let header =
+        |h: &Json| (h[0].as_str().expect("a name").to_owned(), h[1].as_str().expect("a value").to_owned());
     Request {
         method: text(json, "method"),
         path: text(json, "path"),
         query: text(json, "query"),
-        headers: json["headers"]
-            .as_array()
-            .expect("headers")
-            .iter()
-            .map(header)
-            .collect(),
+        headers: json["headers"].as_array().expect("headers").iter().map(header).collect(),
         body: text(json, "body").into_bytes(),
     }
 }
@@ -54,12 +43,9 @@ fn named(ty: &TypeSchema, value: &Value) -> Json {
     match (ty, value) {
         (TypeSchema::Struct(schema), value) => named_struct(schema, value),
         (TypeSchema::List(list), Value::List(items)) => items.iter().map(|v| named(list.member, v)).collect(),
-        (TypeSchema::Map(map), Value::Map(entries)) => Json::Object(
-            entries
-                .iter()
-                .map(|(k, v)| (k.clone(), named(map.value, v)))
-                .collect(),
-        ),
+        (TypeSchema::Map(map), Value::Map(entries)) => {
+            Json::Object(entries.iter().map(|(k, v)| (k.clone(), named(map.value, v))).collect())
+        }
         (_, Value::Str(s)) => json!(s),
         (_, Value::Int(n)) => json!(n),
         (_, Value::Bool(b)) => json!(b),
@@ -68,15 +54,9 @@ fn named(ty: &TypeSchema, value: &Value) -> Json {
 }
 
 fn named_struct(schema: &StructSchema, value: &Value) -> Json {
-    let Value::Struct(members) = value else {
-        panic!("{value:?} is no structure")
-    };
-    let member = |(i, v): &(usize, Value)| {
-        (
-            schema.members[*i].name.to_owned(),
-            named(schema.members[*i].ty, v),
-        )
-    };
+    let Value::Struct(members) = value else { panic!("{value:?} is no structure") };
+    let member =
+        |(i, v): &(usize, Value)| (schema.members[*i].name.to_owned(), named(schema.members[*i].ty, v));
     Json::Object(members.iter().map(member).collect())
 }
 
@@ -99,11 +79,7 @@ fn botocores_requests_are_understood() {
         let routed = route(&request, Some(&scope.service)).expect("routable");
         assert_eq!(routed.operation.name, text(case, "operation"), "{name}");
         let value = decode_request(&routed, &request).expect("decodable");
-        assert_eq!(
-            named_struct(routed.operation.input, &value),
-            case["input"],
-            "{name}"
-        );
+        assert_eq!(named_struct(routed.operation.input, &value), case["input"], "{name}");
         let violations = ekstra_wire::validate(routed.operation.input, &value);
         assert!(violations.is_empty(), "{name}: {violations:?}");
     }
@@ -123,12 +99,7 @@ fn we_sign_as_botocore_does() {
             session_token: original.header("x-amz-security-token").map(str::to_owned),
         };
         sigv4::sign(&mut ours, &credentials, "us-east-1", &text(case, "service"), now);
-        assert_eq!(
-            ours.header("authorization"),
-            original.header("authorization"),
-            "{}",
-            text(case, "name")
-        );
+        assert_eq!(ours.header("authorization"), original.header("authorization"), "{}", text(case, "name"));
     }
 }
 
@@ -165,14 +136,9 @@ fn rest_json_answers() {
         deletion_protection: Some(false),
         ..Default::default()
     };
-    let output = eks::DescribeClusterResponse {
-        cluster: Some(cluster),
-    };
+    let output = eks::DescribeClusterResponse { cluster: Some(cluster) };
     let response = encode_output::<eks::ops::DescribeCluster>(&eks::SERVICE, &output, "id-1");
-    assert_eq!(
-        (response.status, response.header("x-amzn-requestid")),
-        (200, Some("id-1"))
-    );
+    assert_eq!((response.status, response.header("x-amzn-requestid")), (200, Some("id-1")));
     check("eks.DescribeCluster.json", &response);
     let response = encode_output::<eks::ops::TagResource>(&eks::SERVICE, &Default::default(), "id-1");
     check("eks.TagResource.json", &response);
@@ -186,27 +152,18 @@ fn query_answers() {
         session_token: some("token"),
         expiration: Some(Timestamp(1_767_323_045_000)),
     };
-    assert!(
-        !format!("{credentials:?}").contains("secret<&>"),
-        "secrets are redacted"
-    );
+    assert!(!format!("{credentials:?}").contains("secret<&>"), "secrets are redacted");
     let output = sts::AssumeRoleResponse {
         credentials: Some(credentials),
         packed_policy_size: Some(6),
         ..Default::default()
     };
-    check(
-        "sts.AssumeRole.xml",
-        &encode_output::<sts::ops::AssumeRole>(&sts::SERVICE, &output, "id-2"),
-    );
+    check("sts.AssumeRole.xml", &encode_output::<sts::ops::AssumeRole>(&sts::SERVICE, &output, "id-2"));
     let role = |name: &str| iam::Role {
         role_name: some(name),
         create_date: Some(Timestamp(1_767_323_045_000)),
         description: some("<a> & 'b'"),
-        tags: Some(vec![iam::Tag {
-            key: some("k"),
-            value: some(""),
-        }]),
+        tags: Some(vec![iam::Tag { key: some("k"), value: some("") }]),
         ..Default::default()
     };
     let output = iam::ListRolesResponse {
@@ -214,10 +171,7 @@ fn query_answers() {
         is_truncated: Some(false),
         marker: None,
     };
-    check(
-        "iam.ListRoles.xml",
-        &encode_output::<iam::ops::ListRoles>(&iam::SERVICE, &output, "id-3"),
-    );
+    check("iam.ListRoles.xml", &encode_output::<iam::ops::ListRoles>(&iam::SERVICE, &output, "id-3"));
     let unit = encode_output::<iam::ops::AttachRolePolicy>(&iam::SERVICE, &Default::default(), "id-4");
     let body = String::from_utf8(unit.body).expect("UTF-8");
     assert!(body.ends_with(
@@ -231,17 +185,11 @@ fn ec2_answers() {
         subnet_id: some("subnet-1"),
         available_ip_address_count: Some(250),
         map_public_ip_on_launch: Some(true),
-        tags: Some(vec![ec2::Tag {
-            key: some("Name"),
-            value: some("a & b"),
-        }]),
+        tags: Some(vec![ec2::Tag { key: some("Name"), value: some("a & b") }]),
         ipv6_cidr_block_association_set: Some(Vec::new()),
         ..Default::default()
     };
-    let output = ec2::DescribeSubnetsResult {
-        subnets: Some(vec![subnet]),
-        next_token: None,
-    };
+    let output = ec2::DescribeSubnetsResult { subnets: Some(vec![subnet]), next_token: None };
     check(
         "ec2.DescribeSubnets.xml",
         &encode_output::<ec2::ops::DescribeSubnets>(&ec2::SERVICE, &output, "id-5"),
@@ -249,24 +197,12 @@ fn ec2_answers() {
     let instance = ec2::Instance {
         instance_id: some("i-1"),
         launch_time: Some(Timestamp(1_767_323_045_000)),
-        state: Some(ec2::InstanceState {
-            code: Some(16),
-            name: some("running"),
-        }),
-        security_groups: Some(vec![ec2::GroupIdentifier {
-            group_id: some("sg-1"),
-            group_name: some("g"),
-        }]),
+        state: Some(ec2::InstanceState { code: Some(16), name: some("running") }),
+        security_groups: Some(vec![ec2::GroupIdentifier { group_id: some("sg-1"), group_name: some("g") }]),
         ..Default::default()
     };
-    let reservation = ec2::Reservation {
-        instances: Some(vec![instance]),
-        ..Default::default()
-    };
-    let output = ec2::DescribeInstancesResult {
-        reservations: Some(vec![reservation]),
-        next_token: None,
-    };
+    let reservation = ec2::Reservation { instances: Some(vec![instance]), ..Default::default() };
+    let output = ec2::DescribeInstancesResult { reservations: Some(vec![reservation]), next_token: None };
     check(
         "ec2.DescribeInstances.xml",
         &encode_output::<ec2::ops::DescribeInstances>(&ec2::SERVICE, &output, "id-6"),
@@ -275,19 +211,11 @@ fn ec2_answers() {
 
 #[test]
 fn errors() {
-    let error = ApiError::new(
-        &eks::errors::RESOURCE_NOT_FOUND_EXCEPTION,
-        "No cluster found for name: <x>.",
-    )
-    .with("clusterName", "<x>");
-    check(
-        "eks.error.json",
-        &encode_error(Protocol::RestJson, &error, "id-7"),
-    );
-    let error = ApiError::new(
-        &iam::errors::NO_SUCH_ENTITY_EXCEPTION,
-        "The role with name <r> cannot be found.",
-    );
+    let error = ApiError::new(&eks::errors::RESOURCE_NOT_FOUND_EXCEPTION, "No cluster found for name: <x>.")
+        .with("clusterName", "<x>");
+    check("eks.error.json", &encode_error(Protocol::RestJson, &error, "id-7"));
+    let error =
+        ApiError::new(&iam::errors::NO_SUCH_ENTITY_EXCEPTION, "The role with name <r> cannot be found.");
     check("iam.error.xml", &encode_error(Protocol::AwsQuery, &error, "id-8"));
     let error = ApiError::client("InvalidVpcID.NotFound", 400, "The vpc ID 'vpc-1' does not exist");
     check("ec2.error.xml", &encode_error(Protocol::Ec2Query, &error, "id-9"));
@@ -302,10 +230,7 @@ fn values_and_shapes_round_trip() {
         disk_size: Some(20),
         ..Default::default()
     };
-    assert_eq!(
-        eks::CreateNodegroupRequest::from_value(input.to_value()),
-        Ok(input)
-    );
+    assert_eq!(eks::CreateNodegroupRequest::from_value(input.to_value()), Ok(input));
     let wrong = Value::Struct(vec![(0, Value::Int(1))]);
     let error = eks::CreateNodegroupRequest::from_value(wrong).expect_err("no string");
     assert_eq!(error.to_string(), "clusterName: expected string, found integer");
@@ -324,35 +249,14 @@ fn aws_json_reads_and_answers() {
         operations: &[],
     };
     let operation = eks::SERVICE.operation("DescribeClusterVersions").expect("served");
-    let routed = ekstra_wire::Routed {
-        service: &LOGS,
-        operation,
-        labels: Vec::new(),
-    };
-    let request = Request {
-        body: b" ".to_vec(),
-        ..Request::default()
-    };
+    let routed = ekstra_wire::Routed { service: &LOGS, operation, labels: Vec::new() };
+    let request = Request { body: b" ".to_vec(), ..Request::default() };
     assert_eq!(decode_request(&routed, &request), Ok(Value::Struct(Vec::new())));
-    let bad = Request {
-        body: b"{".to_vec(),
-        ..Request::default()
-    };
-    let error = decode_request(&routed, &bad)
-        .expect_err("not JSON")
-        .to_error(LOGS.protocol);
-    assert_eq!(
-        (error.code.as_str(), error.status),
-        ("SerializationException", 400)
-    );
-    let output = eks::DescribeClusterVersionsResponse {
-        next_token: some("n"),
-        ..Default::default()
-    };
+    let bad = Request { body: b"{".to_vec(), ..Request::default() };
+    let error = decode_request(&routed, &bad).expect_err("not JSON").to_error(LOGS.protocol);
+    assert_eq!((error.code.as_str(), error.status), ("SerializationException", 400));
+    let output = eks::DescribeClusterVersionsResponse { next_token: some("n"), ..Default::default() };
     let response = encode_output::<eks::ops::DescribeClusterVersions>(&LOGS, &output, "id");
-    assert_eq!(
-        response.header("content-type"),
-        Some("application/x-amz-json-1.1")
-    );
+    assert_eq!(response.header("content-type"), Some("application/x-amz-json-1.1"));
     assert_eq!(response.body, br#"{"nextToken":"n"}"#);
 }

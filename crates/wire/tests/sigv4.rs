@@ -72,10 +72,7 @@ fn published_examples() {
         assert!(verify(&request, &lookup, at, &VerifyOptions::default()).is_ok());
     }
     let mut request = get("Action=ListUsers&Version=2010-05-08", "iam.amazonaws.com");
-    request.headers.push((
-        "content-type".into(),
-        "application/x-www-form-urlencoded; charset=utf-8".into(),
-    ));
+    request.headers.push(("content-type".into(), "application/x-www-form-urlencoded; charset=utf-8".into()));
     sign(&mut request, &credentials(false), "us-east-1", "iam", at);
     let header = request.header("authorization").expect("signed");
     assert!(
@@ -88,43 +85,24 @@ fn published_examples() {
 fn botocores_presigned_url_is_valid_and_ours_is_the_same() {
     let golden = golden();
     let text = |key: &str| golden["presigned"][key].as_str().expect("a string").to_owned();
-    let mut request = get(
-        &text("query"),
-        golden["presigned"]["headers"][0][1].as_str().expect("a host"),
-    );
-    let options = VerifyOptions {
-        service: Some("sts"),
-        region: Some("us-east-1"),
-        ..Default::default()
-    };
+    let mut request = get(&text("query"), golden["presigned"]["headers"][0][1].as_str().expect("a host"));
+    let options = VerifyOptions { service: Some("sts"), region: Some("us-east-1"), ..Default::default() };
     let verified = verify(&request, &lookup, now() + 119, &options).expect("valid");
     assert!(verified.presigned);
-    assert_eq!(
-        (verified.expires, verified.session_token.as_deref()),
-        (Some(120), Some(TOKEN))
-    );
-    assert_eq!(
-        verify(&request, &lookup, now() + 121, &options),
-        Err(SigError::RequestExpired)
-    );
+    assert_eq!((verified.expires, verified.session_token.as_deref()), (Some(120), Some(TOKEN)));
+    assert_eq!(verify(&request, &lookup, now() + 121, &options), Err(SigError::RequestExpired));
 
     let theirs = request.query.clone();
     request.query = "Action=GetCallerIdentity&Version=2011-06-15".to_owned();
     presign(&mut request, &credentials(true), "us-east-1", "sts", now(), 120);
-    let signature = |query: &str| {
-        query
-            .split('&')
-            .find(|p| p.starts_with("X-Amz-Signature="))
-            .map(str::to_owned)
-    };
+    let signature =
+        |query: &str| query.split('&').find(|p| p.starts_with("X-Amz-Signature=")).map(str::to_owned);
     assert_eq!(signature(&request.query), signature(&theirs));
 }
 
 fn signed() -> Request {
     let mut request = get("b=2&a=1&a=0", "localhost:7777");
-    request
-        .headers
-        .push(("x-amz-target".to_owned(), "T.Op".to_owned()));
+    request.headers.push(("x-amz-target".to_owned(), "T.Op".to_owned()));
     request.body = b"{}".to_vec();
     sign(&mut request, &credentials(false), "us-east-1", "kms", now());
     request
@@ -153,11 +131,7 @@ fn every_part_is_covered() {
     let mut reordered = signed();
     reordered.query = "a=0&b=%32&a=1".to_owned();
     reordered.headers[1].1 = "  T.Op ".to_owned();
-    assert_eq!(
-        outcome(&reordered),
-        Ok(()),
-        "order, spacing and encoding do not matter"
-    );
+    assert_eq!(outcome(&reordered), Ok(()), "order, spacing and encoding do not matter");
 }
 
 #[test]
@@ -180,18 +154,9 @@ fn what_is_refused_and_how_it_is_called() {
     assert_eq!(code(&error, Protocol::AwsQuery), "InvalidClientTokenId");
     assert_eq!(code(&error, Protocol::RestJson), "UnrecognizedClientException");
     assert_eq!(code(&error, Protocol::Ec2Query), "AuthFailure");
-    assert!(matches!(
-        edit("aws4_request", "aws5_request"),
-        SigError::Incomplete(_)
-    ));
-    assert!(matches!(
-        edit("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA1"),
-        SigError::Incomplete(_)
-    ));
-    assert!(matches!(
-        edit("SignedHeaders=", "Headers="),
-        SigError::Incomplete(_)
-    ));
+    assert!(matches!(edit("aws4_request", "aws5_request"), SigError::Incomplete(_)));
+    assert!(matches!(edit("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA1"), SigError::Incomplete(_)));
+    assert!(matches!(edit("SignedHeaders=", "Headers="), SigError::Incomplete(_)));
     assert!(matches!(edit("host;", ""), SigError::Invalid(_)));
     assert!(matches!(edit(";x-amz-target", ""), SigError::Invalid(_)));
     assert!(matches!(edit("/20260102/", "/20260103/"), SigError::Invalid(_)));
@@ -207,24 +172,16 @@ fn what_is_refused_and_how_it_is_called() {
     assert!(matches!(at(now() - 301), Err(SigError::NotYet { .. })));
 
     let expired = |_: &str, _: Option<&str>| Some(SecretKey::new(SECRET).expiring(now() - 1));
-    assert_eq!(
-        verify(&signed(), &expired, now(), &VerifyOptions::default()),
-        Err(SigError::ExpiredToken)
-    );
+    assert_eq!(verify(&signed(), &expired, now(), &VerifyOptions::default()), Err(SigError::ExpiredToken));
 }
 
 #[test]
 fn unsigned_payloads_only_where_allowed() {
     let mut request = get("", "localhost");
-    request
-        .headers
-        .push(("x-amz-content-sha256".to_owned(), "UNSIGNED-PAYLOAD".to_owned()));
+    request.headers.push(("x-amz-content-sha256".to_owned(), "UNSIGNED-PAYLOAD".to_owned()));
     sign(&mut request, &credentials(false), "us-east-1", "s3", now());
     assert!(matches!(outcome(&request), Err(SigError::Invalid(_))));
-    let options = VerifyOptions {
-        allow_unsigned_payload: true,
-        ..Default::default()
-    };
+    let options = VerifyOptions { allow_unsigned_payload: true, ..Default::default() };
     assert!(verify(&request, &lookup, now(), &options).is_ok());
 }
 
@@ -238,36 +195,23 @@ fn botocores_tokens_are_valid_for_their_cluster_for_fifteen_minutes() {
     for key in ["eks_token_url", "eks_token_url_with_session"] {
         let token = token_of(golden[key].as_str().expect("a URL"));
         let verified = verify_eks_token(&token, "demo", &lookup, now() + 900).expect("valid");
-        assert_eq!(
-            (verified.service.as_str(), verified.access_key.as_str()),
-            ("sts", "AKIDEXAMPLE")
-        );
+        assert_eq!((verified.service.as_str(), verified.access_key.as_str()), ("sts", "AKIDEXAMPLE"));
         let other = verify_eks_token(&token, "other", &lookup, now());
         assert_eq!(other, Err(TokenError::Signature(SigError::Mismatch)));
         assert!(matches!(
             verify_eks_token(&token, "demo", &lookup, now() + 901),
             Err(TokenError::Expired(_))
         ));
-        assert!(matches!(
-            verify_eks_token(&token, "demo", &lookup, now() - 301),
-            Err(TokenError::NotYet(_))
-        ));
+        assert!(matches!(verify_eks_token(&token, "demo", &lookup, now() - 301), Err(TokenError::NotYet(_))));
     }
 }
 
 #[test]
 fn our_tokens_are_valid_over_any_endpoint() {
-    for endpoint in [
-        "https://sts.us-east-1.amazonaws.com",
-        "http://127.0.0.1:7777/",
-        "http://[::1]:1",
-    ] {
+    for endpoint in ["https://sts.us-east-1.amazonaws.com", "http://127.0.0.1:7777/", "http://[::1]:1"] {
         for session in [false, true] {
             let token = make_eks_token(&credentials(session), "us-east-1", endpoint, "demo", now());
-            assert!(
-                verify_eks_token(&token, "demo", &lookup, now()).is_ok(),
-                "{endpoint}"
-            );
+            assert!(verify_eks_token(&token, "demo", &lookup, now()).is_ok(), "{endpoint}");
         }
     }
 }
@@ -288,27 +232,15 @@ fn tokens_are_refused_by_name() {
     assert!(matches!(edited("com/?", "com/x?"), TokenError::Url(_)));
     assert!(matches!(edited("https://", "https://user@"), TokenError::Url(_)));
     assert_eq!(edited("GetCallerIdentity", "AssumeRole"), TokenError::Action);
-    assert_eq!(
-        edited("&X-Amz-Date", "&y=1&X-Amz-Date"),
-        TokenError::Parameter("y".to_owned())
-    );
+    assert_eq!(edited("&X-Amz-Date", "&y=1&X-Amz-Date"), TokenError::Parameter("y".to_owned()));
     assert_eq!(
         edited("&X-Amz-Date", "&ACTION=GetCallerIdentity&X-Amz-Date"),
         TokenError::Duplicate("ACTION".to_owned())
     );
     assert_eq!(edited("%3Bx-k8s-aws-id", ""), TokenError::ClusterNotSigned);
-    assert!(matches!(
-        edited("SignedHeaders=host%3B", "SignedHeaders="),
-        TokenError::Signature(_)
-    ));
-    assert_eq!(
-        edited("X-Amz-Expires=60", "X-Amz-Expires=901"),
-        TokenError::Expires
-    );
-    assert_eq!(
-        edited("X-Amz-Expires=60", "X-Amz-Expires=61"),
-        TokenError::Signature(SigError::Mismatch)
-    );
+    assert!(matches!(edited("SignedHeaders=host%3B", "SignedHeaders="), TokenError::Signature(_)));
+    assert_eq!(edited("X-Amz-Expires=60", "X-Amz-Expires=901"), TokenError::Expires);
+    assert_eq!(edited("X-Amz-Expires=60", "X-Amz-Expires=61"), TokenError::Signature(SigError::Mismatch));
 }
 
 #[test]

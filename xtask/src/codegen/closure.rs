@@ -15,12 +15,7 @@ pub(crate) fn closure(model: &Json, operations: &[String]) -> Result<BTreeSet<St
             .get("operations")
             .and_then(|o| o.get(name))
             .with_context(|| format!("no operation {name}"))?;
-        queue.extend(
-            ["input", "output"]
-                .iter()
-                .filter_map(|k| op.get(k))
-                .filter_map(target),
-        );
+        queue.extend(["input", "output"].iter().filter_map(|k| op.get(k)).filter_map(target));
         if let Some(Json::List(errors)) = op.get("errors") {
             queue.extend(errors.iter().filter_map(target));
         }
@@ -40,14 +35,7 @@ pub(crate) fn closure(model: &Json, operations: &[String]) -> Result<BTreeSet<St
 fn edges(shape: &Json) -> Vec<&str> {
     let members = shape.get("members").map(Json::entries).unwrap_or_default();
     let members = members.iter().filter_map(|(_, m)| target(m));
-    members
-        .chain(
-            ["member", "key", "value"]
-                .iter()
-                .filter_map(|k| shape.get(k))
-                .filter_map(target),
-        )
-        .collect()
+    members.chain(["member", "key", "value"].iter().filter_map(|k| shape.get(k)).filter_map(target)).collect()
 }
 
 fn target(reference: &Json) -> Option<&str> {

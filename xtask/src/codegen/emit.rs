@@ -69,14 +69,8 @@ fn service_static(config: &ServiceConfig, metadata: &Json) -> Result<String> {
         (Some("ec2"), _) => "Ec2Query",
         (other, _) => bail!("protocol {other:?} is not supported"),
     };
-    let operations: Vec<String> = config
-        .operations
-        .iter()
-        .map(|o| format!("&ops::{}", upper(o)))
-        .collect();
-    let signing_name = text("signingName")
-        .or(text("endpointPrefix"))
-        .context("endpointPrefix")?;
+    let operations: Vec<String> = config.operations.iter().map(|o| format!("&ops::{}", upper(o))).collect();
+    let signing_name = text("signingName").or(text("endpointPrefix")).context("endpointPrefix")?;
     Ok(format!(
         "pub static SERVICE: Service = Service {{\n    id: {:?},\n    signing_name: {signing_name:?},\n    \
          protocol: Protocol::{protocol},\n    api_version: {:?},\n    target_prefix: {:?},\n    \
@@ -109,10 +103,8 @@ fn operation(service: &str, name: &str, op: &Json) -> Result<String> {
             .unwrap_or("Unit".to_owned())
     };
     let http = op.get("http").context("http")?;
-    let (method, uri) = (
-        http.text("method").context("method")?,
-        http.text("requestUri").context("requestUri")?,
-    );
+    let (method, uri) =
+        (http.text("method").context("method")?, http.text("requestUri").context("requestUri")?);
     let mut base = format!("Operation::new({service:?}, {name:?})");
     if (method, uri) != ("POST", "/") {
         write!(base, ".http({method:?}, {uri:?})")?;
@@ -130,19 +122,13 @@ fn operation(service: &str, name: &str, op: &Json) -> Result<String> {
         Some(Json::List(errors)) => errors.as_slice(),
         _ => &[],
     };
-    let errors: Vec<String> = errors
-        .iter()
-        .filter_map(|e| e.text("shape"))
-        .map(|e| format!("&errors::{}", upper(e)))
-        .collect();
+    let errors: Vec<String> =
+        errors.iter().filter_map(|e| e.text("shape")).map(|e| format!("&errors::{}", upper(e))).collect();
     if !errors.is_empty() {
         write!(base, "\n        .errors(&[{}])", errors.join(", "))?;
     }
     let (input, output) = (shape("input"), shape("output"));
-    Ok(format!(
-        "    operation! {{ {name} {}: {input} => {output} = {base} }}\n",
-        upper(name)
-    ))
+    Ok(format!("    operation! {{ {name} {}: {input} => {output} = {base} }}\n", upper(name)))
 }
 
 /// An exception without a code answers its shape's name; the status defaults by fault (botocore's own rule).
@@ -178,13 +164,7 @@ fn structure(model: &Model<'_>, name: &str, shape: &Json) -> Result<String> {
     let mut out = format!("\nshape! {{ {} {} = {base};\n", camel(name), upper(name));
     let required = shape.texts("required");
     for (member, reference) in shape.get("members").map(Json::entries).unwrap_or_default() {
-        let line = member_line(
-            model,
-            name,
-            member,
-            reference,
-            required.contains(&member.as_str()),
-        );
+        let line = member_line(model, name, member, reference, required.contains(&member.as_str()));
         out += &line.with_context(|| member.clone())?;
     }
     Ok(out + "}\n")
@@ -226,19 +206,8 @@ fn member_line(
 fn wires(model: &Model<'_>, name: &str, reference: &Json) -> String {
     let location = reference.text("locationName").unwrap_or(name);
     if !model.ec2 {
-        return if location == name {
-            String::new()
-        } else {
-            format!(".wire({location:?})")
-        };
+        return if location == name { String::new() } else { format!(".wire({location:?})") };
     }
-    let ask = reference
-        .text("queryName")
-        .map(str::to_owned)
-        .unwrap_or_else(|| camel(location));
-    if ask == name && location == name {
-        String::new()
-    } else {
-        format!(".wires({ask:?}, {location:?})")
-    }
+    let ask = reference.text("queryName").map(str::to_owned).unwrap_or_else(|| camel(location));
+    if ask == name && location == name { String::new() } else { format!(".wires({ask:?}, {location:?})") }
 }

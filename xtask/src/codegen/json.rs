@@ -46,13 +46,7 @@ impl Json {
         match self.get(key) {
             Some(Json::List(items)) => items
                 .iter()
-                .filter_map(|v| {
-                    if let Json::Str(s) = v {
-                        Some(s.as_str())
-                    } else {
-                        None
-                    }
-                })
+                .filter_map(|v| if let Json::Str(s) = v { Some(s.as_str()) } else { None })
                 .collect(),
             _ => Vec::new(),
         }
@@ -169,22 +163,13 @@ pub(crate) fn render(value: &Json, indent: usize) -> String {
     }
     let pad = " ".repeat(indent + 1);
     let (open, close, lines): (_, _, Vec<String>) = match value {
-        Json::Map(entries) => (
-            '{',
-            '}',
-            entries
-                .iter()
-                .map(|(k, v)| entry(k, &render(v, indent + 1)))
-                .collect(),
-        ),
+        Json::Map(entries) => {
+            ('{', '}', entries.iter().map(|(k, v)| entry(k, &render(v, indent + 1))).collect())
+        }
         Json::List(items) => ('[', ']', items.iter().map(|v| render(v, indent + 1)).collect()),
         _ => return line,
     };
-    format!(
-        "{open}\n{pad}{}\n{}{close}",
-        lines.join(&format!(",\n{pad}")),
-        " ".repeat(indent)
-    )
+    format!("{open}\n{pad}{}\n{}{close}", lines.join(&format!(",\n{pad}")), " ".repeat(indent))
 }
 
 fn flat(value: &Json) -> String {

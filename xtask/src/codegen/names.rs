@@ -9,10 +9,7 @@ const KEYWORDS: [&str; 16] = [
 /// `roleNameType` ▸ `RoleNameType`.
 pub(crate) fn camel(name: &str) -> String {
     let mut chars = name.chars();
-    chars
-        .next()
-        .map(|c| c.to_uppercase().collect::<String>() + chars.as_str())
-        .unwrap_or_default()
+    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
 /// `kubernetesNetworkConfig` ▸ `kubernetes_network_config`; `VPCZoneIdentifier` ▸ `vpc_zone_identifier`.
@@ -34,11 +31,7 @@ pub(crate) fn snake(name: &str) -> String {
 /// A field: snake case, raw where it is a keyword.
 pub(crate) fn field(name: &str) -> String {
     let name = snake(name);
-    if KEYWORDS.contains(&name.as_str()) {
-        format!("r#{name}")
-    } else {
-        name
-    }
+    if KEYWORDS.contains(&name.as_str()) { format!("r#{name}") } else { name }
 }
 
 /// A static: upper snake case.

@@ -52,9 +52,8 @@ impl Model<'_> {
 
     /// The shared static of a scalar without constraints.
     fn shared(&self, name: &str, shape: &Json) -> Option<&'static str> {
-        let plain = ["min", "max", "pattern", "enum", "timestampFormat"]
-            .iter()
-            .all(|k| shape.get(k).is_none());
+        let plain =
+            ["min", "max", "pattern", "enum", "timestampFormat"].iter().all(|k| shape.get(k).is_none());
         if !plain || self.secret(name, shape) {
             return None;
         }
@@ -91,19 +90,13 @@ impl Model<'_> {
             "map" => format!("Map({}{secret})", self.map(shape)?),
             other => bail!("shape {name}: type {other} is not supported"),
         };
-        Ok(Some(format!(
-            "static {}: TypeSchema = TypeSchema::{body};\n",
-            upper(name)
-        )))
+        Ok(Some(format!("static {}: TypeSchema = TypeSchema::{body};\n", upper(name))))
     }
 
     fn list(&self, shape: &Json) -> Result<String> {
         let mut out = format!("ListSchema::new({})", self.type_ref(target(shape, "member")?)?);
         let default = if self.ec2 { "item" } else { "member" };
-        let wire = shape
-            .get("member")
-            .and_then(|m| m.text("locationName"))
-            .unwrap_or(default);
+        let wire = shape.get("member").and_then(|m| m.text("locationName")).unwrap_or(default);
         if wire != "member" {
             write!(out, ".wire({wire:?})")?;
         }
@@ -113,17 +106,8 @@ impl Model<'_> {
 
     fn map(&self, shape: &Json) -> Result<String> {
         let (key, value) = (target(shape, "key")?, target(shape, "value")?);
-        let mut out = format!(
-            "MapSchema::new({}, {})",
-            self.type_ref(key)?,
-            self.type_ref(value)?
-        );
-        let wire = |part: &str| {
-            shape
-                .get(part)
-                .and_then(|m| m.text("locationName"))
-                .map(str::to_owned)
-        };
+        let mut out = format!("MapSchema::new({}, {})", self.type_ref(key)?, self.type_ref(value)?);
+        let wire = |part: &str| shape.get(part).and_then(|m| m.text("locationName")).map(str::to_owned);
         if let (Some(key), Some(value)) = (wire("key"), wire("value")) {
             write!(out, ".wires({key:?}, {value:?})")?;
         }
@@ -137,10 +121,7 @@ pub(crate) fn kind(shape: &Json) -> &str {
 }
 
 pub(crate) fn target<'a>(shape: &'a Json, part: &str) -> Result<&'a str> {
-    shape
-        .get(part)
-        .and_then(|m| m.text("shape"))
-        .with_context(|| format!("{part} names no shape"))
+    shape.get(part).and_then(|m| m.text("shape")).with_context(|| format!("{part} names no shape"))
 }
 
 fn number(shape: &Json, key: &str) -> Option<i64> {
@@ -148,11 +129,7 @@ fn number(shape: &Json, key: &str) -> Option<i64> {
 }
 
 fn lengths(shape: &Json) -> String {
-    let bound = |key| {
-        number(shape, key)
-            .map(|n| format!(".{key}({n})"))
-            .unwrap_or_default()
-    };
+    let bound = |key| number(shape, key).map(|n| format!(".{key}({n})")).unwrap_or_default();
     bound("min") + &bound("max")
 }
 

@@ -34,13 +34,7 @@ pub(crate) fn update(root: &Path, config: &Config) -> Result<()> {
     fs::create_dir_all(&dir)?;
     let outcome = download(&dir, &config.botocore).and_then(|()| {
         config.services.iter().try_for_each(|service| {
-            let text = output(
-                Command::new("python3")
-                    .arg("-c")
-                    .arg(UNPACK)
-                    .arg(&dir)
-                    .arg(&service.model),
-            )?;
+            let text = output(Command::new("python3").arg("-c").arg(UNPACK).arg(&dir).arg(&service.model))?;
             let model = restrict(service, &json::parse(&text)?).with_context(|| service.id.clone())?;
             let path = root.join(format!("models/{}.json", service.id));
             fs::write(&path, json::render(&model, 0) + "\n").with_context(|| path.display().to_string())
@@ -53,28 +47,16 @@ pub(crate) fn update(root: &Path, config: &Config) -> Result<()> {
 fn download(dir: &Path, version: &str) -> Result<()> {
     let pin = format!("botocore=={version}");
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-    ])
-    .arg(dir)
-    .arg(pin);
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"])
+        .arg(dir)
+        .arg(pin);
     output(&mut pip).map(drop)
 }
 
 fn output(command: &mut Command) -> Result<String> {
     let out = command.output().with_context(|| format!("{command:?}"))?;
     if !out.status.success() {
-        bail!(
-            "{command:?}: {}: {}",
-            out.status,
-            String::from_utf8_lossy(&out.stderr)
-        );
+        bail!("{command:?}: {}: {}", out.status, String::from_utf8_lossy(&out.stderr));
     }
     Ok(String::from_utf8(out.stdout)?)
 }
@@ -84,23 +66,11 @@ fn restrict(service: &ServiceConfig, model: &Json) -> Result<Json> {
     let reached = closure(model, &service.operations)?;
     let filter = |key: &str, keep: &dyn Fn(&str) -> bool| -> Json {
         let entries = model.get(key).map(Json::entries).unwrap_or_default();
-        Json::Map(
-            entries
-                .iter()
-                .filter(|(k, _)| keep(k))
-                .map(|(k, v)| (k.clone(), strip(v)))
-                .collect(),
-        )
+        Json::Map(entries.iter().filter(|(k, _)| keep(k)).map(|(k, v)| (k.clone(), strip(v))).collect())
     };
     Ok(Json::Map(vec![
-        (
-            "metadata".to_owned(),
-            filter("metadata", &|k| METADATA.contains(&k)),
-        ),
-        (
-            "operations".to_owned(),
-            filter("operations", &|k| service.operations.iter().any(|o| o == k)),
-        ),
+        ("metadata".to_owned(), filter("metadata", &|k| METADATA.contains(&k))),
+        ("operations".to_owned(), filter("operations", &|k| service.operations.iter().any(|o| o == k))),
         ("shapes".to_owned(), filter("shapes", &|k| reached.contains(k))),
     ]))
 }

@@ -20,10 +20,7 @@ pub(super) async fn vpcs(
     let known: Vec<String> = all.iter().map(|v| v.id.clone()).collect();
     require_ids(&asked, &known, "InvalidVpcID.NotFound", "vpc")?;
     let mut found = Vec::new();
-    for vpc in all
-        .into_iter()
-        .filter(|v| asked.is_empty() || asked.contains(&v.id))
-    {
+    for vpc in all.into_iter().filter(|v| asked.is_empty() || asked.contains(&v.id)) {
         let attribute = |name: &str| match name {
             "vpc-id" => Some(vec![vpc.id.clone()]),
             "cidr" | "cidr-block-association.cidr-block" => Some(vec![vpc.cidr.to_string()]),
@@ -32,29 +29,16 @@ pub(super) async fn vpcs(
             "owner-id" => Some(vec![vpc.scope.account.clone()]),
             _ => None,
         };
-        if matches(
-            input.filters.as_deref().unwrap_or_default(),
-            &vpc.tags,
-            &attribute,
-        )? {
+        if matches(input.filters.as_deref().unwrap_or_default(), &vpc.tags, &attribute)? {
             found.push(describe_vpc(&vpc));
         }
     }
     let (vpcs, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
-    Ok(model::DescribeVpcsResult {
-        vpcs: Some(vpcs),
-        next_token,
-    })
+    Ok(model::DescribeVpcsResult { vpcs: Some(vpcs), next_token })
 }
 
 fn records<T: serde::de::DeserializeOwned>(cloud: &Cloud, prefix: &str) -> Vec<T> {
-    cloud
-        .store
-        .view()
-        .list_as(prefix)
-        .into_iter()
-        .map(|(_, record)| record)
-        .collect()
+    cloud.store.view().list_as(prefix).into_iter().map(|(_, record)| record).collect()
 }
 
 fn describe_vpc(vpc: &Vpc) -> model::Vpc {
@@ -91,10 +75,7 @@ pub(super) async fn subnets(
     let known: Vec<String> = all.iter().map(|s| s.id.clone()).collect();
     require_ids(&asked, &known, "InvalidSubnetID.NotFound", "subnet")?;
     let mut found = Vec::new();
-    for subnet in all
-        .into_iter()
-        .filter(|s| asked.is_empty() || asked.contains(&s.id))
-    {
+    for subnet in all.into_iter().filter(|s| asked.is_empty() || asked.contains(&s.id)) {
         let attribute = |name: &str| match name {
             "subnet-id" => Some(vec![subnet.id.clone()]),
             "vpc-id" => Some(vec![subnet.vpc.clone()]),
@@ -106,19 +87,12 @@ pub(super) async fn subnets(
             "owner-id" => Some(vec![subnet.scope.account.clone()]),
             _ => None,
         };
-        if matches(
-            input.filters.as_deref().unwrap_or_default(),
-            &subnet.tags,
-            &attribute,
-        )? {
+        if matches(input.filters.as_deref().unwrap_or_default(), &subnet.tags, &attribute)? {
             found.push(describe_subnet(&subnet, &interfaces));
         }
     }
     let (subnets, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
-    Ok(model::DescribeSubnetsResult {
-        subnets: Some(subnets),
-        next_token,
-    })
+    Ok(model::DescribeSubnetsResult { subnets: Some(subnets), next_token })
 }
 
 fn describe_subnet(subnet: &Subnet, interfaces: &[Interface]) -> model::Subnet {
@@ -168,31 +142,18 @@ pub(super) async fn security_groups(
             "owner-id" => Some(vec![group.scope.account.clone()]),
             _ => None,
         };
-        if matches(
-            input.filters.as_deref().unwrap_or_default(),
-            &group.tags,
-            &attribute,
-        )? {
+        if matches(input.filters.as_deref().unwrap_or_default(), &group.tags, &attribute)? {
             found.push(describe_group(&group));
         }
     }
     let (groups, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
-    Ok(model::DescribeSecurityGroupsResult {
-        security_groups: Some(groups),
-        next_token,
-    })
+    Ok(model::DescribeSecurityGroupsResult { security_groups: Some(groups), next_token })
 }
 
 /// AWS's default rules: everything out, everything in from the group itself.
 fn describe_group(group: &SecurityGroup) -> model::SecurityGroup {
-    let everything = || model::IpPermission {
-        ip_protocol: Some("-1".into()),
-        ..Default::default()
-    };
-    let anywhere = model::IpRange {
-        cidr_ip: Some("0.0.0.0/0".into()),
-        ..Default::default()
-    };
+    let everything = || model::IpPermission { ip_protocol: Some("-1".into()), ..Default::default() };
+    let anywhere = model::IpRange { cidr_ip: Some("0.0.0.0/0".into()), ..Default::default() };
     let itself = model::UserIdGroupPair {
         group_id: Some(group.id.clone()),
         user_id: Some(group.scope.account.clone()),
@@ -204,11 +165,7 @@ fn describe_group(group: &SecurityGroup) -> model::SecurityGroup {
         description: Some(group.description.clone()),
         vpc_id: Some(group.vpc.clone()),
         owner_id: Some(group.scope.account.clone()),
-        security_group_arn: Some(
-            group
-                .scope
-                .arn("ec2", format_args!("security-group/{}", group.id)),
-        ),
+        security_group_arn: Some(group.scope.arn("ec2", format_args!("security-group/{}", group.id))),
         ip_permissions: Some(vec![model::IpPermission {
             user_id_group_pairs: Some(vec![itself]),
             ..everything()
@@ -257,9 +214,7 @@ pub(super) async fn availability_zones(
             });
         }
     }
-    Ok(model::DescribeAvailabilityZonesResult {
-        availability_zones: Some(found),
-    })
+    Ok(model::DescribeAvailabilityZonesResult { availability_zones: Some(found) })
 }
 
 pub(super) async fn instances(
@@ -272,10 +227,7 @@ pub(super) async fn instances(
     let known: Vec<String> = all.iter().map(|i| i.id.clone()).collect();
     require_ids(&asked, &known, "InvalidInstanceID.NotFound", "instance")?;
     let mut found = Vec::new();
-    for instance in all
-        .into_iter()
-        .filter(|i| asked.is_empty() || asked.contains(&i.id))
-    {
+    for instance in all.into_iter().filter(|i| asked.is_empty() || asked.contains(&i.id)) {
         let attribute = |name: &str| match name {
             "instance-id" => Some(vec![instance.id.clone()]),
             "instance-state-name" => Some(vec![instance.state.wire().1.into()]),
@@ -289,20 +241,13 @@ pub(super) async fn instances(
             "image-id" => Some(vec![instance.image.clone()]),
             _ => None,
         };
-        if matches(
-            input.filters.as_deref().unwrap_or_default(),
-            &instance.tags,
-            &attribute,
-        )? {
+        if matches(input.filters.as_deref().unwrap_or_default(), &instance.tags, &attribute)? {
             found.push(describe_instance(&cloud, &instance));
         }
     }
     let (items, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
     let reservation = |instance: model::Instance| model::Reservation {
-        reservation_id: instance
-            .instance_id
-            .as_deref()
-            .map(|id| id.replacen("i-", "r-", 1)),
+        reservation_id: instance.instance_id.as_deref().map(|id| id.replacen("i-", "r-", 1)),
         owner_id: Some(call.scope.account.clone()),
         groups: Some(Vec::new()),
         instances: Some(vec![instance]),
@@ -316,50 +261,28 @@ pub(super) async fn instances(
 
 fn describe_instance(cloud: &Cloud, instance: &Instance) -> model::Instance {
     let (code, name) = instance.state.wire();
-    let interface: Option<Interface> = cloud
-        .store
-        .view()
-        .get_as(&keys::interface(&instance.scope, &instance.interface));
-    let groups = interface
-        .as_ref()
-        .map(|i| i.security_groups.clone())
-        .unwrap_or_default();
-    let group = |id: &String| model::GroupIdentifier {
-        group_id: Some(id.clone()),
-        group_name: None,
-    };
+    let interface: Option<Interface> =
+        cloud.store.view().get_as(&keys::interface(&instance.scope, &instance.interface));
+    let groups = interface.as_ref().map(|i| i.security_groups.clone()).unwrap_or_default();
+    let group = |id: &String| model::GroupIdentifier { group_id: Some(id.clone()), group_name: None };
     let alive = instance.state.is_alive();
     let vcpus = instance_type(&instance.instance_type).map(|t| t.vcpus);
     model::Instance {
         instance_id: Some(instance.id.clone()),
         image_id: Some(instance.image.clone()),
         instance_type: Some(instance.instance_type.clone()),
-        state: Some(model::InstanceState {
-            code: i32::try_from(code).ok(),
-            name: Some(name.into()),
-        }),
+        state: Some(model::InstanceState { code: i32::try_from(code).ok(), name: Some(name.into()) }),
         state_reason: instance.state_reason.as_ref().map(|reason| model::StateReason {
             code: Some("Server.InternalError".into()),
             message: Some(reason.clone()),
         }),
         launch_time: Some(Timestamp(instance.launched_ms)),
-        architecture: Some(
-            if cfg!(target_arch = "aarch64") {
-                "arm64"
-            } else {
-                "x86_64"
-            }
-            .into(),
-        ),
+        architecture: Some(if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }.into()),
         hypervisor: Some("xen".into()),
         virtualization_type: Some("hvm".into()),
         root_device_type: Some("ebs".into()),
         root_device_name: Some("/dev/xvda".into()),
-        private_dns_name: Some(if alive {
-            instance.private_dns_name.clone()
-        } else {
-            String::new()
-        }),
+        private_dns_name: Some(if alive { instance.private_dns_name.clone() } else { String::new() }),
         private_ip_address: alive.then(|| instance.address.to_string()),
         subnet_id: alive.then(|| instance.subnet.clone()),
         vpc_id: alive.then(|| instance.vpc.clone()),
@@ -387,19 +310,15 @@ fn describe_instance(cloud: &Cloud, instance: &Instance) -> model::Instance {
         }),
         security_groups: Some(groups.iter().map(group).collect()),
         network_interfaces: Some(interface.iter().map(describe_interface).collect()),
-        monitoring: Some(model::Monitoring {
-            state: Some("disabled".into()),
-            ..Default::default()
-        }),
+        monitoring: Some(model::Monitoring { state: Some("disabled".into()), ..Default::default() }),
         tags: tags(&instance.tags),
         ..Default::default()
     }
 }
 
 fn describe_interface(interface: &Interface) -> model::InstanceNetworkInterface {
-    let prefix = |p: &ekstra_domain::prefix::Prefix| model::InstanceIpv4Prefix {
-        ipv4_prefix: Some(p.to_string()),
-    };
+    let prefix =
+        |p: &ekstra_domain::prefix::Prefix| model::InstanceIpv4Prefix { ipv4_prefix: Some(p.to_string()) };
     model::InstanceNetworkInterface {
         network_interface_id: Some(interface.id.clone()),
         mac_address: Some(interface.mac.clone()),

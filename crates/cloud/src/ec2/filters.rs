@@ -21,17 +21,10 @@ pub(super) fn matches(
         let actual = match tag_filter(name, tags) {
             Some(values) => values,
             None => attribute(name).ok_or_else(|| {
-                ApiError::client(
-                    "InvalidParameterValue",
-                    400,
-                    format!("The filter '{name}' is invalid"),
-                )
+                ApiError::client("InvalidParameterValue", 400, format!("The filter '{name}' is invalid"))
             })?,
         };
-        if !wanted
-            .iter()
-            .any(|pattern| actual.iter().any(|value| wildcard(pattern, value)))
-        {
+        if !wanted.iter().any(|pattern| actual.iter().any(|value| wildcard(pattern, value))) {
             return Ok(false);
         }
     }
@@ -42,8 +35,7 @@ fn tag_filter(name: &str, tags: &BTreeMap<String, String>) -> Option<Vec<String>
     if name == "tag-key" {
         return Some(tags.keys().cloned().collect());
     }
-    name.strip_prefix("tag:")
-        .map(|key| tags.get(key).cloned().into_iter().collect())
+    name.strip_prefix("tag:").map(|key| tags.get(key).cloned().into_iter().collect())
 }
 
 fn wildcard(pattern: &str, value: &str) -> bool {
@@ -60,14 +52,7 @@ fn wildcard(pattern: &str, value: &str) -> bool {
 }
 
 pub(super) fn tags(tags: &BTreeMap<String, String>) -> Option<Vec<Tag>> {
-    Some(
-        tags.iter()
-            .map(|(k, v)| Tag {
-                key: Some(k.clone()),
-                value: Some(v.clone()),
-            })
-            .collect(),
-    )
+    Some(tags.iter().map(|(k, v)| Tag { key: Some(k.clone()), value: Some(v.clone()) }).collect())
 }
 
 /// One page, and the token of the next. EC2 answers everything when no size is given.
@@ -77,25 +62,19 @@ pub(super) fn page<T>(
     size: Option<i32>,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
     let invalid = |what: &str| ApiError::client("InvalidParameterValue", 400, what);
-    let start: usize = token
-        .map_or(Ok(0), str::parse)
-        .map_err(|_| invalid("Unable to parse pagination token"))?;
+    let start: usize =
+        token.map_or(Ok(0), str::parse).map_err(|_| invalid("Unable to parse pagination token"))?;
     let size = match size {
         None => usize::MAX,
         Some(n) if (5..=1000).contains(&n) => n as usize,
         Some(n) => {
             let range = "Expecting a value between 5 and 1000.";
-            return Err(invalid(&format!(
-                "Value ( {n} ) for parameter maxResults is invalid. {range}"
-            )));
+            return Err(invalid(&format!("Value ( {n} ) for parameter maxResults is invalid. {range}")));
         }
     };
     let next = start.saturating_add(size);
     let more = all.len() > next;
-    Ok((
-        all.into_iter().skip(start).take(size).collect(),
-        more.then(|| next.to_string()),
-    ))
+    Ok((all.into_iter().skip(start).take(size).collect(), more.then(|| next.to_string())))
 }
 
 /// Every id asked for must exist.
@@ -107,11 +86,7 @@ pub(super) fn require_ids(
 ) -> Result<(), ApiError> {
     match asked.iter().find(|id| !known.contains(id)) {
         None => Ok(()),
-        Some(id) => Err(ApiError::client(
-            code,
-            400,
-            format!("The {what} ID '{id}' does not exist"),
-        )),
+        Some(id) => Err(ApiError::client(code, 400, format!("The {what} ID '{id}' does not exist"))),
     }
 }
 
@@ -135,23 +110,12 @@ mod tests {
     #[test]
     fn filters_are_anded_and_unknown_ones_refused() {
         let tags = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
-        let filter = |name: &str, value: &str| Filter {
-            name: Some(name.into()),
-            values: Some(vec![value.into()]),
-        };
+        let filter =
+            |name: &str, value: &str| Filter { name: Some(name.into()), values: Some(vec![value.into()]) };
         let attribute = |name: &str| (name == "vpc-id").then(|| vec!["vpc-1".to_owned()]);
         let check = |filters: &[Filter]| matches(filters, &tags, &attribute).map_err(|e| e.code);
-        assert_eq!(
-            check(&[filter("vpc-id", "vpc-1"), filter("tag:k", "v*")]),
-            Ok(true)
-        );
-        assert_eq!(
-            check(&[filter("vpc-id", "vpc-1"), filter("tag:k", "w")]),
-            Ok(false)
-        );
-        assert_eq!(
-            check(&[filter("nonsense", "1")]),
-            Err("InvalidParameterValue".to_owned())
-        );
+        assert_eq!(check(&[filter("vpc-id", "vpc-1"), filter("tag:k", "v*")]), Ok(true));
+        assert_eq!(check(&[filter("vpc-id", "vpc-1"), filter("tag:k", "w")]), Ok(false));
+        assert_eq!(check(&[filter("nonsense", "1")]), Err("InvalidParameterValue".to_owned()));
     }
 }

@@ -132,21 +132,11 @@ impl Reconciler for InstanceReconciler {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.cloud
-            .store
-            .view()
-            .list(keys::INSTANCES)
-            .into_iter()
-            .map(|(key, _)| key.to_string())
-            .collect()
+        self.cloud.store.view().list(keys::INSTANCES).into_iter().map(|(key, _)| key.to_string()).collect()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {
-        if changed.starts_with(keys::INSTANCES) {
-            vec![changed.to_owned()]
-        } else {
-            Vec::new()
-        }
+        if changed.starts_with(keys::INSTANCES) { vec![changed.to_owned()] } else { Vec::new() }
     }
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, InstanceError>> {
@@ -194,9 +184,7 @@ impl InstanceReconciler {
         }
         let (images, version) = (self.images.clone(), instance.kubernetes_version.clone());
         let layers = tokio::task::spawn_blocking(move || images.layers(&version)).await;
-        let layers = layers
-            .map_err(|_| InstanceError::Cancelled)?
-            .map_err(InstanceError::Image)?;
+        let layers = layers.map_err(|_| InstanceError::Cancelled)?.map_err(InstanceError::Image)?;
         let spec = self.machine(instance, layers);
         let (router, interface, subnet) = self.wiring(instance)?;
         let namespace = self.namespace(instance);
@@ -241,10 +229,7 @@ impl InstanceReconciler {
             id: Self::child(instance),
             program: "/usr/local/bin/ekstra-node".into(),
             args: Vec::new(),
-            env: vec![(
-                "PATH".into(),
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
-            )],
+            env: vec![("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())],
             namespace: Some(self.namespace(instance)),
             log: self.cloud.home.join("logs").join(format!("{}.log", instance.id)),
             limits: Limits {
@@ -313,11 +298,8 @@ impl InstanceReconciler {
     async fn remove(&self, key: &str, instance: &Instance) -> Result<Next, InstanceError> {
         let id = Self::child(instance);
         let (namespace, directory) = (self.namespace(instance), self.directory(instance));
-        let interface: Option<Interface> = self
-            .cloud
-            .store
-            .view()
-            .get_as(&keys::interface(&instance.scope, &instance.interface));
+        let interface: Option<Interface> =
+            self.cloud.store.view().get_as(&keys::interface(&instance.scope, &instance.interface));
         let router = router_of(&self.cloud, &self.names, &instance.scope, &instance.vpc);
         self.on_host(move |host| {
             host.remove_child(&id, STOP_GRACE)?;

@@ -34,12 +34,7 @@ pub struct NewInterface<'a> {
 pub fn create_interface(cloud: &Cloud, txn: &mut Txn, new: NewInterface<'_>) -> Result<Interface, Refusal> {
     let scope = new.subnet.scope.clone();
     let existing: Vec<(_, Interface)> = txn.list(&keys::scoped(keys::INTERFACES, &scope))?;
-    let used = subnet_use(
-        existing
-            .iter()
-            .map(|(_, i)| i)
-            .filter(|i| i.subnet == new.subnet.id),
-    );
+    let used = subnet_use(existing.iter().map(|(_, i)| i).filter(|i| i.subnet == new.subnet.id));
     let plan = plan_addresses(new.subnet.cidr, &used, new.prefixes).map_err(|full| {
         let message = format!("{full}, which nodes need for their pods");
         ApiError::client("InsufficientFreeAddressesInSubnet", 400, message)
@@ -91,11 +86,8 @@ pub fn router_spec(settings: &Settings, names: &Names, vpc: &Vpc, subnets: &[Sub
 pub fn router_of(cloud: &Cloud, names: &Names, scope: &Scope, vpc: &str) -> Option<RouterSpec> {
     let view = cloud.store.view();
     let vpc: Vpc = view.get_as(&keys::vpc(scope, vpc))?;
-    let subnets: Vec<Subnet> = view
-        .list_as(&keys::scoped(keys::SUBNETS, scope))
-        .into_iter()
-        .map(|(_, s)| s)
-        .collect();
+    let subnets: Vec<Subnet> =
+        view.list_as(&keys::scoped(keys::SUBNETS, scope)).into_iter().map(|(_, s)| s).collect();
     router_spec(&cloud.settings, names, &vpc, &subnets)
 }
 

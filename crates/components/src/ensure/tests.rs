@@ -39,10 +39,8 @@ impl Bench {
     fn new() -> Self {
         let home = tempfile::tempdir().expect("tmp");
         let script = "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"";
-        let status = Command::new("sh")
-            .args(["-c", script, "sh", FAKE_GO])
-            .arg(home.path().join("go"))
-            .status();
+        let status =
+            Command::new("sh").args(["-c", script, "sh", FAKE_GO]).arg(home.path().join("go")).status();
         assert!(status.expect("sh runs").success());
         Self { home }
     }
@@ -81,21 +79,14 @@ impl Heard {
 impl Progress for Heard {
     fn started(&self, _: &str, _: &str, _: Duration) {}
     fn advanced(&self, _: &str, fraction: f32, detail: &str) {
-        self.0
-            .lock()
-            .expect("no test thread panics")
-            .push((fraction, detail.to_owned()));
+        self.0.lock().expect("no test thread panics").push((fraction, detail.to_owned()));
     }
     fn finished(&self, _: &str, _: Duration) {}
 }
 
 fn named(name: &str) -> Component {
     let recipes = Recipes::get();
-    recipes
-        .named(name, recipes.default_kubernetes())
-        .expect("offered")
-        .component
-        .clone()
+    recipes.named(name, recipes.default_kubernetes()).expect("offered").component.clone()
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -126,12 +117,8 @@ fn a_failed_build_leaves_nothing_and_shows_its_log() {
     let bench = Bench::new();
     bench.touch("fail");
     let store = bench.store(None);
-    let error = store
-        .ensure(&[named("pause")], &crate::Silent)
-        .expect_err("told to fail");
-    let EnsureError::Build { tail, log, .. } = error else {
-        panic!("{error}")
-    };
+    let error = store.ensure(&[named("pause")], &crate::Silent).expect_err("told to fail");
+    let EnsureError::Build { tail, log, .. } = error else { panic!("{error}") };
     assert!(tail.contains("main.go:1: no such thing"), "{tail}");
     assert!(fs::read_to_string(log).expect("kept").contains("unsafe"));
     assert_eq!((bench.entries("tmp"), bench.entries("components")), (0, 0));
@@ -142,16 +129,8 @@ fn a_failed_build_leaves_nothing_and_shows_its_log() {
 #[test]
 fn a_multi_call_program_has_all_its_names() {
     let bench = Bench::new();
-    let paths = bench
-        .store(None)
-        .ensure(&[named("kube-control")], &crate::Silent)
-        .expect("builds");
-    for name in [
-        "kube-control",
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-    ] {
+    let paths = bench.store(None).ensure(&[named("kube-control")], &crate::Silent).expect("builds");
+    for name in ["kube-control", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
         assert_eq!(read(paths.program(name)), "whole\n");
     }
 }
@@ -162,12 +141,7 @@ fn the_second_process_waits_and_says_so() {
     bench.touch("wait");
     let first = thread::spawn({
         let bench = Arc::clone(&bench);
-        move || {
-            bench
-                .store(None)
-                .ensure(&[named("pause")], &crate::Silent)
-                .map(drop)
-        }
+        move || bench.store(None).ensure(&[named("pause")], &crate::Silent).map(drop)
     });
     wait_until("the first build runs", || bench.builds() == 1);
     let heard = Arc::new(Heard::default());
@@ -175,9 +149,7 @@ fn the_second_process_waits_and_says_so() {
         let (bench, heard) = (Arc::clone(&bench), Arc::clone(&heard));
         move || bench.store(None).ensure(&[named("pause")], &*heard).map(drop)
     });
-    wait_until("the second waits", || {
-        heard.all().iter().any(|(_, detail)| detail.contains("waiting"))
-    });
+    wait_until("the second waits", || heard.all().iter().any(|(_, detail)| detail.contains("waiting")));
     fs::remove_file(bench.file("wait")).expect("there");
     first.join().expect("no panic").expect("builds");
     second.join().expect("no panic").expect("finds it");
@@ -188,16 +160,10 @@ fn the_second_process_waits_and_says_so() {
 fn fractions_rise_to_one() {
     let bench = Bench::new();
     let heard = Heard::default();
-    bench
-        .store(None)
-        .ensure(&[named("etcd")], &heard)
-        .expect("builds");
+    bench.store(None).ensure(&[named("etcd")], &heard).expect("builds");
     let fractions: Vec<f32> = heard.all().iter().map(|(fraction, _)| *fraction).collect();
     assert!(fractions.is_sorted(), "{fractions:?}");
-    assert!(
-        fractions.iter().any(|one| (0.1..0.9).contains(one)),
-        "{fractions:?}"
-    );
+    assert!(fractions.iter().any(|one| (0.1..0.9).contains(one)), "{fractions:?}");
     assert_eq!(fractions.last(), Some(&1.0));
 }
 
@@ -214,31 +180,19 @@ fn given_programs_are_taken_instead() {
     let paths = store.ensure(&what, &crate::Silent).expect("there");
     assert_eq!(read(paths.program("pause")), "given");
     assert_eq!(read(paths.program("kubelet")), "given 1.36");
-    assert_eq!(
-        read(paths.program("etcd")),
-        "whole\n",
-        "half a component is not taken"
-    );
+    assert_eq!(read(paths.program("etcd")), "whole\n", "half a component is not taken");
     let states: Vec<State> = store.list().expect("lists").iter().map(|one| one.state).collect();
-    assert_eq!(
-        states.iter().filter(|state| **state == State::Prebuilt).count(),
-        2
-    );
+    assert_eq!(states.iter().filter(|state| **state == State::Prebuilt).count(), 2);
 }
 
 #[test]
 fn without_go_what_was_built_is_still_found() {
     let bench = Bench::new();
-    bench
-        .store(None)
-        .ensure(&[named("pause")], &crate::Silent)
-        .expect("builds");
+    bench.store(None).ensure(&[named("pause")], &crate::Silent).expect("builds");
     fs::remove_file(bench.file("go")).expect("there");
     let path = bench.home.path().as_os_str().to_owned();
     let store = Store::with_tools(&bench.file("cache"), None, Tools::on(path)).expect("opens");
-    let paths = store
-        .ensure(&[named("pause")], &crate::Silent)
-        .expect("built before");
+    let paths = store.ensure(&[named("pause")], &crate::Silent).expect("built before");
     assert_eq!(read(paths.program("pause")), "whole\n");
     let error = store.ensure(&[named("etcd")], &crate::Silent).expect_err("no Go");
     assert!(matches!(error, EnsureError::MissingTool { .. }), "{error}");

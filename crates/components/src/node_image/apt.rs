@@ -30,28 +30,14 @@ impl<'a> Apt<'a> {
         log: &Path,
         suite: &str,
     ) -> Result<Self, NodeImageError> {
-        let apt = Self {
-            tools,
-            home: home.to_owned(),
-            log: log.to_owned(),
-        };
-        apt.set_up(suite)
-            .map_err(NodeImageError::files("setting up apt", home))?;
+        let apt = Self { tools, home: home.to_owned(), log: log.to_owned() };
+        apt.set_up(suite).map_err(NodeImageError::files("setting up apt", home))?;
         if apt.uses_default_mirror() && !Path::new(KEYRING).exists() {
             let install = "apt-get install debian-archive-keyring".to_owned();
             let (tool, purpose) = ("Debian's archive key".to_owned(), "for the node image".to_owned());
-            return Err(EnsureError::MissingTool {
-                tool,
-                purpose,
-                install,
-            }
-            .into());
+            return Err(EnsureError::MissingTool { tool, purpose, install }.into());
         }
-        apt.run(
-            "fetching package lists",
-            &["-oAPT::Update::Error-Mode=any", "update"],
-            home,
-        )?;
+        apt.run("fetching package lists", &["-oAPT::Update::Error-Mode=any", "update"], home)?;
         Ok(apt)
     }
 
@@ -60,10 +46,7 @@ impl<'a> Apt<'a> {
         let mut arguments = vec!["-s", "install", "?essential"];
         arguments.extend(packages.iter().map(String::as_str));
         let output = self.run("resolving the node image's packages", &arguments, &self.home)?;
-        Ok(String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(resolved)
-            .collect())
+        Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(resolved).collect())
     }
 
     /// Downloads exactly these (`name=version`) into a directory.
@@ -74,10 +57,8 @@ impl<'a> Apt<'a> {
         if output.status.success() {
             return Ok(());
         }
-        let packages: Vec<String> = String::from_utf8_lossy(&output.stderr)
-            .lines()
-            .filter_map(gone)
-            .collect();
+        let packages: Vec<String> =
+            String::from_utf8_lossy(&output.stderr).lines().filter_map(gone).collect();
         match packages.is_empty() {
             true => Err(self.failed("downloading packages", &output)),
             false => Err(NodeImageError::VersionGone { packages }),
@@ -107,28 +88,15 @@ impl<'a> Apt<'a> {
 
     fn run(&self, step: &str, arguments: &[&str], dir: &Path) -> Result<Output, NodeImageError> {
         let output = self.output(step, arguments, dir)?;
-        if output.status.success() {
-            Ok(output)
-        } else {
-            Err(self.failed(step, &output))
-        }
+        if output.status.success() { Ok(output) } else { Err(self.failed(step, &output)) }
     }
 
     fn output(&self, step: &str, arguments: &[&str], dir: &Path) -> Result<Output, NodeImageError> {
-        let program = self.tools.need(
-            "apt-get",
-            "for the node image",
-            "a Debian or Ubuntu machine has it",
-        )?;
+        let program =
+            self.tools.need("apt-get", "for the node image", "a Debian or Ubuntu machine has it")?;
         let mut command = self.tools.command(&program);
-        command
-            .args(self.options())
-            .args(arguments)
-            .current_dir(dir)
-            .env("LC_ALL", "C");
-        let output = command
-            .output()
-            .map_err(|source| EnsureError::Spawn { program, source })?;
+        command.args(self.options()).args(arguments).current_dir(dir).env("LC_ALL", "C");
+        let output = command.output().map_err(|source| EnsureError::Spawn { program, source })?;
         let mut text = format!("== {step}\n").into_bytes();
         text.extend_from_slice(&output.stdout);
         text.extend_from_slice(&output.stderr);
@@ -138,11 +106,7 @@ impl<'a> Apt<'a> {
 
     fn failed(&self, step: &str, output: &Output) -> NodeImageError {
         let tail = last_lines(&String::from_utf8_lossy(&output.stderr));
-        NodeImageError::Command {
-            step: step.to_owned(),
-            tail,
-            log: self.log.clone(),
-        }
+        NodeImageError::Command { step: step.to_owned(), tail, log: self.log.clone() }
     }
 
     /// An empty database, our own lists, and no more than what was asked for.
@@ -174,24 +138,11 @@ pub(crate) fn run_logged(
 ) -> Result<(), NodeImageError> {
     use std::io::{BufRead, BufReader};
     let program = PathBuf::from(command.get_program());
-    let spawn = |source| {
-        NodeImageError::from(EnsureError::Spawn {
-            program: program.clone(),
-            source,
-        })
-    };
-    let mut child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(spawn)?;
+    let spawn = |source| NodeImageError::from(EnsureError::Spawn { program: program.clone(), source });
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(spawn)?;
     let mut text = format!("== {step}\n");
     let stderr = child.stderr.take().map(BufReader::new);
-    for line in stderr
-        .into_iter()
-        .flat_map(|reader| reader.split(b'\n'))
-        .map_while(Result::ok)
-    {
+    for line in stderr.into_iter().flat_map(|reader| reader.split(b'\n')).map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         heed(&line);
         text.push_str(&line);
@@ -202,11 +153,7 @@ pub(crate) fn run_logged(
     if status.success() {
         return Ok(());
     }
-    Err(NodeImageError::Command {
-        step: step.to_owned(),
-        tail: last_lines(&text),
-        log: log.to_owned(),
-    })
+    Err(NodeImageError::Command { step: step.to_owned(), tail: last_lines(&text), log: log.to_owned() })
 }
 
 fn append(log: &Path, text: &[u8]) -> io::Result<()> {
@@ -238,12 +185,7 @@ fn gone(line: &str) -> Option<String> {
 pub(crate) fn package_of(file_name: &str, sha256: String) -> Option<Package> {
     let mut parts = file_name.strip_suffix(".deb")?.splitn(3, '_').map(str::to_owned);
     let (name, version, architecture) = (parts.next()?, parts.next()?.replace("%3a", ":"), parts.next()?);
-    Some(Package {
-        name,
-        version,
-        architecture,
-        sha256,
-    })
+    Some(Package { name, version, architecture, sha256 })
 }
 
 /// Debian's own mirror, for a host of another release.
@@ -261,10 +203,7 @@ fn debian_sources(suite: &str) -> String {
 /// The host's sources for that release: one-line entries, and stanzas. Both empty when it has none for the
 /// release itself, as on a host of another release.
 fn host_sources(suite: &str) -> (String, String) {
-    let parts = fs::read_dir("/etc/apt/sources.list.d")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = parts.map(|entry| entry.path()).collect();
     files.push("/etc/apt/sources.list".into());
     files.sort();
@@ -280,11 +219,7 @@ fn host_sources(suite: &str) -> (String, String) {
         }
     }
     let has_release = |text: &str| text.split_whitespace().any(|word| word == suite);
-    if has_release(&lines) || has_release(&stanzas) {
-        (lines, stanzas)
-    } else {
-        Default::default()
-    }
+    if has_release(&lines) || has_release(&stanzas) { (lines, stanzas) } else { Default::default() }
 }
 
 fn is_of(word: &str, suite: &str) -> bool {
@@ -303,20 +238,14 @@ fn lines_for(text: &str, suite: &str) -> String {
 fn stanzas_for(text: &str, suite: &str) -> String {
     let wanted = text.split("\n\n").filter(|stanza| {
         let field = |name: &str| {
-            stanza
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .unwrap_or("")
-                .trim()
+            stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("").trim()
         };
         let all_of_suite = field("Suites").split_whitespace().all(|word| is_of(word, suite));
         let binary = field("Types").split_whitespace().any(|kind| kind == "deb");
         let named = !field("Suites").is_empty() && has_main(field("Components"));
         named && all_of_suite && binary && field("Enabled") != "no"
     });
-    wanted
-        .map(|stanza| format!("{}\n\n", stanza.trim_end()))
-        .collect()
+    wanted.map(|stanza| format!("{}\n\n", stanza.trim_end())).collect()
 }
 
 fn has_main(line: &str) -> bool {
@@ -340,10 +269,7 @@ mod tests {
     fn only_sources_of_the_release_are_taken() {
         let text = "deb http://deb.debian.org/debian bookworm main\n# deb http://x bookworm main\n\
                     deb http://deb.debian.org/debian trixie main\ndeb https://x.example bookworm stable\n";
-        assert_eq!(
-            lines_for(text, "bookworm"),
-            "deb http://deb.debian.org/debian bookworm main\n"
-        );
+        assert_eq!(lines_for(text, "bookworm"), "deb http://deb.debian.org/debian bookworm main\n");
         let text = "Types: deb\nURIs: http://a\nSuites: bookworm bookworm-updates\nComponents: main\n\n\
                     Types: deb\nURIs: http://b\nSuites: nodistro\nComponents: main\n\n\
                     Types: deb\nURIs: http://c\nSuites: bookworm-security\nComponents: main\nEnabled: no\n";
@@ -355,14 +281,8 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_named() {
-        assert_eq!(
-            gone("E: Version '9.9' for 'libc6' was not found").as_deref(),
-            Some("libc6=9.9")
-        );
-        assert_eq!(
-            gone("E: Unable to locate package nosuch").as_deref(),
-            Some("nosuch")
-        );
+        assert_eq!(gone("E: Version '9.9' for 'libc6' was not found").as_deref(), Some("libc6=9.9"));
+        assert_eq!(gone("E: Unable to locate package nosuch").as_deref(), Some("nosuch"));
         assert_eq!(gone("W: something else"), None);
     }
 

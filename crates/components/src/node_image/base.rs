@@ -46,10 +46,9 @@ pub(crate) fn ensure(store: &Store, progress: &dyn Progress) -> Result<PathBuf, 
     }
     let lock = Lock::parse(embedded::PACKAGES_LOCK)?;
     match lock.architecture() {
-        Some(locked) if locked != architecture() => Err(NodeImageError::Architecture {
-            locked: locked.to_owned(),
-            host: architecture().to_owned(),
-        }),
+        Some(locked) if locked != architecture() => {
+            Err(NodeImageError::Architecture { locked: locked.to_owned(), host: architecture().to_owned() })
+        }
         _ => ensure_locked(store, &lock, progress),
     }
 }
@@ -66,16 +65,11 @@ fn ensure_locked(store: &Store, lock: &Lock, progress: &dyn Progress) -> Result<
     progress.started(NAME, &name, ESTIMATE);
     let job = Job::new(NAME, progress);
     let waiting = || job.note("another process makes it: waiting");
-    let _lock = store
-        .cache
-        .lock(&name, waiting)
-        .map_err(EnsureError::cache(&dir))?;
+    let _lock = store.cache.lock(&name, waiting).map_err(EnsureError::cache(&dir))?;
     if !dir.exists() {
         let scratch = store.cache.scratch().map_err(EnsureError::cache(&dir))?;
         make(store, lock, &scratch, &job)?;
-        scratch
-            .publish(&scratch.path().join("out"), &dir)
-            .map_err(EnsureError::cache(&dir))?;
+        scratch.publish(&scratch.path().join("out"), &dir).map_err(EnsureError::cache(&dir))?;
     }
     job.at(1.0, "done");
     progress.finished(NAME, begun.elapsed());
@@ -84,30 +78,20 @@ fn ensure_locked(store: &Store, lock: &Lock, progress: &dyn Progress) -> Result<
 
 fn key(lock: &Lock) -> String {
     let mut hasher = KeyHasher::default();
-    hasher
-        .add(lock.render(&Spec::get().suite))
-        .add(embedded::NODE_IMAGE)
-        .add(EPOCH)
-        .add(RECIPE);
+    hasher.add(lock.render(&Spec::get().suite)).add(embedded::NODE_IMAGE).add(EPOCH).add(RECIPE);
     hasher.key()
 }
 
 fn need_root() -> Result<(), NodeImageError> {
     let owner =
         fs::metadata("/proc/self").map_err(NodeImageError::files("looking", Path::new("/proc/self")))?;
-    if owner.uid() == 0 {
-        Ok(())
-    } else {
-        Err(NodeImageError::NeedsRoot)
-    }
+    if owner.uid() == 0 { Ok(()) } else { Err(NodeImageError::NeedsRoot) }
 }
 
 fn make(store: &Store, lock: &Lock, scratch: &Scratch, job: &Job<'_>) -> Result<(), NodeImageError> {
     let log = store.cache.log(NAME);
     let _ = fs::remove_file(&log);
-    let mmdebstrap = store
-        .tools
-        .need("mmdebstrap", "for the node image", "apt-get install mmdebstrap")?;
+    let mmdebstrap = store.tools.need("mmdebstrap", "for the node image", "apt-get install mmdebstrap")?;
     job.at(0.02, "fetching packages");
     fetch(store, &lock.packages, scratch, &log)?;
     job.at(0.2, "writing the local repository");
@@ -117,10 +101,7 @@ fn make(store: &Store, lock: &Lock, scratch: &Scratch, job: &Job<'_>) -> Result<
     fs::create_dir(&out).map_err(NodeImageError::files("making a directory", &out))?;
     let rootfs = out.join("rootfs");
     let mut command = store.tools.command(&mmdebstrap);
-    command
-        .args(arguments(&rootfs, &repository))
-        .env("SOURCE_DATE_EPOCH", EPOCH)
-        .env("LC_ALL", "C");
+    command.args(arguments(&rootfs, &repository)).env("SOURCE_DATE_EPOCH", EPOCH).env("LC_ALL", "C");
     run_logged("mmdebstrap", &mut command, &log, |line| report(job, line))?;
     finish(&rootfs).map_err(NodeImageError::files("finishing the node image", &rootfs))
 }
@@ -137,16 +118,8 @@ fn report(job: &Job<'_>, line: &str) {
 fn arguments(rootfs: &Path, repository: &Path) -> Vec<String> {
     let spec = Spec::get();
     let mut arguments = vec!["--variant=essential".to_owned(), "--mode=root".to_owned()];
-    arguments.extend(
-        spec.exclude
-            .iter()
-            .map(|pattern| format!("--dpkgopt=path-exclude={pattern}")),
-    );
-    arguments.extend(
-        spec.keep
-            .iter()
-            .map(|pattern| format!("--dpkgopt=path-include={pattern}")),
-    );
+    arguments.extend(spec.exclude.iter().map(|pattern| format!("--dpkgopt=path-exclude={pattern}")));
+    arguments.extend(spec.keep.iter().map(|pattern| format!("--dpkgopt=path-include={pattern}")));
     arguments.push("--aptopt=APT::Sandbox::User \"root\"".to_owned());
     arguments.push(format!("--include={}", spec.packages.join(",")));
     arguments.extend([spec.suite.clone(), rootfs.display().to_string()]);
@@ -181,11 +154,7 @@ fn check(dir: &Path, package: &Package) -> Result<(), NodeImageError> {
     if found == package.sha256 {
         return Ok(());
     }
-    Err(NodeImageError::Digest {
-        file,
-        found,
-        locked: package.sha256.clone(),
-    })
+    Err(NodeImageError::Digest { file, found, locked: package.sha256.clone() })
 }
 
 fn digest(file: &Path) -> io::Result<String> {
@@ -214,26 +183,13 @@ fn write_repository(
     log: &Path,
 ) -> Result<(), NodeImageError> {
     let files = |path: &Path| NodeImageError::files("writing the local repository", path);
-    let dpkg_deb = store.tools.need(
-        "dpkg-deb",
-        "for the node image",
-        "a Debian or Ubuntu machine has it",
-    )?;
+    let dpkg_deb = store.tools.need("dpkg-deb", "for the node image", "a Debian or Ubuntu machine has it")?;
     fs::create_dir(repository).map_err(files(repository))?;
     let mut index = String::new();
     for package in packages {
-        let (name, from) = (
-            package.file_name(),
-            store.cache.dir("debs").join(package.file_name()),
-        );
+        let (name, from) = (package.file_name(), store.cache.dir("debs").join(package.file_name()));
         link_or_copy(&from, &repository.join(&name)).map_err(files(&from))?;
-        let control = store
-            .tools
-            .command(&dpkg_deb)
-            .arg("-f")
-            .arg(&from)
-            .output()
-            .map_err(files(&from))?;
+        let control = store.tools.command(&dpkg_deb).arg("-f").arg(&from).output().map_err(files(&from))?;
         if !control.status.success() {
             let tail = String::from_utf8_lossy(&control.stderr).into_owned();
             return Err(NodeImageError::Command {
@@ -244,10 +200,7 @@ fn write_repository(
         }
         let size = fs::metadata(&from).map_err(files(&from))?.len();
         index.push_str(String::from_utf8_lossy(&control.stdout).trim_end());
-        index.push_str(&format!(
-            "\nFilename: ./{name}\nSize: {size}\nSHA256: {}\n\n",
-            package.sha256
-        ));
+        index.push_str(&format!("\nFilename: ./{name}\nSize: {size}\nSHA256: {}\n\n", package.sha256));
     }
     let suite = &Spec::get().suite;
     let release = format!("Suite: {suite}\nCodename: {suite}\n");
@@ -257,12 +210,7 @@ fn write_repository(
 
 /// Removes what building left and the host's identity, adds what nodes need.
 fn finish(rootfs: &Path) -> io::Result<()> {
-    for dir in [
-        "var/cache/apt",
-        "var/lib/apt/lists",
-        "var/log/apt",
-        "etc/apt/sources.list",
-    ] {
+    for dir in ["var/cache/apt", "var/lib/apt/lists", "var/log/apt", "etc/apt/sources.list"] {
         match rootfs.join(dir) {
             path if path.is_dir() => fs::remove_dir_all(path)?,
             path if path.exists() => fs::remove_file(path)?,
@@ -272,28 +220,19 @@ fn finish(rootfs: &Path) -> io::Result<()> {
     for file in ["etc/hostname", "etc/resolv.conf", "etc/machine-id"] {
         fs::write(rootfs.join(file), "")?;
     }
-    Spec::get()
-        .directories
-        .iter()
-        .try_for_each(|dir| fs::create_dir_all(rootfs.join(dir)))
+    Spec::get().directories.iter().try_for_each(|dir| fs::create_dir_all(rootfs.join(dir)))
 }
 
 /// The lock as of now: the host's sources resolved, every package fetched into the cache and hashed.
 pub(crate) fn current(store: &Store) -> Result<Lock, NodeImageError> {
     let (spec, log) = (Spec::get(), store.cache.log(NAME));
-    let scratch = store
-        .cache
-        .scratch()
-        .map_err(EnsureError::cache(store.cache.root()))?;
+    let scratch = store.cache.scratch().map_err(EnsureError::cache(store.cache.root()))?;
     let fetched = scratch.path().join("fetched");
     fs::create_dir(&fetched).map_err(NodeImageError::files("making a directory", &fetched))?;
     let apt = Apt::new(&store.tools, &scratch.path().join("apt"), &log, &spec.suite)?;
     apt.download(&apt.resolve(&spec.packages)?, &fetched)?;
     let mut packages = Vec::new();
-    for entry in fs::read_dir(&fetched)
-        .map_err(NodeImageError::files("reading", &fetched))?
-        .flatten()
-    {
+    for entry in fs::read_dir(&fetched).map_err(NodeImageError::files("reading", &fetched))?.flatten() {
         let file = entry.path();
         let sha256 = digest(&file).map_err(NodeImageError::files("reading a package", &file))?;
         packages.extend(package_of(&entry.file_name().to_string_lossy(), sha256));
@@ -329,10 +268,7 @@ mod tests {
         fs::create_dir_all(root.path().join("etc")).expect("writable");
         fs::write(root.path().join("etc/resolv.conf"), "nameserver 10.0.0.1").expect("writable");
         finish(root.path()).expect("finishes");
-        assert_eq!(
-            fs::read_to_string(root.path().join("etc/resolv.conf")).expect("there"),
-            ""
-        );
+        assert_eq!(fs::read_to_string(root.path().join("etc/resolv.conf")).expect("there"), "");
         assert!(root.path().join("opt/cni/bin").is_dir());
     }
 }

@@ -23,23 +23,11 @@ pub enum NodeImageError {
     #[error("the archive no longer has {}; {RELOCK}", packages.join(", "))]
     VersionGone { packages: Vec<String> },
     #[error("{file} is not what the lock says: SHA-256 {found}, locked {locked}; {RELOCK}")]
-    Digest {
-        file: PathBuf,
-        found: String,
-        locked: String,
-    },
+    Digest { file: PathBuf, found: String, locked: String },
     #[error("{step} failed; the last lines are\n{tail}\nand the whole log is {log}")]
-    Command {
-        step: String,
-        tail: String,
-        log: PathBuf,
-    },
+    Command { step: String, tail: String, log: PathBuf },
     #[error("{step}, {path}: {source}")]
-    Files {
-        step: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Files { step: &'static str, path: PathBuf, source: io::Error },
 }
 
 impl NodeImageError {

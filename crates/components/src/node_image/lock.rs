@@ -20,12 +20,7 @@ pub(crate) struct Package {
 impl Package {
     /// As apt names the file it downloads: epochs are escaped.
     pub(crate) fn file_name(&self) -> String {
-        format!(
-            "{}_{}_{}.deb",
-            self.name,
-            self.version.replace(':', "%3a"),
-            self.architecture
-        )
+        format!("{}_{}_{}.deb", self.name, self.version.replace(':', "%3a"), self.architecture)
     }
 
     /// As apt is asked for it.
@@ -46,28 +41,18 @@ impl Lock {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, NodeImageError> {
-        let lines = text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         let packages = lines.map(|(index, line)| {
-            parse_line(line).map_err(|reason| NodeImageError::Lock {
-                line: index + 1,
-                reason,
-            })
+            parse_line(line).map_err(|reason| NodeImageError::Lock { line: index + 1, reason })
         });
-        Ok(Self {
-            packages: packages.collect::<Result<_, _>>()?,
-        })
+        Ok(Self { packages: packages.collect::<Result<_, _>>()? })
     }
 
     /// The text of a lock file for that Debian release.
     pub(crate) fn render(&self, suite: &str) -> String {
         let mut text = format!("# The packages of the node image, Debian {suite}. Written by `relock`.\n");
         for package in &self.packages {
-            let Package {
-                architecture, sha256, ..
-            } = package;
+            let Package { architecture, sha256, .. } = package;
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{} {architecture} {sha256}", package.exactly());
         }
@@ -76,10 +61,7 @@ impl Lock {
 
     /// The architecture of the packages that have one.
     pub(crate) fn architecture(&self) -> Option<&str> {
-        self.packages
-            .iter()
-            .map(|package| package.architecture.as_str())
-            .find(|name| *name != "all")
+        self.packages.iter().map(|package| package.architecture.as_str()).find(|name| *name != "all")
     }
 }
 
@@ -88,20 +70,11 @@ fn parse_line(line: &str) -> Result<Package, &'static str> {
         return Err("not `name=version architecture sha256`");
     };
     let (name, version) = package.split_once('=').ok_or("a package without a version")?;
-    if sha256.len() != 64
-        || !sha256
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    {
+    if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return Err("not a SHA-256 in lower-case hex");
     }
     let [name, version, architecture, sha256] = [name, version, architecture, sha256].map(str::to_owned);
-    Ok(Package {
-        name,
-        version,
-        architecture,
-        sha256,
-    })
+    Ok(Package { name, version, architecture, sha256 })
 }
 
 #[cfg(test)]
@@ -113,11 +86,7 @@ mod tests {
     #[test]
     fn the_committed_lock_is_well_formed() {
         let lock = Lock::parse(embedded::PACKAGES_LOCK).expect("parses");
-        let names: Vec<&str> = lock
-            .packages
-            .iter()
-            .map(|package| package.name.as_str())
-            .collect();
+        let names: Vec<&str> = lock.packages.iter().map(|package| package.name.as_str()).collect();
         assert!(names.is_sorted_by(|a, b| a < b), "sorted, none twice");
         for wanted in &Spec::get().packages {
             assert!(names.contains(&wanted.as_str()), "{wanted} is not locked");
@@ -130,12 +99,7 @@ mod tests {
         let digest = "0".repeat(64);
         let good = format!("# comment\nlibc6=2.36-9 amd64 {digest}\n");
         assert_eq!(Lock::parse(&good).expect("parses").architecture(), Some("amd64"));
-        for bad in [
-            "libc6 amd64 00",
-            "libc6=1 amd64 00",
-            "libc6=1 amd64",
-            &format!("libc6 all {digest}"),
-        ] {
+        for bad in ["libc6 amd64 00", "libc6=1 amd64 00", "libc6=1 amd64", &format!("libc6 all {digest}")] {
             let error = Lock::parse(&format!("# comment\n{bad}")).expect_err(bad);
             assert!(matches!(error, NodeImageError::Lock { line: 2, .. }), "{error}");
         }

@@ -26,22 +26,11 @@ enum Entry {
 
 impl Contents {
     pub(crate) fn file(&mut self, path: &str, from: &Path, mode: u32) {
-        self.0.insert(
-            path.to_owned(),
-            Entry::File {
-                from: from.to_owned(),
-                mode,
-            },
-        );
+        self.0.insert(path.to_owned(), Entry::File { from: from.to_owned(), mode });
     }
 
     pub(crate) fn link(&mut self, path: &str, target: &str) {
-        self.0.insert(
-            path.to_owned(),
-            Entry::Link {
-                target: target.to_owned(),
-            },
-        );
+        self.0.insert(path.to_owned(), Entry::Link { target: target.to_owned() });
     }
 
     /// Path in the image and source of every regular file.
@@ -77,11 +66,7 @@ struct Blob {
 
 impl Blob {
     fn of(media_type: &'static str, bytes: &[u8]) -> Self {
-        Self {
-            media_type,
-            digest: hex::encode(Sha256::digest(bytes)),
-            size: bytes.len() as u64,
-        }
+        Self { media_type, digest: hex::encode(Sha256::digest(bytes)), size: bytes.len() as u64 }
     }
 
     fn descriptor(&self) -> Value {
@@ -105,22 +90,12 @@ impl Image<'_> {
         let manifest = Blob::of("application/vnd.oci.image.manifest.v1+json", &manifest_bytes);
         let archive = scratch.join("image.tar");
         let mut tar = Builder::new(BufWriter::new(File::create(&archive)?));
-        ["blobs/", "blobs/sha256/"]
-            .iter()
-            .try_for_each(|dir| directory(&mut tar, dir))?;
+        ["blobs/", "blobs/sha256/"].iter().try_for_each(|dir| directory(&mut tar, dir))?;
         bytes(&mut tar, &config.path(), &config_bytes)?;
         bytes(&mut tar, &manifest.path(), &manifest_bytes)?;
         file(&mut tar, &layer.path(), &layer_file, 0o644)?;
-        bytes(
-            &mut tar,
-            "index.json",
-            self.index(&manifest).to_string().as_bytes(),
-        )?;
-        bytes(
-            &mut tar,
-            "manifest.json",
-            self.docker_manifest(&config, &layer).to_string().as_bytes(),
-        )?;
+        bytes(&mut tar, "index.json", self.index(&manifest).to_string().as_bytes())?;
+        bytes(&mut tar, "manifest.json", self.docker_manifest(&config, &layer).to_string().as_bytes())?;
         bytes(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         tar.into_inner()?.flush()?;
         fs::remove_file(layer_file)?;
@@ -129,11 +104,7 @@ impl Image<'_> {
 
     fn write_layer(&self, path: &Path) -> io::Result<Blob> {
         let output = BufWriter::new(File::create(path)?);
-        let mut tar = Builder::new(Hashing {
-            output,
-            hasher: Sha256::new(),
-            size: 0,
-        });
+        let mut tar = Builder::new(Hashing { output, hasher: Sha256::new(), size: 0 });
         for dir in self.contents.directories() {
             directory(&mut tar, &dir)?;
         }
@@ -146,11 +117,7 @@ impl Image<'_> {
         let mut hashing = tar.into_inner()?;
         hashing.flush()?;
         let digest = hex::encode(hashing.hasher.finalize());
-        Ok(Blob {
-            media_type: "application/vnd.oci.image.layer.v1.tar",
-            digest,
-            size: hashing.size,
-        })
+        Ok(Blob { media_type: "application/vnd.oci.image.layer.v1.tar", digest, size: hashing.size })
     }
 
     fn config(&self, layer: &Blob) -> Value {
@@ -246,19 +213,11 @@ fn link(tar: &mut Builder<impl Write>, path: &str, target: &str) -> io::Result<(
 fn file(tar: &mut Builder<impl Write>, path: &str, from: &Path, mode: u32) -> io::Result<()> {
     let input = File::open(from)?;
     let size = input.metadata()?.len();
-    tar.append_data(
-        &mut header(EntryType::Regular, mode, size),
-        path,
-        BufReader::new(input).take(size),
-    )
+    tar.append_data(&mut header(EntryType::Regular, mode, size), path, BufReader::new(input).take(size))
 }
 
 fn bytes(tar: &mut Builder<impl Write>, path: &str, content: &[u8]) -> io::Result<()> {
-    tar.append_data(
-        &mut header(EntryType::Regular, 0o644, content.len() as u64),
-        path,
-        content,
-    )
+    tar.append_data(&mut header(EntryType::Regular, 0o644, content.len() as u64), path, content)
 }
 
 #[cfg(test)]
@@ -271,11 +230,7 @@ mod tests {
         contents.file("usr/sbin/nft", &dir.join("program"), 0o755);
         contents.link("sbin", "usr/sbin");
         let names = ["registry.k8s.io/x:1".to_owned(), "registry.k8s.io/x:2".to_owned()];
-        let image = Image {
-            names: &names,
-            entrypoint: &["/usr/sbin/nft".to_owned()],
-            contents: &contents,
-        };
+        let image = Image { names: &names, entrypoint: &["/usr/sbin/nft".to_owned()], contents: &contents };
         fs::read(image.write(dir).expect("writes")).expect("there")
     }
 
@@ -293,10 +248,7 @@ mod tests {
 
     #[test]
     fn the_same_files_give_the_same_bytes() {
-        let (one, two) = (
-            tempfile::tempdir().expect("tmp"),
-            tempfile::tempdir().expect("tmp"),
-        );
+        let (one, two) = (tempfile::tempdir().expect("tmp"), tempfile::tempdir().expect("tmp"));
         assert_eq!(write(one.path()), write(two.path()));
     }
 
@@ -304,14 +256,10 @@ mod tests {
     fn every_digest_is_that_of_its_blob() {
         let dir = tempfile::tempdir().expect("tmp");
         let members = members(&write(dir.path()));
-        let blobs = members
-            .iter()
-            .filter(|(path, content)| path.starts_with("blobs/") && !content.is_empty());
+        let blobs =
+            members.iter().filter(|(path, content)| path.starts_with("blobs/") && !content.is_empty());
         for (path, content) in blobs {
-            assert_eq!(
-                *path,
-                format!("blobs/sha256/{}", hex::encode(Sha256::digest(content)))
-            );
+            assert_eq!(*path, format!("blobs/sha256/{}", hex::encode(Sha256::digest(content))));
         }
     }
 
@@ -323,22 +271,16 @@ mod tests {
         let blob = |digest: &Value| digest.as_str().expect("text").replace("sha256:", "blobs/sha256/");
         let index = read("index.json");
         let entries = index["manifests"].as_array().expect("a list");
-        let names: Vec<_> = entries
-            .iter()
-            .map(|one| &one["annotations"]["io.containerd.image.name"])
-            .collect();
+        let names: Vec<_> =
+            entries.iter().map(|one| &one["annotations"]["io.containerd.image.name"]).collect();
         assert_eq!(names, ["registry.k8s.io/x:1", "registry.k8s.io/x:2"]);
         let manifest = read(&blob(&entries[0]["digest"]));
         let layer = blob(&manifest["layers"][0]["digest"]);
         assert_eq!(read("manifest.json")[0]["Layers"][0], layer);
         let mut tar = tar::Archive::new(&members[&layer][..]);
         let entries = tar.entries().expect("a tar");
-        let paths: Vec<_> = entries
-            .map(|one| one.expect("an entry").path().expect("path").into_owned())
-            .collect();
-        assert_eq!(
-            paths,
-            ["usr/", "usr/sbin/", "sbin", "usr/sbin/nft"].map(PathBuf::from)
-        );
+        let paths: Vec<_> =
+            entries.map(|one| one.expect("an entry").path().expect("path").into_owned()).collect();
+        assert_eq!(paths, ["usr/", "usr/sbin/", "sbin", "usr/sbin/nft"].map(PathBuf::from));
     }
 }

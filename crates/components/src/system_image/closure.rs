@@ -16,10 +16,7 @@ const LOADERS: [(&str, &str); 2] = [
 /// The program, its loader and its libraries, as paths relative to `rootfs`.
 pub(crate) fn of(rootfs: &Path, program: &str) -> Result<BTreeSet<String>, SystemImageError> {
     let path = rootfs.join(program);
-    let fail = |reason: String| SystemImageError::Libraries {
-        program: path.clone(),
-        reason,
-    };
+    let fail = |reason: String| SystemImageError::Libraries { program: path.clone(), reason };
     let loader = LOADERS.iter().find(|(loader, _)| rootfs.join(loader).exists());
     let (loader, triplet) = loader.ok_or_else(|| fail("the root file system has no known loader".into()))?;
     let output = list(rootfs, loader, triplet, &path).map_err(|error| fail(error.to_string()))?;
@@ -40,9 +37,7 @@ pub(crate) fn of(rootfs: &Path, program: &str) -> Result<BTreeSet<String>, Syste
 fn list(rootfs: &Path, loader: &str, triplet: &str, program: &Path) -> std::io::Result<Output> {
     let dirs = ["usr/lib", "lib"].map(|lib| rootfs.join(lib).join(triplet).display().to_string());
     let mut command = Command::new(rootfs.join(loader));
-    command
-        .args(["--inhibit-cache", "--library-path", &dirs.join(":"), "--list"])
-        .arg(program);
+    command.args(["--inhibit-cache", "--library-path", &dirs.join(":"), "--list"]).arg(program);
     command.env_clear().output()
 }
 
@@ -70,9 +65,7 @@ fn library(line: &str) -> Listed {
 
 fn inside(rootfs: &Path, found: &Path) -> Result<String, String> {
     let relative = found.strip_prefix(rootfs).ok().and_then(Path::to_str);
-    relative
-        .map(str::to_owned)
-        .ok_or_else(|| format!("{} lies outside the node image", found.display()))
+    relative.map(str::to_owned).ok_or_else(|| format!("{} lies outside the node image", found.display()))
 }
 
 #[cfg(test)]
@@ -84,10 +77,7 @@ mod tests {
         let line = "\tlibmnl.so.0 => /r (1)/usr/lib/libmnl.so.0 (0x00007f06f90c7000)";
         assert!(matches!(library(line), Listed::At(path) if path == Path::new("/r (1)/usr/lib/libmnl.so.0")));
         assert!(matches!(library("\tlibx.so => not found"), Listed::Missing(name) if name == "libx.so"));
-        assert!(matches!(
-            library("\tlinux-vdso.so.1 (0x00007f06f93de000)"),
-            Listed::Other
-        ));
+        assert!(matches!(library("\tlinux-vdso.so.1 (0x00007f06f93de000)"), Listed::Other));
     }
 
     #[test]

@@ -50,27 +50,10 @@ pub fn plan_addresses(
     let free = |block: &Prefix| {
         !used.prefixes.contains(block)
             && !block.contains(address)
-            && !used
-                .addresses
-                .range(block.base()..)
-                .next()
-                .is_some_and(|a| block.contains(*a))
+            && !used.addresses.range(block.base()..).next().is_some_and(|a| block.contains(*a))
     };
-    let chosen: Vec<Prefix> = blocks
-        .into_iter()
-        .skip(1)
-        .rev()
-        .filter(free)
-        .take(prefixes)
-        .collect();
-    if chosen.len() == prefixes {
-        Ok(AddressPlan {
-            address,
-            prefixes: chosen,
-        })
-    } else {
-        Err(full())
-    }
+    let chosen: Vec<Prefix> = blocks.into_iter().skip(1).rev().filter(free).take(prefixes).collect();
+    if chosen.len() == prefixes { Ok(AddressPlan { address, prefixes: chosen }) } else { Err(full()) }
 }
 
 #[cfg(test)]
@@ -107,13 +90,7 @@ mod tests {
         while let Ok(plan) = plan_addresses(subnet, &used, 1) {
             assert!(used.addresses.insert(plan.address), "{plan:?}");
             assert!(used.prefixes.insert(plan.prefixes[0]), "{plan:?}");
-            assert!(
-                !used
-                    .prefixes
-                    .iter()
-                    .any(|p| used.addresses.iter().any(|a| p.contains(*a))),
-                "{used:?}"
-            );
+            assert!(!used.prefixes.iter().any(|p| used.addresses.iter().any(|a| p.contains(*a))), "{used:?}");
         }
         assert_eq!(used.prefixes.len(), 13);
     }

@@ -26,13 +26,7 @@ const fn of(
     interfaces: u32,
     addresses: u32,
 ) -> InstanceType {
-    InstanceType {
-        name,
-        vcpus,
-        memory_mib,
-        interfaces,
-        addresses_per_interface: addresses,
-    }
+    InstanceType { name, vcpus, memory_mib, interfaces, addresses_per_interface: addresses }
 }
 
 const TYPES: [InstanceType; 24] = [
@@ -76,18 +70,10 @@ mod tests {
 
     #[test]
     fn pods_as_in_eni_max_pods() {
-        for (name, pods) in [
-            ("t3.micro", 4),
-            ("t3.small", 11),
-            ("t3.medium", 17),
-            ("m5.large", 29),
-            ("m5.xlarge", 58),
-        ] {
-            assert_eq!(
-                instance_type(name).map(InstanceType::max_pods),
-                Some(pods),
-                "{name}"
-            );
+        for (name, pods) in
+            [("t3.micro", 4), ("t3.small", 11), ("t3.medium", 17), ("m5.large", 29), ("m5.xlarge", 58)]
+        {
+            assert_eq!(instance_type(name).map(InstanceType::max_pods), Some(pods), "{name}");
         }
     }
 }

@@ -46,9 +46,7 @@ impl AuthenticationMode {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::ConfigMap, Self::ApiAndConfigMap, Self::Api]
-            .into_iter()
-            .find(|mode| mode.wire() == text)
+        [Self::ConfigMap, Self::ApiAndConfigMap, Self::Api].into_iter().find(|mode| mode.wire() == text)
     }
 }
 

@@ -54,11 +54,7 @@ impl Taint {
             "PREFER_NO_SCHEDULE" => "PreferNoSchedule",
             _ => "NoSchedule",
         };
-        format!(
-            "{}={}:{effect}",
-            self.key,
-            self.value.as_deref().unwrap_or_default()
-        )
+        format!("{}={}:{effect}", self.key, self.value.as_deref().unwrap_or_default())
     }
 }
 
@@ -99,11 +95,8 @@ pub struct Nodegroup {
 
 impl Nodegroup {
     pub fn arn(&self) -> String {
-        let Self {
-            cluster, name, uid, ..
-        } = self;
-        self.scope
-            .arn("eks", format_args!("nodegroup/{cluster}/{name}/{uid}"))
+        let Self { cluster, name, uid, .. } = self;
+        self.scope.arn("eks", format_args!("nodegroup/{cluster}/{name}/{uid}"))
     }
 
     /// The tags by which its instances are found.
@@ -122,10 +115,7 @@ impl Nodegroup {
         let mut labels = self.labels.clone();
         labels.insert("eks.amazonaws.com/nodegroup".into(), self.name.clone());
         labels.insert("eks.amazonaws.com/nodegroup-image".into(), image.to_owned());
-        labels.insert(
-            "eks.amazonaws.com/capacityType".into(),
-            self.capacity_type.clone(),
-        );
+        labels.insert("eks.amazonaws.com/capacityType".into(), self.capacity_type.clone());
         labels
     }
 }

@@ -58,16 +58,16 @@ fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAct
         actions.push(ClusterAction::MakeNetwork);
     }
     let missing = |program: &&&str| !observed.running.iter().any(|r| r == **program);
-    actions.extend(
-        CONTROL_PLANE_PROGRAMS
-            .iter()
-            .filter(missing)
-            .map(|p| ClusterAction::Start(p)),
-    );
+    let start =
+        |programs: &'static [&'static str]| programs.iter().filter(missing).map(|p| ClusterAction::Start(p));
+    // The clients of the API server come after it: starting, they would take the cores from it.
+    let (servers, clients) = CONTROL_PLANE_PROGRAMS.split_at(2);
+    actions.extend(start(servers));
     if !observed.ready {
         actions.push(ClusterAction::AwaitReady);
         return actions;
     }
+    actions.extend(start(clients));
     if !observed.bootstrapped {
         actions.push(ClusterAction::Bootstrap);
     }
@@ -83,12 +83,8 @@ fn plan_deletion(observed: &ObservedCluster) -> Vec<ClusterAction> {
     }
     let remains = |program: &&&str| observed.remains.iter().any(|r| r == **program);
     // etcd last: the others would fill their logs with complaints.
-    let mut actions: Vec<_> = CONTROL_PLANE_PROGRAMS
-        .iter()
-        .rev()
-        .filter(remains)
-        .map(|p| ClusterAction::Stop(p))
-        .collect();
+    let mut actions: Vec<_> =
+        CONTROL_PLANE_PROGRAMS.iter().rev().filter(remains).map(|p| ClusterAction::Stop(p)).collect();
     if observed.leftovers {
         actions.push(ClusterAction::RemoveLeftovers);
     }
@@ -181,10 +177,7 @@ pub(crate) mod tests {
             bootstrapped: true,
             ..Default::default()
         };
-        assert_eq!(
-            plan_cluster(&cluster, &observed),
-            [ClusterAction::Start("kube-scheduler")]
-        );
+        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::Start("kube-scheduler")]);
     }
 
     #[test]
@@ -201,11 +194,7 @@ pub(crate) mod tests {
         let plan = plan_cluster(&cluster, &observed);
         assert_eq!(
             plan[3..],
-            [
-                ClusterAction::Stop("etcd"),
-                ClusterAction::RemoveLeftovers,
-                ClusterAction::Forget
-            ]
+            [ClusterAction::Stop("etcd"), ClusterAction::RemoveLeftovers, ClusterAction::Forget]
         );
     }
 }

@@ -47,6 +47,10 @@ pub enum NodegroupAction {
 }
 
 pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<NodegroupAction> {
+    // As at AWS, a group that could not be created waits for its deletion.
+    if group.status == NodegroupStatus::CreateFailed {
+        return Vec::new();
+    }
     let deleting = group.status == NodegroupStatus::Deleting;
     let desired = if deleting { 0 } else { group.scaling.desired };
     let mut actions = Vec::new();
@@ -60,9 +64,7 @@ pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<No
     let surplus = staying.len().saturating_sub(desired as usize);
     sort_for_removal(&mut staying);
     for member in staying.iter().take(surplus) {
-        actions.push(NodegroupAction::BeginDrain {
-            instance: member.instance.clone(),
-        });
+        actions.push(NodegroupAction::BeginDrain { instance: member.instance.clone() });
     }
     let missing = desired.saturating_sub(u32::try_from(staying.len()).unwrap_or(u32::MAX));
     if missing > 0 {
@@ -73,10 +75,7 @@ pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<No
     }
     let ready = staying.iter().filter(|m| m.node_ready).count();
     let settled = ready >= desired as usize && surplus == 0 && missing == 0;
-    let pending = matches!(
-        group.status,
-        NodegroupStatus::Creating | NodegroupStatus::Updating
-    );
+    let pending = matches!(group.status, NodegroupStatus::Creating | NodegroupStatus::Updating);
     if pending && settled && leaving.is_empty() {
         actions.push(NodegroupAction::MarkActive);
     }
@@ -85,11 +84,7 @@ pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<No
 
 fn drain_step(group: &Nodegroup, observed: &ObservedNodegroup, member: &Member) -> NodegroupAction {
     let instance = member.instance.clone();
-    let since = group
-        .draining
-        .get(&member.instance)
-        .copied()
-        .unwrap_or(observed.now_ms);
+    let since = group.draining.get(&member.instance).copied().unwrap_or(observed.now_ms);
     let limit = observed.drain_limit_seconds.unwrap_or(DRAIN_LIMIT_SECONDS);
     let late = observed.now_ms - since >= limit * 1000;
     if late || member.pods_left == Some(0) {
@@ -104,14 +99,7 @@ fn drain_step(group: &Nodegroup, observed: &ObservedNodegroup, member: &Member) 
 fn sort_for_removal(members: &mut [&Member]) {
     let zones: Vec<String> = members.iter().map(|m| m.zone.clone()).collect();
     let crowd = |zone: &str| zones.iter().filter(|z| z.as_str() == zone).count();
-    members.sort_by_key(|m| {
-        (
-            m.node_ready,
-            usize::MAX - crowd(&m.zone),
-            m.launched_ms,
-            m.instance.clone(),
-        )
-    });
+    members.sort_by_key(|m| (m.node_ready, usize::MAX - crowd(&m.zone), m.launched_ms, m.instance.clone()));
 }
 
 #[cfg(test)]
@@ -132,11 +120,7 @@ mod tests {
             release_version: String::new(),
             created_ms: 0,
             modified_ms: 0,
-            scaling: Scaling {
-                min: 0,
-                max: 9,
-                desired,
-            },
+            scaling: Scaling { min: 0, max: 9, desired },
             instance_types: vec!["t3.medium".into()],
             subnets: vec![],
             node_role: String::new(),
@@ -145,10 +129,7 @@ mod tests {
             disk_gib: 20,
             labels: BTreeMap::new(),
             taints: vec![],
-            update_config: UpdateConfig {
-                max_unavailable: Some(1),
-                max_unavailable_percentage: None,
-            },
+            update_config: UpdateConfig { max_unavailable: Some(1), max_unavailable_percentage: None },
             tags: BTreeMap::new(),
             request_token: None,
             request_digest: String::new(),
@@ -169,85 +150,46 @@ mod tests {
     }
 
     fn observed(members: Vec<Member>) -> ObservedNodegroup {
-        ObservedNodegroup {
-            members,
-            now_ms: 1_000_000,
-            drain_limit_seconds: None,
-        }
+        ObservedNodegroup { members, now_ms: 1_000_000, drain_limit_seconds: None }
     }
 
     #[test]
     fn a_new_group_launches_and_is_active_when_its_nodes_are_ready() {
         let creating = group(NodegroupStatus::Creating, 2);
-        assert_eq!(
-            plan_nodegroup(&creating, &observed(vec![])),
-            [NodegroupAction::Launch { count: 2 }]
-        );
+        assert_eq!(plan_nodegroup(&creating, &observed(vec![])), [NodegroupAction::Launch { count: 2 }]);
         let mut late = member("i-2", "b", 2);
         late.node_ready = false;
         let members = vec![member("i-1", "a", 1), late];
         assert!(plan_nodegroup(&creating, &observed(members)).is_empty());
         let members = vec![member("i-1", "a", 1), member("i-2", "b", 2)];
-        assert_eq!(
-            plan_nodegroup(&creating, &observed(members.clone())),
-            [NodegroupAction::MarkActive]
-        );
+        assert_eq!(plan_nodegroup(&creating, &observed(members.clone())), [NodegroupAction::MarkActive]);
         assert!(plan_nodegroup(&group(NodegroupStatus::Active, 2), &observed(members)).is_empty());
     }
 
     #[test]
     fn scaling_down_drains_the_oldest_of_the_fullest_zone_then_terminates() {
-        let members = vec![
-            member("i-1", "a", 1),
-            member("i-2", "b", 2),
-            member("i-3", "b", 3),
-        ];
+        let members = vec![member("i-1", "a", 1), member("i-2", "b", 2), member("i-3", "b", 3)];
         let mut updating = group(NodegroupStatus::Updating, 2);
         let plan = plan_nodegroup(&updating, &observed(members.clone()));
-        assert_eq!(
-            plan,
-            [NodegroupAction::BeginDrain {
-                instance: "i-2".into()
-            }]
-        );
+        assert_eq!(plan, [NodegroupAction::BeginDrain { instance: "i-2".into() }]);
         updating.draining.insert("i-2".into(), 999_000);
         let plan = plan_nodegroup(&updating, &observed(members.clone()));
-        assert_eq!(
-            plan,
-            [NodegroupAction::Evict {
-                instance: "i-2".into()
-            }]
-        );
+        assert_eq!(plan, [NodegroupAction::Evict { instance: "i-2".into() }]);
         let mut drained = members.clone();
         drained[1].pods_left = Some(0);
         let plan = plan_nodegroup(&updating, &observed(drained));
-        assert_eq!(
-            plan,
-            [NodegroupAction::Terminate {
-                instance: "i-2".into()
-            }]
-        );
+        assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-2".into() }]);
         let mut gone = members;
         gone[1].alive = false;
-        assert_eq!(
-            plan_nodegroup(&updating, &observed(gone)),
-            [NodegroupAction::MarkActive]
-        );
+        assert_eq!(plan_nodegroup(&updating, &observed(gone)), [NodegroupAction::MarkActive]);
     }
 
     #[test]
     fn a_drain_that_takes_too_long_ends_in_termination() {
         let mut deleting = group(NodegroupStatus::Deleting, 1);
-        deleting
-            .draining
-            .insert("i-1".into(), 1_000_000 - DRAIN_LIMIT_SECONDS * 1000);
+        deleting.draining.insert("i-1".into(), 1_000_000 - DRAIN_LIMIT_SECONDS * 1000);
         let plan = plan_nodegroup(&deleting, &observed(vec![member("i-1", "a", 1)]));
-        assert_eq!(
-            plan,
-            [NodegroupAction::Terminate {
-                instance: "i-1".into()
-            }]
-        );
+        assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-1".into() }]);
     }
 
     #[test]
@@ -256,10 +198,7 @@ mod tests {
         let mut ending = member("i-1", "a", 1);
         ending.alive = false;
         assert!(plan_nodegroup(&deleting, &observed(vec![ending])).is_empty());
-        assert_eq!(
-            plan_nodegroup(&deleting, &observed(vec![])),
-            [NodegroupAction::Forget]
-        );
+        assert_eq!(plan_nodegroup(&deleting, &observed(vec![])), [NodegroupAction::Forget]);
     }
 
     #[test]
@@ -267,9 +206,6 @@ mod tests {
         let mut ended = member("i-1", "a", 1);
         ended.alive = false;
         let active = group(NodegroupStatus::Active, 1);
-        assert_eq!(
-            plan_nodegroup(&active, &observed(vec![ended])),
-            [NodegroupAction::Launch { count: 1 }]
-        );
+        assert_eq!(plan_nodegroup(&active, &observed(vec![ended])), [NodegroupAction::Launch { count: 1 }]);
     }
 }

@@ -35,19 +35,12 @@ pub fn check_version<'a>(version: &str, offered: impl Iterator<Item = &'a str>) 
     if offered.contains(&version) {
         return Ok(());
     }
-    Err(Invalid(format!(
-        "unsupported Kubernetes version {version}; offered: {}",
-        offered.join(", ")
-    )))
+    Err(Invalid(format!("unsupported Kubernetes version {version}; offered: {}", offered.join(", "))))
 }
 
 /// /24 to /12 inside a private range (`spec/eks-semantics.md` §3.4), and not the VPC's own addresses.
 pub fn check_service_cidr(text: &str, vpc: Prefix) -> Result<Prefix, Invalid> {
-    let refuse = |why: &str| {
-        Invalid(format!(
-            "The specified service CIDR range {text} is invalid: {why}"
-        ))
-    };
+    let refuse = |why: &str| Invalid(format!("The specified service CIDR range {text} is invalid: {why}"));
     let cidr: Prefix = text.parse().map_err(|_| refuse("not a CIDR block"))?;
     if !(12..=24).contains(&cidr.length()) {
         return Err(refuse("it must be between /24 and /12"));
@@ -57,13 +50,8 @@ pub fn check_service_cidr(text: &str, vpc: Prefix) -> Result<Prefix, Invalid> {
         Prefix::new(Ipv4Addr::new(172, 16, 0, 0), 12),
         Prefix::new(Ipv4Addr::new(192, 168, 0, 0), 16),
     ];
-    if !private
-        .iter()
-        .any(|p| p.contains(cidr.base()) && p.length() <= cidr.length())
-    {
-        return Err(refuse(
-            "it must be in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
-        ));
+    if !private.iter().any(|p| p.contains(cidr.base()) && p.length() <= cidr.length()) {
+        return Err(refuse("it must be in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"));
     }
     if cidr.overlaps(vpc) {
         return Err(refuse("it overlaps with the VPC"));
@@ -119,9 +107,7 @@ pub fn page_bounds(
 ) -> Result<(usize, usize), Invalid> {
     let start = match token {
         None => 0,
-        Some(token) => token
-            .parse()
-            .map_err(|_| Invalid("Invalid nextToken".to_owned()))?,
+        Some(token) => token.parse().map_err(|_| Invalid("Invalid nextToken".to_owned()))?,
     };
     let size = match size {
         None => longest,
@@ -151,40 +137,14 @@ mod tests {
 
     #[test]
     fn scaling() {
-        let before = Scaling {
-            min: 2,
-            max: 2,
-            desired: 2,
-        };
+        let before = Scaling { min: 2, max: 2, desired: 2 };
         let check = |min, max, desired| check_scaling(min, max, desired, before);
-        assert_eq!(
-            check(Some(1), Some(3), None),
-            Ok(Scaling {
-                min: 1,
-                max: 3,
-                desired: 2
-            })
-        );
+        assert_eq!(check(Some(1), Some(3), None), Ok(Scaling { min: 1, max: 3, desired: 2 }));
         assert_eq!(check(None, None, None), Ok(before));
         for (min, max, desired, says) in [
-            (
-                Some(3),
-                None,
-                None,
-                "Minimum capacity 3 can't be greater than maximum 2",
-            ),
-            (
-                None,
-                None,
-                Some(3),
-                "desired capacity 3 can't be greater than max size 2",
-            ),
-            (
-                None,
-                None,
-                Some(1),
-                "Desired capacity 1 can't be less than min size 2",
-            ),
+            (Some(3), None, None, "Minimum capacity 3 can't be greater than maximum 2"),
+            (None, None, Some(3), "desired capacity 3 can't be greater than max size 2"),
+            (None, None, Some(1), "Desired capacity 1 can't be less than min size 2"),
             (Some(-1), None, None, "minSize -1 must be between 0 and 450"),
             (None, Some(0), None, "maxSize 0 must be between 1 and 450"),
             (None, Some(451), None, "maxSize 451 must be between 1 and 450"),
@@ -197,14 +157,7 @@ mod tests {
     fn service_ranges() {
         let vpc: Prefix = "172.31.0.0/16".parse().expect("valid");
         assert!(check_service_cidr("10.100.0.0/16", vpc).is_ok());
-        for bad in [
-            "10.100.0.0/25",
-            "10.0.0.0/8",
-            "11.0.0.0/16",
-            "172.31.0.0/20",
-            "x",
-            "10.100.0.1/16",
-        ] {
+        for bad in ["10.100.0.0/25", "10.0.0.0/8", "11.0.0.0/16", "172.31.0.0/20", "x", "10.100.0.1/16"] {
             assert!(check_service_cidr(bad, vpc).is_err(), "{bad}");
         }
     }

@@ -59,11 +59,7 @@ impl MasterKey {
     pub fn seal(&self, session: &Session) -> String {
         let payload = serde_json::to_vec(session).expect("plain strings and a number");
         let tag = self.derive("session-token", &payload);
-        format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(payload),
-            URL_SAFE_NO_PAD.encode(tag)
-        )
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(payload), URL_SAFE_NO_PAD.encode(tag))
     }
 
     pub fn secret(&self, token: &str) -> Secret {
@@ -80,11 +76,7 @@ impl MasterKey {
         mac.update(&payload);
         mac.verify_slice(&tag).map_err(|_| SessionError::Invalid)?;
         let session: Session = serde_json::from_slice(&payload).map_err(|_| SessionError::Invalid)?;
-        if now < session.expires {
-            Ok(session)
-        } else {
-            Err(SessionError::Expired)
-        }
+        if now < session.expires { Ok(session) } else { Err(SessionError::Expired) }
     }
 }
 
@@ -98,11 +90,7 @@ mod tests {
             arn: "arn:aws:sts::000000000000:assumed-role/R/i-1".into(),
             user_id: "AROAX:i-1".into(),
         };
-        Session {
-            access_key_id: "ASIAX".into(),
-            principal,
-            expires: 1000,
-        }
+        Session { access_key_id: "ASIAX".into(), principal, expires: 1000 }
     }
 
     #[test]
@@ -119,16 +107,10 @@ mod tests {
     fn a_changed_token_is_refused() {
         let key = MasterKey([7; 32]);
         let token = key.seal(&session());
-        let other = key.seal(&Session {
-            expires: 2000,
-            ..session()
-        });
+        let other = key.seal(&Session { expires: 2000, ..session() });
         let (payload, _) = other.split_once('.').expect("two parts");
         let (_, tag) = token.split_once('.').expect("two parts");
-        assert_eq!(
-            key.open(&format!("{payload}.{tag}"), 0),
-            Err(SessionError::Invalid)
-        );
+        assert_eq!(key.open(&format!("{payload}.{tag}"), 0), Err(SessionError::Invalid));
         assert_eq!(key.open("nonsense", 0), Err(SessionError::Invalid));
     }
 }

@@ -41,13 +41,7 @@ impl FromStr for Arn {
 
 impl fmt::Display for Arn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            partition,
-            service,
-            region,
-            account,
-            resource,
-        } = self;
+        let Self { partition, service, region, account, resource } = self;
         write!(f, "arn:{partition}:{service}:{region}:{account}:{resource}")
     }
 }
@@ -69,25 +63,13 @@ mod tests {
 
     #[test]
     fn arns_round_trip_and_name_their_role() {
-        let role: Arn = "arn:aws:iam::000000000000:role/path/eksNodeRole"
-            .parse()
-            .expect("valid");
-        assert_eq!(
-            role.to_string(),
-            "arn:aws:iam::000000000000:role/path/eksNodeRole"
-        );
+        let role: Arn = "arn:aws:iam::000000000000:role/path/eksNodeRole".parse().expect("valid");
+        assert_eq!(role.to_string(), "arn:aws:iam::000000000000:role/path/eksNodeRole");
         assert_eq!(role.role_name(), Some("eksNodeRole"));
-        let session: Arn = "arn:aws:sts::000000000000:assumed-role/R/i-1"
-            .parse()
-            .expect("valid");
+        let session: Arn = "arn:aws:sts::000000000000:assumed-role/R/i-1".parse().expect("valid");
         assert_eq!(session.role_name(), Some("R"));
-        let cluster: Arn = "arn:aws:eks:us-east-1:000000000000:cluster/a:b"
-            .parse()
-            .expect("valid");
-        assert_eq!(
-            (cluster.resource.as_str(), cluster.role_name()),
-            ("cluster/a:b", None)
-        );
+        let cluster: Arn = "arn:aws:eks:us-east-1:000000000000:cluster/a:b".parse().expect("valid");
+        assert_eq!((cluster.resource.as_str(), cluster.role_name()), ("cluster/a:b", None));
         for bad in ["", "arn:aws:iam", "arn::iam:::x", "urn:aws:iam::0:role/x"] {
             assert!(bad.parse::<Arn>().is_err(), "{bad}");
         }

@@ -38,10 +38,7 @@ pub(super) async fn handle(
         page_bounds(input.next_token.as_deref(), input.max_results.map(i64::from), 100).map_err(invalid)?;
     let next_token = (found.len() > start + size).then(|| (start + size).to_string());
     let page = found.into_iter().skip(start).take(size).collect();
-    Ok(model::DescribeClusterVersionsResponse {
-        next_token,
-        cluster_versions: Some(page),
-    })
+    Ok(model::DescribeClusterVersionsResponse { next_token, cluster_versions: Some(page) })
 }
 
 fn describe(version: &OfferedVersion, now_ms: i64) -> model::ClusterVersionInformation {
@@ -49,11 +46,7 @@ fn describe(version: &OfferedVersion, now_ms: i64) -> model::ClusterVersionInfor
     let date = |day: &str| parse_iso8601(&format!("{day}T00:00:00Z")).map(Timestamp);
     let standard_ends = dates.and_then(|(_, _, end, _)| date(end));
     let extended = standard_ends.is_some_and(|end| end.0 < now_ms);
-    let support = if extended {
-        "EXTENDED_SUPPORT"
-    } else {
-        "STANDARD_SUPPORT"
-    };
+    let support = if extended { "EXTENDED_SUPPORT" } else { "STANDARD_SUPPORT" };
     model::ClusterVersionInformation {
         cluster_version: Some(version.minor.clone()),
         cluster_type: Some("eks".into()),

@@ -42,38 +42,23 @@ pub(super) async fn handle(
     }
     let network = Network::read(&eks, &call.scope, &input)?;
     let key = keys::cluster(&call.scope, &name);
-    let draft = Draft {
-        name,
-        token,
-        asked,
-        version,
-        role_arn,
-    };
+    let draft = Draft { name, token, asked, version, role_arn };
     let cluster = eks
         .cloud
         .store
         .transact(|txn| {
             if let Some(existing) = txn.get::<Cluster>(&key)? {
                 let known = existing.request_token.as_ref();
-                if is_repeat(
-                    draft.token.as_ref(),
-                    &draft.asked,
-                    known,
-                    &existing.request_digest,
-                ) {
+                if is_repeat(draft.token.as_ref(), &draft.asked, known, &existing.request_digest) {
                     return Ok(existing);
                 }
                 let message = format!("Cluster already exists with name: {}", draft.name);
-                return Err(Refusal::Api(
-                    in_use(message).with("clusterName", draft.name.clone()),
-                ));
+                return Err(Refusal::Api(in_use(message).with("clusterName", draft.name.clone())));
             }
             write(&eks, &call, &input, &network, &draft, txn)
         })
         .await?;
-    Ok(model::CreateClusterResponse {
-        cluster: Some(present::cluster(&eks, &cluster)),
-    })
+    Ok(model::CreateClusterResponse { cluster: Some(present::cluster(&eks, &cluster)) })
 }
 
 struct Draft {
@@ -86,25 +71,15 @@ struct Draft {
 
 /// What other issues will bring is refused by name: a cluster that lacks what was asked for would be a lie.
 fn refuse_unserved(input: &model::CreateClusterRequest) -> Result<(), ApiError> {
-    let ipv6 = input
-        .kubernetes_network_config
-        .as_ref()
-        .and_then(|n| n.ip_family.as_deref())
-        == Some("ipv6");
+    let ipv6 = input.kubernetes_network_config.as_ref().and_then(|n| n.ip_family.as_deref()) == Some("ipv6");
     let auto = input.compute_config.as_ref().and_then(|c| c.enabled) == Some(true);
     let unserved = [
         (ipv6, "kubernetesNetworkConfig.ipFamily ipv6"),
         (auto, "computeConfig.enabled (EKS Auto Mode)"),
-        (
-            input.encryption_config.as_ref().is_some_and(|c| !c.is_empty()),
-            "encryptionConfig",
-        ),
+        (input.encryption_config.as_ref().is_some_and(|c| !c.is_empty()), "encryptionConfig"),
         (input.outpost_config.is_some(), "outpostConfig"),
         (input.remote_network_config.is_some(), "remoteNetworkConfig"),
-        (
-            input.control_plane_scaling_config.is_some(),
-            "controlPlaneScalingConfig",
-        ),
+        (input.control_plane_scaling_config.is_some(), "controlPlaneScalingConfig"),
     ];
     match unserved.iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra"))),
@@ -121,9 +96,7 @@ fn choose_version(eks: &Eks, asked: Option<&str>) -> Result<String, ApiError> {
         }
         None => {
             let default = offered.into_iter().find(|v| v.default);
-            default
-                .map(|v| v.minor)
-                .ok_or_else(|| ApiError::internal("no Kubernetes version is offered"))
+            default.map(|v| v.minor).ok_or_else(|| ApiError::internal("no Kubernetes version is offered"))
         }
     }
 }
@@ -157,21 +130,14 @@ impl Network {
         let security_groups = config.security_group_ids.unwrap_or_default();
         for id in &security_groups {
             if view.get(&keys::security_group(scope, id)).is_none() {
-                return Err(invalid_parameter(format!(
-                    "The security group ID '{id}' does not exist"
-                )));
+                return Err(invalid_parameter(format!("The security group ID '{id}' does not exist")));
             }
         }
         if config.endpoint_public_access == Some(false) && config.endpoint_private_access != Some(true) {
-            return Err(invalid_parameter(
-                "Private and public endpoint access cannot both be disabled",
-            ));
+            return Err(invalid_parameter("Private and public endpoint access cannot both be disabled"));
         }
         let public_cidrs = check_cidrs(config.public_access_cidrs)?;
-        let asked = input
-            .kubernetes_network_config
-            .as_ref()
-            .and_then(|n| n.service_ipv4_cidr.as_deref());
+        let asked = input.kubernetes_network_config.as_ref().and_then(|n| n.service_ipv4_cidr.as_deref());
         let service_cidr = match asked {
             Some(text) => check_service_cidr(text, vpc.cidr).map_err(invalid)?,
             None => SERVICE_CIDRS
@@ -179,26 +145,14 @@ impl Network {
                 .find_map(|text| check_service_cidr(text, vpc.cidr).ok())
                 .ok_or_else(|| invalid_parameter("no service CIDR is free beside the VPC's"))?,
         };
-        Ok(Self {
-            vpc,
-            subnets,
-            security_groups,
-            service_cidr,
-            public_cidrs,
-        })
+        Ok(Self { vpc, subnets, security_groups, service_cidr, public_cidrs })
     }
 }
 
 /// At most 40 (`spec/eks-semantics.md` §3.4); everybody when none are given.
 pub(super) fn check_cidrs(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
-    let cidrs = asked
-        .filter(|c| !c.is_empty())
-        .unwrap_or_else(|| vec!["0.0.0.0/0".to_owned()]);
-    let bad: Vec<String> = cidrs
-        .iter()
-        .filter(|c| c.parse::<Prefix>().is_err())
-        .cloned()
-        .collect();
+    let cidrs = asked.filter(|c| !c.is_empty()).unwrap_or_else(|| vec!["0.0.0.0/0".to_owned()]);
+    let bad: Vec<String> = cidrs.iter().filter(|c| c.parse::<Prefix>().is_err()).cloned().collect();
     if !bad.is_empty() {
         let list = bad.join(", ");
         return Err(invalid_parameter(format!(
@@ -239,10 +193,7 @@ fn write(
                       nodes, as well as any managed workloads."
                 .into(),
         tags: BTreeMap::from([
-            (
-                format!("kubernetes.io/cluster/{}", draft.name),
-                "owned".to_owned(),
-            ),
+            (format!("kubernetes.io/cluster/{}", draft.name), "owned".to_owned()),
             ("aws:eks:cluster-name".to_owned(), draft.name.clone()),
         ]),
     };
@@ -250,10 +201,7 @@ fn write(
     let slot = write_slot(eks, call, network, draft, &group.id, txn)?;
     let config = input.resources_vpc_config.clone().unwrap_or_default();
     let access = input.access_config.clone().unwrap_or_default();
-    let mode = access
-        .authentication_mode
-        .as_deref()
-        .and_then(AuthenticationMode::parse);
+    let mode = access.authentication_mode.as_deref().and_then(AuthenticationMode::parse);
     let policy = input.upgrade_policy.as_ref().and_then(|p| p.support_type.clone());
     let cluster = Cluster {
         name: draft.name.clone(),
@@ -302,29 +250,16 @@ fn write_slot(
 ) -> Result<String, Refusal> {
     let cloud = &eks.cloud;
     let id = cloud.env.hex(4);
-    let used: BTreeSet<u16> = txn
-        .list::<ControlPlaneSlot>(keys::SLOTS)?
-        .into_iter()
-        .map(|(_, slot)| slot.port)
-        .collect();
+    let used: BTreeSet<u16> =
+        txn.list::<ControlPlaneSlot>(keys::SLOTS)?.into_iter().map(|(_, slot)| slot.port).collect();
     let first = cloud.settings.first_cluster_port;
-    let port = (first..first.saturating_add(1000))
-        .find(|p| !used.contains(p))
-        .ok_or_else(|| {
-            let message = "no port is free for another cluster";
-            Refusal::Api(ApiError::new(
-                &model::errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION,
-                message,
-            ))
-        })?;
+    let port = (first..first.saturating_add(1000)).find(|p| !used.contains(p)).ok_or_else(|| {
+        let message = "no port is free for another cluster";
+        Refusal::Api(ApiError::new(&model::errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, message))
+    })?;
     let mut zones = BTreeSet::new();
     let mut interfaces = Vec::new();
-    for subnet in network
-        .subnets
-        .iter()
-        .filter(|s| zones.insert(s.zone.clone()))
-        .take(ZONES)
-    {
+    for subnet in network.subnets.iter().filter(|s| zones.insert(s.zone.clone())).take(ZONES) {
         let new = NewInterface {
             subnet,
             prefixes: 0,

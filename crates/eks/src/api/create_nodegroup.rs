@@ -61,9 +61,7 @@ pub(super) async fn handle(
             Ok::<_, Refusal>(group.clone())
         })
         .await?;
-    Ok(model::CreateNodegroupResponse {
-        nodegroup: Some(present::nodegroup(&group)),
-    })
+    Ok(model::CreateNodegroupResponse { nodegroup: Some(present::nodegroup(&group)) })
 }
 
 fn draft(
@@ -86,15 +84,11 @@ fn draft(
     }
     let subnets = find_subnets(eks, &call.scope, &input.subnets.clone().unwrap_or_default())?;
     if subnets.is_empty() || subnets.iter().any(|s| s.vpc != cluster.vpc.vpc) {
-        return Err(invalid_parameter(
-            "Subnets are required and must be in the cluster's VPC",
-        ));
+        return Err(invalid_parameter("Subnets are required and must be in the cluster's VPC"));
     }
     let node_role = input.node_role.clone().unwrap_or_default();
     if find_role(&eks.cloud, &node_role).is_none() {
-        return Err(invalid_parameter(format!(
-            "The role with name {node_role} cannot be found."
-        )));
+        return Err(invalid_parameter(format!("The role with name {node_role} cannot be found.")));
     }
     let now = eks.cloud.env.now_ms();
     let config = input.update_config.clone().unwrap_or_default();
@@ -146,32 +140,21 @@ fn refuse_unserved(input: &model::CreateNodegroupRequest) -> Result<(), ApiError
         (repair, "nodeRepairConfig"),
     ];
     match unserved.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(invalid_parameter(format!(
-            "{what} is not supported by ekstra yet"
-        ))),
+        Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra yet"))),
         None => Ok(()),
     }
 }
 
 /// `1.36.3-20261101`: the shape that eksctl parses (`spec/clients.md` §1.6).
 fn release_version(eks: &Eks, minor: &str) -> String {
-    let patch = eks
-        .programs
-        .versions()
-        .into_iter()
-        .find(|v| v.minor == minor)
-        .map(|v| v.patch);
+    let patch = eks.programs.versions().into_iter().find(|v| v.minor == minor).map(|v| v.patch);
     format!("{}-20261101", patch.unwrap_or_else(|| minor.to_owned()))
 }
 
 /// EKS: two nodes when nothing is said.
 fn scaling(asked: Option<&model::NodegroupScalingConfig>) -> Result<Scaling, ApiError> {
     let Some(asked) = asked else {
-        return Ok(Scaling {
-            min: 1,
-            max: 2,
-            desired: 2,
-        });
+        return Ok(Scaling { min: 1, max: 2, desired: 2 });
     };
     let wide = |n: Option<i32>| n.map(i64::from);
     let desired = asked.desired_size.or(asked.min_size).unwrap_or(2);
@@ -180,24 +163,17 @@ fn scaling(asked: Option<&model::NodegroupScalingConfig>) -> Result<Scaling, Api
         max: u32::try_from(asked.max_size.unwrap_or(desired).max(1)).unwrap_or(1),
         desired: u32::try_from(desired.max(0)).unwrap_or(0),
     };
-    check_scaling(
-        wide(asked.min_size),
-        wide(asked.max_size),
-        wide(asked.desired_size),
-        before,
-    )
-    .map_err(invalid)
+    check_scaling(wide(asked.min_size), wide(asked.max_size), wide(asked.desired_size), before)
+        .map_err(invalid)
 }
 
 fn instance_types(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
-    let types = asked
-        .filter(|t| !t.is_empty())
-        .unwrap_or_else(|| vec![INSTANCE_TYPE.to_owned()]);
+    let types = asked.filter(|t| !t.is_empty()).unwrap_or_else(|| vec![INSTANCE_TYPE.to_owned()]);
     match types.iter().find(|t| instance_type(t).is_none()) {
         None => Ok(types),
-        Some(unknown) => Err(invalid_parameter(format!(
-            "The following supplied instance types do not exist: [{unknown}]"
-        ))),
+        Some(unknown) => {
+            Err(invalid_parameter(format!("The following supplied instance types do not exist: [{unknown}]")))
+        }
     }
 }
 
@@ -228,11 +204,7 @@ pub(super) fn taints(asked: Vec<model::Taint>) -> Result<Vec<Taint>, ApiError> {
         }
         let key = taint.key.filter(|k| !k.is_empty());
         let key = key.ok_or_else(|| invalid_parameter("A taint needs a key"))?;
-        Ok(Taint {
-            key,
-            value: taint.value,
-            effect,
-        })
+        Ok(Taint { key, value: taint.value, effect })
     };
     asked.into_iter().map(read).collect()
 }

@@ -38,9 +38,7 @@ pub(super) async fn cluster(
             Ok::<_, Refusal>(cluster)
         })
         .await?;
-    Ok(model::DeleteClusterResponse {
-        cluster: Some(present::cluster(&eks, &cluster)),
-    })
+    Ok(model::DeleteClusterResponse { cluster: Some(present::cluster(&eks, &cluster)) })
 }
 
 pub(super) async fn nodegroup(
@@ -48,10 +46,7 @@ pub(super) async fn nodegroup(
     call: Call,
     input: model::DeleteNodegroupRequest,
 ) -> Result<model::DeleteNodegroupResponse, ApiError> {
-    let (cluster, name) = (
-        input.cluster_name.unwrap_or_default(),
-        input.nodegroup_name.unwrap_or_default(),
-    );
+    let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.nodegroup_name.unwrap_or_default());
     let cluster_key = keys::cluster(&call.scope, &cluster);
     let key = keys::nodegroup(&call.scope, &cluster, &name);
     let now = eks.cloud.env.now_ms();
@@ -71,7 +66,5 @@ pub(super) async fn nodegroup(
             Ok(group)
         })
         .await?;
-    Ok(model::DeleteNodegroupResponse {
-        nodegroup: Some(present::nodegroup(&group)),
-    })
+    Ok(model::DeleteNodegroupResponse { nodegroup: Some(present::nodegroup(&group)) })
 }

@@ -14,9 +14,7 @@ pub(super) async fn cluster(
     input: model::DescribeClusterRequest,
 ) -> Result<model::DescribeClusterResponse, ApiError> {
     let cluster = find_cluster(&eks, &call, &input.name.unwrap_or_default())?;
-    Ok(model::DescribeClusterResponse {
-        cluster: Some(present::cluster(&eks, &cluster)),
-    })
+    Ok(model::DescribeClusterResponse { cluster: Some(present::cluster(&eks, &cluster)) })
 }
 
 pub(super) async fn nodegroup(
@@ -24,14 +22,9 @@ pub(super) async fn nodegroup(
     call: Call,
     input: model::DescribeNodegroupRequest,
 ) -> Result<model::DescribeNodegroupResponse, ApiError> {
-    let (cluster, name) = (
-        input.cluster_name.unwrap_or_default(),
-        input.nodegroup_name.unwrap_or_default(),
-    );
+    let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.nodegroup_name.unwrap_or_default());
     let group = find_nodegroup(&eks, &call, &cluster, &name)?;
-    Ok(model::DescribeNodegroupResponse {
-        nodegroup: Some(present::nodegroup(&group)),
-    })
+    Ok(model::DescribeNodegroupResponse { nodegroup: Some(present::nodegroup(&group)) })
 }
 
 pub(super) async fn update(
@@ -39,25 +32,11 @@ pub(super) async fn update(
     call: Call,
     input: model::DescribeUpdateRequest,
 ) -> Result<model::DescribeUpdateResponse, ApiError> {
-    let (cluster, id) = (
-        input.name.unwrap_or_default(),
-        input.update_id.unwrap_or_default(),
-    );
+    let (cluster, id) = (input.name.unwrap_or_default(), input.update_id.unwrap_or_default());
     find_cluster(&eks, &call, &cluster)?;
-    let found: Option<Update> = eks
-        .cloud
-        .store
-        .view()
-        .get_as(&keys::update(&call.scope, &cluster, &id));
-    let update = found
-        .filter(|u| u.nodegroup == input.nodegroup_name)
-        .ok_or_else(|| {
-            ApiError::new(
-                &errors::RESOURCE_NOT_FOUND_EXCEPTION,
-                format!("No update found for ID: {id}"),
-            )
-        })?;
-    Ok(model::DescribeUpdateResponse {
-        update: Some(present::update(&update)),
-    })
+    let found: Option<Update> = eks.cloud.store.view().get_as(&keys::update(&call.scope, &cluster, &id));
+    let update = found.filter(|u| u.nodegroup == input.nodegroup_name).ok_or_else(|| {
+        ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No update found for ID: {id}"))
+    })?;
+    Ok(model::DescribeUpdateResponse { update: Some(present::update(&update)) })
 }

@@ -25,10 +25,7 @@ fn names(
 
 fn stored(eks: &Eks, prefix: &str) -> Vec<String> {
     let records = eks.cloud.store.view().list(prefix);
-    records
-        .into_iter()
-        .map(|(key, _)| key[prefix.len()..].to_owned())
-        .collect()
+    records.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect()
 }
 
 pub(super) async fn clusters(
@@ -50,10 +47,7 @@ pub(super) async fn nodegroups(
     find_cluster(&eks, &call, &cluster)?;
     let all = stored(&eks, &keys::nodegroups(&call.scope, &cluster));
     let (nodegroups, next_token) = names(all, input.next_token.as_deref(), input.max_results)?;
-    Ok(model::ListNodegroupsResponse {
-        nodegroups,
-        next_token,
-    })
+    Ok(model::ListNodegroupsResponse { nodegroups, next_token })
 }
 
 pub(super) async fn updates(
@@ -75,8 +69,5 @@ pub(super) async fn updates(
     found.sort_by_key(|update| std::cmp::Reverse(update.created_ms));
     let all = found.into_iter().map(|update| update.id).collect();
     let (update_ids, next_token) = names(all, input.next_token.as_deref(), input.max_results)?;
-    Ok(model::ListUpdatesResponse {
-        update_ids,
-        next_token,
-    })
+    Ok(model::ListUpdatesResponse { update_ids, next_token })
 }

@@ -33,11 +33,9 @@ pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
             ..Default::default()
         }),
         logging: Some(logging(cluster)),
-        identity: slot.as_ref().map(|s| model::Identity {
-            oidc: Some(model::OIDC {
-                issuer: Some(eks.issuer(&s.issuer_id)),
-            }),
-        }),
+        identity: slot
+            .as_ref()
+            .map(|s| model::Identity { oidc: Some(model::OIDC { issuer: Some(eks.issuer(&s.issuer_id)) }) }),
         status: Some(cluster.status.wire().into()),
         certificate_authority: Some(model::Certificate {
             data: ready.and_then(|s| s.certificate_authority.as_ref()).map(encode),
@@ -76,21 +74,12 @@ fn vpc(cluster: &Cluster) -> model::VpcConfigResponse {
 
 fn logging(cluster: &Cluster) -> model::Logging {
     let types = |enabled: bool| -> Vec<String> {
-        let chosen = LOG_TYPES
-            .iter()
-            .filter(|t| cluster.logging.enabled.iter().any(|e| e == *t) == enabled);
+        let chosen = LOG_TYPES.iter().filter(|t| cluster.logging.enabled.iter().any(|e| e == *t) == enabled);
         chosen.map(|t| (*t).to_owned()).collect()
     };
-    let setups = [true, false].map(|on| model::LogSetup {
-        types: Some(types(on)),
-        enabled: Some(on),
-    });
-    let present = setups
-        .into_iter()
-        .filter(|s| s.types.as_ref().is_some_and(|t| !t.is_empty()));
-    model::Logging {
-        cluster_logging: Some(present.collect()),
-    }
+    let setups = [true, false].map(|on| model::LogSetup { types: Some(types(on)), enabled: Some(on) });
+    let present = setups.into_iter().filter(|s| s.types.as_ref().is_some_and(|t| !t.is_empty()));
+    model::Logging { cluster_logging: Some(present.collect()) }
 }
 
 fn cluster_issue(issue: &ekstra_domain::eks::HealthIssue) -> model::ClusterIssue {
@@ -136,14 +125,9 @@ pub(super) fn nodegroup(group: &Nodegroup) -> model::Nodegroup {
         taints: (!group.taints.is_empty()).then(|| group.taints.iter().map(taint).collect()),
         resources: Some(model::NodegroupResources::default()),
         disk_size: size(group.disk_gib),
-        health: Some(model::NodegroupHealth {
-            issues: Some(group.issues.iter().map(issue).collect()),
-        }),
+        health: Some(model::NodegroupHealth { issues: Some(group.issues.iter().map(issue).collect()) }),
         update_config: Some(model::NodegroupUpdateConfig {
-            max_unavailable: group
-                .update_config
-                .max_unavailable
-                .and_then(|n| i32::try_from(n).ok()),
+            max_unavailable: group.update_config.max_unavailable.and_then(|n| i32::try_from(n).ok()),
             max_unavailable_percentage: group
                 .update_config
                 .max_unavailable_percentage

@@ -22,10 +22,7 @@ fn bad(message: impl Into<String>) -> ApiError {
 }
 
 fn missing(arn: &str) -> ApiError {
-    ApiError::new(
-        &errors::NOT_FOUND_EXCEPTION,
-        format!("No resource found for ARN {arn}"),
-    )
+    ApiError::new(&errors::NOT_FOUND_EXCEPTION, format!("No resource found for ARN {arn}"))
 }
 
 fn resolve(call: &Call, text: &str) -> Result<Resource, ApiError> {
@@ -93,11 +90,8 @@ pub(super) async fn untag(
     let arn = input.resource_arn.unwrap_or_default();
     let resource = resolve(&call, &arn)?;
     let removed = input.tag_keys.unwrap_or_default();
-    let body = |txn: &mut Txn| {
-        change(txn, &resource, &arn, |tags| {
-            tags.retain(|key, _| !removed.contains(key))
-        })
-    };
+    let body =
+        |txn: &mut Txn| change(txn, &resource, &arn, |tags| tags.retain(|key, _| !removed.contains(key)));
     eks.cloud.store.transact(body).await?;
     Ok(model::UntagResourceResponse::default())
 }
@@ -113,7 +107,5 @@ pub(super) async fn list(
         Resource::Cluster(key) => view.get_as::<Cluster>(&key).map(|c| c.tags),
         Resource::Nodegroup(key) => view.get_as::<Nodegroup>(&key).map(|g| g.tags),
     };
-    Ok(model::ListTagsForResourceResponse {
-        tags: Some(tags.ok_or_else(|| missing(&arn))?),
-    })
+    Ok(model::ListTagsForResourceResponse { tags: Some(tags.ok_or_else(|| missing(&arn))?) })
 }

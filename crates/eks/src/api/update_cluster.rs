@@ -46,20 +46,12 @@ pub(super) async fn config(
                 created_ms: now,
                 errors: Vec::new(),
             };
-            txn.put(
-                &key,
-                &Cluster {
-                    status: ClusterStatus::Updating,
-                    ..change.after
-                },
-            )?;
+            txn.put(&key, &Cluster { status: ClusterStatus::Updating, ..change.after })?;
             txn.put(&keys::update(&call.scope, &name, &id), &update)?;
             Ok::<_, Refusal>(update)
         })
         .await?;
-    Ok(model::UpdateClusterConfigResponse {
-        update: Some(present::update(&update)),
-    })
+    Ok(model::UpdateClusterConfigResponse { update: Some(present::update(&update)) })
 }
 
 fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> Result<Change, ApiError> {
@@ -71,9 +63,7 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
     ];
     match kinds.iter().filter(|asked| **asked).count() {
         0 => {
-            return Err(invalid_parameter(
-                "Nothing that ekstra can change yet was asked for",
-            ));
+            return Err(invalid_parameter("Nothing that ekstra can change yet was asked for"));
         }
         1 => {}
         _ => return Err(invalid_parameter("Only one type of update can be allowed.")),
@@ -84,40 +74,20 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
     if let Some(logging) = &input.logging {
         let logging = enabled_logs(&cluster.logging, Some(logging));
         if logging == cluster.logging {
-            return Err(invalid_parameter(
-                "No changes needed for the logging config provided",
-            ));
+            return Err(invalid_parameter("No changes needed for the logging config provided"));
         }
         let params = vec![("ClusterLogging".to_owned(), logging.enabled.join(","))];
-        return Ok(Change {
-            kind: UpdateType::LoggingUpdate,
-            params,
-            after: Cluster { logging, ..cluster },
-        });
+        return Ok(Change { kind: UpdateType::LoggingUpdate, params, after: Cluster { logging, ..cluster } });
     }
     if let Some(protect) = input.deletion_protection {
         let params = vec![("DeletionProtection".to_owned(), protect.to_string())];
-        let after = Cluster {
-            deletion_protection: protect,
-            ..cluster
-        };
-        return Ok(Change {
-            kind: UpdateType::DeletionProtectionUpdate,
-            params,
-            after,
-        });
+        let after = Cluster { deletion_protection: protect, ..cluster };
+        return Ok(Change { kind: UpdateType::DeletionProtectionUpdate, params, after });
     }
     let support = input.upgrade_policy.as_ref().and_then(|p| p.support_type.clone());
     let support_type = support.ok_or_else(|| invalid_parameter("upgradePolicy.supportType is required"))?;
     let params = vec![("UpgradePolicy".to_owned(), support_type.clone())];
-    Ok(Change {
-        kind: UpdateType::UpgradePolicyUpdate,
-        params,
-        after: Cluster {
-            support_type,
-            ..cluster
-        },
-    })
+    Ok(Change { kind: UpdateType::UpgradePolicyUpdate, params, after: Cluster { support_type, ..cluster } })
 }
 
 /// Enforced at the front door, which follows the record.
@@ -132,37 +102,26 @@ fn endpoint_access(asked: &model::VpcConfigRequest, mut cluster: Cluster) -> Res
     vpc.public_access = asked.endpoint_public_access.unwrap_or(vpc.public_access);
     vpc.private_access = asked.endpoint_private_access.unwrap_or(vpc.private_access);
     if !vpc.public_access && !vpc.private_access {
-        return Err(invalid_parameter(
-            "Private and public endpoint access cannot both be disabled",
-        ));
+        return Err(invalid_parameter("Private and public endpoint access cannot both be disabled"));
     }
     if asked.public_access_cidrs.is_some() {
         vpc.public_cidrs = check_cidrs(asked.public_access_cidrs.clone())?;
     }
     if *vpc == before {
-        return Err(invalid_parameter(
-            "Cluster is already at the desired configuration",
-        ));
+        return Err(invalid_parameter("Cluster is already at the desired configuration"));
     }
     let params = vec![
         ("EndpointPublicAccess".to_owned(), vpc.public_access.to_string()),
         ("EndpointPrivateAccess".to_owned(), vpc.private_access.to_string()),
         ("PublicAccessCidrs".to_owned(), format!("{:?}", vpc.public_cidrs)),
     ];
-    Ok(Change {
-        kind: UpdateType::EndpointAccessUpdate,
-        params,
-        after: cluster,
-    })
+    Ok(Change { kind: UpdateType::EndpointAccessUpdate, params, after: cluster })
 }
 
 /// The log types that are on after a request.
 pub(super) fn enabled_logs(before: &Logging, asked: Option<&model::Logging>) -> Logging {
     let mut enabled = before.enabled.clone();
-    for setup in asked
-        .and_then(|l| l.cluster_logging.as_deref())
-        .unwrap_or_default()
-    {
+    for setup in asked.and_then(|l| l.cluster_logging.as_deref()).unwrap_or_default() {
         let types = setup.types.clone().unwrap_or_default();
         enabled.retain(|t| !types.contains(t));
         if setup.enabled == Some(true) {
@@ -181,13 +140,9 @@ pub(super) async fn version(
     let cluster = find_cluster(&eks, &call, &input.name.unwrap_or_default())?;
     let asked = input.version.unwrap_or_default();
     if asked == cluster.version {
-        return Err(invalid_parameter(format!(
-            "Cluster is already at the desired version: {asked}"
-        )));
+        return Err(invalid_parameter(format!("Cluster is already at the desired version: {asked}")));
     }
-    let message = format!(
-        "ekstra cannot change a cluster's version yet; {} is at {}",
-        cluster.name, cluster.version
-    );
+    let message =
+        format!("ekstra cannot change a cluster's version yet; {} is at {}", cluster.name, cluster.version);
     Err(invalid_request(message))
 }

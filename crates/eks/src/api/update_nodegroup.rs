@@ -16,10 +16,8 @@ pub(super) async fn config(
     call: Call,
     input: model::UpdateNodegroupConfigRequest,
 ) -> Result<model::UpdateNodegroupConfigResponse, ApiError> {
-    let (cluster, name) = (
-        input.cluster_name.clone().unwrap_or_default(),
-        input.nodegroup_name.clone().unwrap_or_default(),
-    );
+    let (cluster, name) =
+        (input.cluster_name.clone().unwrap_or_default(), input.nodegroup_name.clone().unwrap_or_default());
     let cluster_key = keys::cluster(&call.scope, &cluster);
     let key = keys::nodegroup(&call.scope, &cluster, &name);
     let id = eks.cloud.env.uuid();
@@ -33,10 +31,8 @@ pub(super) async fn config(
             }
             let mut group: Nodegroup = txn.get(&key)?.ok_or_else(|| no_nodegroup(&cluster, &name))?;
             if !matches!(group.status, NodegroupStatus::Active | NodegroupStatus::Degraded) {
-                let message = format!(
-                    "Nodegroup {name} is in status {}; try again later",
-                    group.status.wire()
-                );
+                let message =
+                    format!("Nodegroup {name} is in status {}; try again later", group.status.wire());
                 return Err(Refusal::Api(in_use(message)));
             }
             let params = change(&mut group, &input)?;
@@ -58,9 +54,7 @@ pub(super) async fn config(
             Ok::<_, Refusal>(update)
         })
         .await?;
-    Ok(model::UpdateNodegroupConfigResponse {
-        update: Some(present::update(&update)),
-    })
+    Ok(model::UpdateNodegroupConfigResponse { update: Some(present::update(&update)) })
 }
 
 /// Applies what was asked to the record; the update's parameters, in EKS's names.
@@ -71,11 +65,7 @@ fn change(
     let mut params = Vec::new();
     let wide = |n: Option<i32>| n.map(i64::from);
     if let Some(asked) = &input.scaling_config {
-        let (min, max, desired) = (
-            wide(asked.min_size),
-            wide(asked.max_size),
-            wide(asked.desired_size),
-        );
+        let (min, max, desired) = (wide(asked.min_size), wide(asked.max_size), wide(asked.desired_size));
         group.scaling = check_scaling(min, max, desired, group.scaling).map_err(invalid)?;
         params.push(("MinSize".to_owned(), group.scaling.min.to_string()));
         params.push(("MaxSize".to_owned(), group.scaling.max.to_string()));
@@ -103,10 +93,7 @@ fn change(
     if let Some(asked) = &input.update_config {
         group.update_config.max_unavailable = wide(asked.max_unavailable);
         group.update_config.max_unavailable_percentage = wide(asked.max_unavailable_percentage);
-        params.push((
-            "MaxUnavailable".to_owned(),
-            format!("{:?}", asked.max_unavailable),
-        ));
+        params.push(("MaxUnavailable".to_owned(), format!("{:?}", asked.max_unavailable)));
     }
     if params.is_empty() {
         return Err(invalid_parameter("No changes were asked for"));
@@ -119,14 +106,8 @@ pub(super) async fn version(
     call: Call,
     input: model::UpdateNodegroupVersionRequest,
 ) -> Result<model::UpdateNodegroupVersionResponse, ApiError> {
-    let (cluster, name) = (
-        input.cluster_name.unwrap_or_default(),
-        input.nodegroup_name.unwrap_or_default(),
-    );
+    let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.nodegroup_name.unwrap_or_default());
     let group = find_nodegroup(&eks, &call, &cluster, &name)?;
-    let message = format!(
-        "ekstra cannot change a node group's version yet; {name} is at {}",
-        group.version
-    );
+    let message = format!("ekstra cannot change a node group's version yet; {name} is at {}", group.version);
     Err(invalid_request(message))
 }

@@ -98,11 +98,7 @@ pub(crate) fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &st
         flag("api-audiences", "https://kubernetes.default.svc"),
         file(files, "service-account-key-file", "service-account.pub"),
         file(files, "service-account-signing-key-file", "service-account.key"),
-        file(
-            files,
-            "authentication-token-webhook-config-file",
-            "token-webhook.json",
-        ),
+        file(files, "authentication-token-webhook-config-file", "token-webhook.json"),
         flag("authentication-token-webhook-version", "v1"),
         file(files, "encryption-provider-config", "encryption.json"),
         flag("encryption-provider-config-automatic-reload", true),
@@ -114,11 +110,7 @@ pub(crate) fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &st
 
 pub(crate) fn kube_controller_manager(files: &Files, cluster: &Cluster) -> Vec<String> {
     let mut args = vec!["kube-controller-manager".to_owned()];
-    for name in [
-        "kubeconfig",
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-    ] {
+    for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "controller-manager.kubeconfig"));
     }
     args.extend([
@@ -141,11 +133,7 @@ pub(crate) fn kube_controller_manager(files: &Files, cluster: &Cluster) -> Vec<S
 
 pub(crate) fn kube_scheduler(files: &Files) -> Vec<String> {
     let mut args = vec!["kube-scheduler".to_owned()];
-    for name in [
-        "kubeconfig",
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-    ] {
+    for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "scheduler.kubeconfig"));
     }
     args.extend([
@@ -177,10 +165,7 @@ pub(crate) fn child(
         program: executable.to_owned(),
         args,
         // A smaller heap for a little more collecting: 215 MB instead of 258 MB for an idle control plane.
-        env: vec![
-            ("GOGC".to_owned(), "40".to_owned()),
-            ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
-        ],
+        env: vec![("GOGC".to_owned(), "40".to_owned()), ("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
         namespace: Some(slot.namespace.clone()),
         log: log(eks, slot, name),
         limits: Limits::default(),
@@ -189,8 +174,5 @@ pub(crate) fn child(
 }
 
 pub(crate) fn log(eks: &Eks, slot: &ControlPlaneSlot, name: &str) -> PathBuf {
-    eks.cloud
-        .home
-        .join("logs")
-        .join(format!("{}-{name}.log", slot.id))
+    eks.cloud.home.join("logs").join(format!("{}-{name}.log", slot.id))
 }

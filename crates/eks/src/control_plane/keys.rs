@@ -49,19 +49,12 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         validity(&mut params);
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?.pem();
-        Ok(Self {
-            key: key.serialize_pem(),
-            certificate,
-            issuer: Issuer::new(params, key),
-        })
+        Ok(Self { key: key.serialize_pem(), certificate, issuer: Issuer::new(params, key) })
     }
 
     /// A certificate and its key, PEM.
@@ -71,14 +64,9 @@ impl Authority {
         for group in groups {
             params.distinguished_name.push(DnType::OrganizationName, *group);
         }
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         validity(&mut params);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
@@ -100,18 +88,11 @@ pub(crate) fn ensure(files: &Files, names: &Names) -> Result<(), KeysError> {
     }
     let partial = files.root.join("pki.partial");
     let _ = fs::remove_dir_all(&partial);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&partial)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&partial)?;
     let authority = Authority::make("kubernetes")?;
     write(&partial, "ca.crt", &authority.certificate)?;
     write(&partial, "ca.key", &authority.key)?;
-    write_pair(
-        &partial,
-        "apiserver",
-        authority.issue("kube-apiserver", &[], names.server.clone())?,
-    )?;
+    write_pair(&partial, "apiserver", authority.issue("kube-apiserver", &[], names.server.clone())?)?;
     let kubelet_client = authority.issue("kube-apiserver-kubelet-client", &["system:masters"], vec![])?;
     write_pair(&partial, "kubelet-client", kubelet_client)?;
     for (file, user, groups) in [
@@ -120,26 +101,14 @@ pub(crate) fn ensure(files: &Files, names: &Names) -> Result<(), KeysError> {
         ("service", SERVICE_USER, &["system:masters"][..]),
     ] {
         let pair = authority.issue(user, groups, vec![])?;
-        write(
-            &partial,
-            &format!("{file}.kubeconfig"),
-            &kubeconfig(&authority.certificate, &pair),
-        )?;
+        write(&partial, &format!("{file}.kubeconfig"), &kubeconfig(&authority.certificate, &pair))?;
     }
     let etcd = Authority::make("etcd")?;
     write(&partial, "etcd-ca.crt", &etcd.certificate)?;
-    write_pair(
-        &partial,
-        "etcd",
-        etcd.issue("etcd", &[], vec!["127.0.0.1".into(), "localhost".into()])?,
-    )?;
+    write_pair(&partial, "etcd", etcd.issue("etcd", &[], vec!["127.0.0.1".into(), "localhost".into()])?)?;
     let front = Authority::make("front-proxy")?;
     write(&partial, "front-proxy-ca.crt", &front.certificate)?;
-    write_pair(
-        &partial,
-        "front-proxy",
-        front.issue("front-proxy-client", &[], vec![])?,
-    )?;
+    write_pair(&partial, "front-proxy", front.issue("front-proxy-client", &[], vec![])?)?;
     write_service_account_key(&partial)?;
     write(&partial, "encryption.json", &encryption_config())?;
     write(&partial, "token-webhook.json", &webhook_config())?;
@@ -150,12 +119,7 @@ pub(crate) fn ensure(files: &Files, names: &Names) -> Result<(), KeysError> {
 fn write(directory: &Path, name: &str, content: &str) -> Result<(), KeysError> {
     use std::io::Write;
     let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(directory.join(name))?;
+    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(directory.join(name))?;
     file.write_all(content.as_bytes())?;
     Ok(file.sync_data()?)
 }
@@ -171,10 +135,7 @@ fn write_service_account_key(directory: &Path) -> Result<(), KeysError> {
     let key = rsa::PrivateKey::new(&mut rand::rng(), 2048).map_err(|e| fail(&e))?;
     let private = key.to_pkcs8_pem(LineEnding::LF).map_err(|e| fail(&e))?;
     write(directory, "service-account.key", &private)?;
-    let public = key
-        .to_public_key()
-        .to_public_key_pem(LineEnding::LF)
-        .map_err(|e| fail(&e))?;
+    let public = key.to_public_key().to_public_key_pem(LineEnding::LF).map_err(|e| fail(&e))?;
     write(directory, "service-account.pub", &public)
 }
 
@@ -232,12 +193,8 @@ mod tests {
     fn keys_are_made_whole_once_and_readable_by_their_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().expect("tempdir");
-        let files = Files {
-            root: home.path().join("slot"),
-        };
-        let names = Names {
-            server: vec!["127.0.0.1".into(), "kubernetes".into()],
-        };
+        let files = Files { root: home.path().join("slot") };
+        let names = Names { server: vec!["127.0.0.1".into(), "kubernetes".into()] };
         ensure(&files, &names).expect("made");
         let ca = fs::read_to_string(files.key("ca.crt")).expect("there");
         ensure(&files, &names).expect("kept");

@@ -64,10 +64,7 @@ impl Create {
         let client = Client::new(home, &self.region.region)?;
         let subnets = elements(
             &client
-                .ec2(
-                    "DescribeSubnets",
-                    &[("Filter.1.Name", "default-for-az"), ("Filter.1.Value.1", "true")],
-                )
+                .ec2("DescribeSubnets", &[("Filter.1.Name", "default-for-az"), ("Filter.1.Value.1", "true")])
                 .await?,
             "subnetId",
         );
@@ -98,10 +95,7 @@ impl Create {
         println!("kubeconfig: {}", path.display());
         println!("\nNext:\n  kubectl get nodes            # or: ekstra kubectl get nodes");
         println!("  ekstra get nodegroup --cluster {}", self.name);
-        println!(
-            "  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}",
-            self.name
-        );
+        println!("  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}", self.name);
         println!("  ekstra delete cluster --name {}", self.name);
         Ok(())
     }
@@ -110,9 +104,7 @@ impl Create {
 async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Result<Value> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let answer = client
-            .eks("GET", &format!("/clusters/{}", segment(name)?), None)
-            .await?;
+        let answer = client.eks("GET", &format!("/clusters/{}", segment(name)?), None).await?;
         let cluster = &answer["cluster"];
         match cluster["status"].as_str() {
             Some("ACTIVE") => return Ok(cluster.clone()),
@@ -131,12 +123,7 @@ async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Resu
 
 fn write_kubeconfig(home: &Home, client: &Client, cluster: &Value, path: Option<PathBuf>) -> Result<PathBuf> {
     let path = path.map_or_else(kubeconfig::default_path, Ok)?;
-    let text = |pointer: &str| {
-        cluster
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
+    let text = |pointer: &str| cluster.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let entry = kubeconfig::Entry {
         cluster: text("/name"),
         arn: text("/arn"),
@@ -155,14 +142,9 @@ pub(super) async fn update_kubeconfig(
     path: Option<PathBuf>,
 ) -> Result<()> {
     let client = Client::new(home, region)?;
-    let answer = client
-        .eks("GET", &format!("/clusters/{}", segment(name)?), None)
-        .await?;
+    let answer = client.eks("GET", &format!("/clusters/{}", segment(name)?), None).await?;
     if answer["cluster"]["endpoint"].is_null() {
-        bail!(
-            "cluster {name} is {} and has no endpoint yet",
-            answer["cluster"]["status"]
-        );
+        bail!("cluster {name} is {} and has no endpoint yet", answer["cluster"]["status"]);
     }
     let path = write_kubeconfig(home, &client, &answer["cluster"], path)?;
     println!("wrote {}", path.display());
@@ -189,9 +171,7 @@ impl Get {
         };
         let mut clusters = Vec::new();
         for name in names {
-            let answer = client
-                .eks("GET", &format!("/clusters/{}", segment(&name)?), None)
-                .await?;
+            let answer = client.eks("GET", &format!("/clusters/{}", segment(&name)?), None).await?;
             clusters.push(answer["cluster"].clone());
         }
         print(&clusters, &COLUMNS, self.shown.output)
@@ -203,17 +183,11 @@ pub(super) async fn list(client: &Client, path: &str, member: &str) -> Result<Ve
     let mut names = Vec::new();
     let mut token: Option<String> = None;
     loop {
-        let target = token.map_or_else(
-            || path.to_owned(),
-            |t| format!("{path}?nextToken={}", ekstra_wire::uri_encode(&t)),
-        );
+        let target = token
+            .map_or_else(|| path.to_owned(), |t| format!("{path}?nextToken={}", ekstra_wire::uri_encode(&t)));
         let answer = client.eks("GET", &target, None).await?;
         names.extend(
-            answer[member]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|n| n.as_str().map(str::to_owned)),
+            answer[member].as_array().into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)),
         );
         token = answer["nextToken"].as_str().map(str::to_owned);
         if token.is_none() {
@@ -258,10 +232,7 @@ impl Delete {
             tokio::time::sleep(POLL).await;
         }
         let kubeconfig = self.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?;
-        kubeconfig::remove(
-            &kubeconfig,
-            cluster["cluster"]["arn"].as_str().unwrap_or_default(),
-        )?;
+        kubeconfig::remove(&kubeconfig, cluster["cluster"]["arn"].as_str().unwrap_or_default())?;
         waiting.done(&format!("cluster {} is gone", self.name));
         Ok(())
     }

@@ -41,10 +41,7 @@ fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> {
         None => Ok(recipes.default_kubernetes()),
         Some(text) => recipes.find_kubernetes(text).with_context(|| {
             let offered: Vec<&str> = recipes.kubernetes().iter().map(|v| v.minor.as_str()).collect();
-            format!(
-                "Kubernetes {text} is not offered; there is {}",
-                offered.join(", ")
-            )
+            format!("Kubernetes {text} is not offered; there is {}", offered.join(", "))
         }),
     }
 }
@@ -56,10 +53,7 @@ pub(super) fn ensure_for(version: Option<&str>) -> Result<()> {
 }
 
 fn list() -> Result<()> {
-    println!(
-        "{:<20} {:<10} {:<9} {:>8}  PATH",
-        "COMPONENT", "VERSION", "STATE", "SIZE"
-    );
+    println!("{:<20} {:<10} {:<9} {:>8}  PATH", "COMPONENT", "VERSION", "STATE", "SIZE");
     for listed in open_store(None)?.list()? {
         let state = match listed.state {
             State::Built => "built",
@@ -68,10 +62,7 @@ fn list() -> Result<()> {
         };
         let path = listed.path.map(|p| p.display().to_string()).unwrap_or_default();
         let (name, version) = (&listed.component.name, &listed.component.version);
-        println!(
-            "{name:<20} {version:<10} {state:<9} {:>4} MiB  {path}",
-            listed.size >> 20
-        );
+        println!("{name:<20} {version:<10} {state:<9} {:>4} MiB  {path}", listed.size >> 20);
     }
     Ok(())
 }
@@ -81,16 +72,9 @@ pub(super) fn kubectl(args: &[String]) -> Result<i32> {
     let store = open_store(None)?;
     let components = Recipes::get().group(Group::Client, Recipes::get().default_kubernetes());
     let listed = store.list()?;
-    let built = listed
-        .iter()
-        .any(|l| l.component.name == "kubectl" && l.state != State::Missing);
-    let paths = if built {
-        store.ensure(&components, &Silent)?
-    } else {
-        store.ensure(&components, &Bars::new())?
-    };
-    let program = paths
-        .program("kubectl")
-        .context("no component provides kubectl")?;
+    let built = listed.iter().any(|l| l.component.name == "kubectl" && l.state != State::Missing);
+    let paths =
+        if built { store.ensure(&components, &Silent)? } else { store.ensure(&components, &Bars::new())? };
+    let program = paths.program("kubectl").context("no component provides kubectl")?;
     Err(std::process::Command::new(program).args(args).exec().into())
 }

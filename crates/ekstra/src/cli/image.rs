@@ -41,14 +41,7 @@ impl Command {
         let store = ImageStore::open(home.path("images"))?;
         match self {
             Self::Load { path, name } => load(&store, &path, name.as_deref()),
-            Self::Pack {
-                rootfs,
-                name,
-                entrypoint,
-                env,
-                workdir,
-                user,
-            } => {
+            Self::Pack { rootfs, name, entrypoint, env, workdir, user } => {
                 let mut options = PackOptions::new(Reference::parse(&name)?);
                 options.entrypoint = entrypoint;
                 options.env = env;
@@ -56,10 +49,7 @@ impl Command {
                 options.user = user;
                 let packed = pack(&store, &rootfs, &options)?;
                 for skipped in &packed.skipped {
-                    eprintln!(
-                        "left out (neither file, directory nor link): {}",
-                        skipped.display()
-                    );
+                    eprintln!("left out (neither file, directory nor link): {}", skipped.display());
                 }
                 println!("{name} {}", packed.digest);
                 Ok(())
@@ -75,9 +65,7 @@ impl Command {
 }
 
 fn load(store: &ImageStore, path: &Path, name: Option<&str>) -> Result<()> {
-    let options = ImportOptions {
-        name: name.map(Reference::parse).transpose()?,
-    };
+    let options = ImportOptions { name: name.map(Reference::parse).transpose()? };
     let images = if path == Path::new("-") {
         import_reader(store, std::io::stdin().lock(), &options)?
     } else {

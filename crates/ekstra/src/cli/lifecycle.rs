@@ -31,22 +31,13 @@ pub(super) struct Serve {
 
 /// A port, or 127.0.0.1:port.
 fn parse_listen(text: &str) -> Result<u16, String> {
-    let port = text
-        .strip_prefix("127.0.0.1:")
-        .or_else(|| text.strip_prefix("localhost:"))
-        .unwrap_or(text);
-    port.parse()
-        .map_err(|_| format!("{text} is not a port, such as 4566 or 127.0.0.1:4566"))
+    let port = text.strip_prefix("127.0.0.1:").or_else(|| text.strip_prefix("localhost:")).unwrap_or(text);
+    port.parse().map_err(|_| format!("{text} is not a port, such as 4566 or 127.0.0.1:4566"))
 }
 
 impl Serve {
     pub(super) fn options(self, home: Home) -> Options {
-        Options {
-            home,
-            listen: self.listen,
-            region: self.region,
-            drain_limit_seconds: self.drain_limit,
-        }
+        Options { home, listen: self.listen, region: self.region, drain_limit_seconds: self.drain_limit }
     }
 }
 
@@ -86,20 +77,11 @@ pub(super) async fn ensure_service(home: &Home) -> Result<()> {
     }
     home.create()?;
     home.install_program()?;
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(home.log("serve"))?;
+    let log = fs::OpenOptions::new().create(true).append(true).open(home.log("serve"))?;
     let mut command = Command::new(home.program());
-    command
-        .arg("--home")
-        .arg(&home.root)
-        .arg("serve")
-        .stdin(Stdio::null());
+    command.arg("--home").arg(&home.root).arg("serve").stdin(Stdio::null());
     command.stdout(log.try_clone()?).stderr(log).process_group(0);
-    let mut child = command
-        .spawn()
-        .with_context(|| home.program().display().to_string())?;
+    let mut child = command.spawn().with_context(|| home.program().display().to_string())?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         if running(home).await.is_some() {
@@ -109,28 +91,19 @@ pub(super) async fn ensure_service(home: &Home) -> Result<()> {
             bail!("the service did not start ({status}): {}", last_line(home));
         }
         if Instant::now() > deadline {
-            bail!(
-                "the service does not answer after {} s; see `ekstra logs`",
-                START_PATIENCE.as_secs()
-            );
+            bail!("the service does not answer after {} s; see `ekstra logs`", START_PATIENCE.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(15)).await;
     }
 }
 
 fn own_name() -> String {
-    std::env::current_exe()
-        .map(|p| p.display().to_string())
-        .unwrap_or_else(|_| "ekstra".into())
+    std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_else(|_| "ekstra".into())
 }
 
 fn last_line(home: &Home) -> String {
     let log = fs::read_to_string(home.log("serve")).unwrap_or_default();
-    log.lines()
-        .last()
-        .unwrap_or_default()
-        .trim_start_matches("ekstra: ")
-        .to_owned()
+    log.lines().last().unwrap_or_default().trim_start_matches("ekstra: ").to_owned()
 }
 
 /// The process that holds the home's lock.
@@ -140,10 +113,7 @@ fn serve_pid(home: &Home) -> Option<i32> {
     entries.flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let args: Vec<&str> = line
-            .split(|b| *b == 0)
-            .filter_map(|a| std::str::from_utf8(a).ok())
-            .collect();
+        let args: Vec<&str> = line.split(|b| *b == 0).filter_map(|a| std::str::from_utf8(a).ok()).collect();
         let serves = args.contains(&"serve") && args.contains(&wanted.as_str());
         (serves && args.first().is_some_and(|a| a.ends_with("ekstra"))).then_some(pid)
     })
@@ -177,8 +147,7 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
 
 fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
 /// Everything of this home that the kernel holds: processes, groups, namespaces, links, rules.
@@ -205,59 +174,26 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
         return Ok(3);
     };
     let Some(version) = running(home).await else {
-        println!(
-            "the service in {} does not run; `ekstra start` starts it",
-            home.root.display()
-        );
+        println!("the service in {} does not run; `ekstra start` starts it", home.root.display());
         return Ok(3);
     };
     println!("ekstra {version} serves {}", home.root.display());
-    println!(
-        "endpoint  http://127.0.0.1:{port}  http://{}:{port}",
-        settings.address,
-        port = settings.port
-    );
+    println!("endpoint  http://127.0.0.1:{port}  http://{}:{port}", settings.address, port = settings.port);
     let host = LinuxHost::new(home.names(&settings), home.path("run"), home.program())?;
     let running = |id: &ChildId| matches!(host.child_status(id), Ok(ChildStatus::Running(_)));
     let children = host.children()?;
-    let count = |prefix: &str| {
-        children
-            .iter()
-            .filter(|id| id.0.starts_with(prefix) && running(id))
-            .count()
-    };
-    println!(
-        "gate      {}",
-        if running(&ChildId("gate".into())) {
-            "running"
-        } else {
-            "not running"
-        }
-    );
-    println!(
-        "running   {} control plane processes, {} instances",
-        count("cp-"),
-        count("i-")
-    );
+    let count = |prefix: &str| children.iter().filter(|id| id.0.starts_with(prefix) && running(id)).count();
+    println!("gate      {}", if running(&ChildId("gate".into())) { "running" } else { "not running" });
+    println!("running   {} control plane processes, {} instances", count("cp-"), count("i-"));
     Ok(0)
 }
 
 pub(super) fn env(home: &Home) -> Result<()> {
-    let settings = home
-        .settings()
-        .context("no service has been started in this home; run `ekstra start`")?;
+    let settings = home.settings().context("no service has been started in this home; run `ekstra start`")?;
     let stored = StoredCredentials::load(home)?;
     let no_proxy = std::env::var("NO_PROXY").unwrap_or_default();
-    let mut hosts: Vec<String> = no_proxy
-        .split(',')
-        .filter(|h| !h.is_empty())
-        .map(str::to_owned)
-        .collect();
-    for own in [
-        "127.0.0.1".to_owned(),
-        "localhost".to_owned(),
-        settings.address.to_string(),
-    ] {
+    let mut hosts: Vec<String> = no_proxy.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
+    for own in ["127.0.0.1".to_owned(), "localhost".to_owned(), settings.address.to_string()] {
         if !hosts.contains(&own) {
             hosts.push(own);
         }
@@ -268,11 +204,7 @@ pub(super) fn env(home: &Home) -> Result<()> {
     writeln!(out, "export AWS_ACCESS_KEY_ID={}", stored.access_key_id)?;
     writeln!(out, "export AWS_SECRET_ACCESS_KEY={}", stored.secret_access_key)?;
     writeln!(out, "unset AWS_SESSION_TOKEN AWS_PROFILE")?;
-    writeln!(
-        out,
-        "export AWS_REGION={0} AWS_DEFAULT_REGION={0}",
-        settings.region
-    )?;
+    writeln!(out, "export AWS_REGION={0} AWS_DEFAULT_REGION={0}", settings.region)?;
     writeln!(out, "export NO_PROXY={hosts} no_proxy={hosts}")?;
     Ok(())
 }
@@ -291,9 +223,7 @@ pub(super) fn doctor() -> Result<i32> {
     let mut missing = 0;
     for (tool, package, purpose) in tools {
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let found = std::env::split_paths(&path)
-            .map(|d| d.join(tool))
-            .find(|p| p.exists());
+        let found = std::env::split_paths(&path).map(|d| d.join(tool)).find(|p| p.exists());
         match found {
             Some(path) => println!("ok       {tool:<11} {}", path.display()),
             None => {
@@ -313,11 +243,8 @@ pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
     let entries = fs::read_dir(home.path("logs")).context("no service has been started in this home")?;
     let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
     files.sort();
-    let matches = |p: &std::path::PathBuf| {
-        p.file_name()
-            .and_then(|n| n.to_str())
-            .is_some_and(|n| n.starts_with(name))
-    };
+    let matches =
+        |p: &std::path::PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(name));
     let found: Vec<_> = files.iter().filter(|p| matches(p)).collect();
     if found.is_empty() {
         let names: Vec<_> = files.iter().filter_map(|p| p.file_stem()?.to_str()).collect();

@@ -66,9 +66,7 @@ impl Create {
         }
         ensure_service(home).await?;
         let client = Client::new(home, &self.region.region)?;
-        let answer = client
-            .eks("GET", &format!("/clusters/{}", segment(&self.cluster)?), None)
-            .await?;
+        let answer = client.eks("GET", &format!("/clusters/{}", segment(&self.cluster)?), None).await?;
         let subnets: Vec<String> =
             serde_json::from_value(answer["cluster"]["resourcesVpcConfig"]["subnetIds"].clone())?;
         create(&client, &self.cluster, &self.name, &self.size, &subnets).await?;
@@ -80,11 +78,7 @@ impl Create {
 }
 
 fn path(cluster: &str, name: &str) -> Result<String> {
-    Ok(format!(
-        "/clusters/{}/node-groups/{}",
-        segment(cluster)?,
-        segment(name)?
-    ))
+    Ok(format!("/clusters/{}/node-groups/{}", segment(cluster)?, segment(name)?))
 }
 
 pub(super) async fn create(
@@ -107,13 +101,7 @@ pub(super) async fn create(
         },
         "labels": {"alpha.eksctl.io/cluster-name": cluster, "alpha.eksctl.io/nodegroup-name": name},
     });
-    client
-        .eks(
-            "POST",
-            &format!("/clusters/{}/node-groups", segment(cluster)?),
-            Some(request),
-        )
-        .await?;
+    client.eks("POST", &format!("/clusters/{}/node-groups", segment(cluster)?), Some(request)).await?;
     Ok(())
 }
 
@@ -220,27 +208,15 @@ impl Scale {
         let target = path(&self.cluster, &self.name)?;
         let before = client.eks("GET", &target, None).await?;
         let now = &before["nodegroup"]["scalingConfig"];
-        let limit = |name: &str| {
-            now[name]
-                .as_u64()
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(self.nodes)
-        };
-        let (min, max) = (
-            self.nodes_min.unwrap_or(limit("minSize")),
-            self.nodes_max.unwrap_or(limit("maxSize")),
-        );
+        let limit = |name: &str| now[name].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(self.nodes);
+        let (min, max) =
+            (self.nodes_min.unwrap_or(limit("minSize")), self.nodes_max.unwrap_or(limit("maxSize")));
         if self.nodes < min || self.nodes > max {
-            bail!(
-                "{} nodes are outside of {min} to {max}; say --nodes-min and --nodes-max too",
-                self.nodes
-            );
+            bail!("{} nodes are outside of {min} to {max}; say --nodes-min and --nodes-max too", self.nodes);
         }
         let scaling = json!({"minSize": min, "maxSize": max, "desiredSize": self.nodes});
         let body = json!({"scalingConfig": scaling});
-        client
-            .eks("POST", &format!("{target}/update-config"), Some(body))
-            .await?;
+        client.eks("POST", &format!("{target}/update-config"), Some(body)).await?;
         let mut waiting = Waiting::new();
         wait(&client, &self.cluster, &self.name, &mut waiting).await?;
         waiting.done(&format!("node group {} has {} nodes", self.name, self.nodes));

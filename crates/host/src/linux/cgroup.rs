@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers of version 1 that a node's kubelet and container runtime use.
-const CONTROLLERS: [&str; 9] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd",
-];
+const CONTROLLERS: [&str; 9] =
+    ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"];
 /// What a container host opens: null, zero, full, random, urandom, tty, console, ptmx, pts, kmsg, fuse, tun; and
 /// making nodes of any kind, which a container runtime grants its containers.
 const DEVICES: [&str; 14] = [
@@ -58,32 +57,20 @@ impl Hierarchies {
     pub(crate) fn detect() -> Result<Self, HostError> {
         let root = Path::new(ROOT);
         if root.join("cgroup.controllers").exists() {
-            return Ok(Self {
-                mounts: vec![("unified".into(), root.to_owned())],
-                unified: true,
-            });
+            return Ok(Self { mounts: vec![("unified".into(), root.to_owned())], unified: true });
         }
         let mounted = |name: &&&str| root.join(name).join("cgroup.procs").exists();
-        let mounts: Vec<_> = CONTROLLERS
-            .iter()
-            .filter(mounted)
-            .map(|n| ((*n).to_owned(), root.join(n)))
-            .collect();
+        let mounts: Vec<_> =
+            CONTROLLERS.iter().filter(mounted).map(|n| ((*n).to_owned(), root.join(n))).collect();
         if mounts.is_empty() {
             let source = std::io::Error::other("neither cgroup v2 nor v1 controllers are mounted");
             return Err(HostError::io("find", root)(source));
         }
-        Ok(Self {
-            mounts,
-            unified: false,
-        })
+        Ok(Self { mounts, unified: false })
     }
 
     pub(crate) fn group(&self, name: String) -> Group<'_> {
-        Group {
-            hierarchies: self,
-            name,
-        }
+        Group { hierarchies: self, name }
     }
 
     /// Names of the groups directly under `parent`.
@@ -98,10 +85,7 @@ impl Hierarchies {
 
 impl Group<'_> {
     fn paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
-        self.hierarchies
-            .mounts
-            .iter()
-            .map(|(name, mount)| (name.as_str(), mount.join(&self.name)))
+        self.hierarchies.mounts.iter().map(|(name, mount)| (name.as_str(), mount.join(&self.name)))
     }
 
     /// `cgroup.procs` of every hierarchy, for whoever wants to join.
@@ -158,21 +142,12 @@ fn directories(path: &Path) -> Result<Vec<String>, HostError> {
         Err(error) => return Err(HostError::io("list", path)(error)),
     };
     let directory = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
-    Ok(entries
-        .flatten()
-        .filter(directory)
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect())
+    Ok(entries.flatten().filter(directory).map(|e| e.file_name().to_string_lossy().into_owned()).collect())
 }
 
 fn collect_pids(path: &Path, pids: &mut BTreeSet<i32>) {
     let listed = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    pids.extend(
-        listed
-            .lines()
-            .filter_map(|line| line.parse::<i32>().ok())
-            .filter(|pid| *pid > 0),
-    );
+    pids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
     for child in directories(path).unwrap_or_default() {
         collect_pids(&path.join(child), pids);
     }
@@ -204,22 +179,16 @@ fn limit_v1(controller: &str, path: &Path, limits: &Limits) -> Result<(), HostEr
         "cpuset" => inherit_cpuset(path),
         "memory" => {
             write(path, "memory.use_hierarchy", "1").or_else(ignore_busy)?;
-            limits
-                .memory_bytes
-                .map_or(Ok(()), |b| write(path, "memory.limit_in_bytes", &b.to_string()))
+            limits.memory_bytes.map_or(Ok(()), |b| write(path, "memory.limit_in_bytes", &b.to_string()))
         }
         "cpu" => limits.cpu_millis.map_or(Ok(()), |millis| {
             write(path, "cpu.cfs_period_us", "100000")?;
             write(path, "cpu.cfs_quota_us", &(u64::from(millis) * 100).to_string())
         }),
-        "pids" => limits
-            .pids
-            .map_or(Ok(()), |pids| write(path, "pids.max", &pids.to_string())),
+        "pids" => limits.pids.map_or(Ok(()), |pids| write(path, "pids.max", &pids.to_string())),
         "devices" if limits.restrict_devices => {
             write(path, "devices.deny", "a")?;
-            DEVICES
-                .iter()
-                .try_for_each(|device| write(path, "devices.allow", device))
+            DEVICES.iter().try_for_each(|device| write(path, "devices.allow", device))
         }
         _ => Ok(()),
     }
@@ -268,7 +237,5 @@ fn limit_unified(path: &Path, limits: &Limits) -> Result<(), HostError> {
     if let Some(millis) = limits.cpu_millis {
         write(path, "cpu.max", &format!("{} 100000", u64::from(millis) * 100))?;
     }
-    limits
-        .pids
-        .map_or(Ok(()), |pids| write(path, "pids.max", &pids.to_string()))
+    limits.pids.map_or(Ok(()), |pids| write(path, "pids.max", &pids.to_string()))
 }

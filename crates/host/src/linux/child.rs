@@ -34,11 +34,7 @@ pub(crate) fn status(run: &Path, id: &ChildId) -> Result<ChildStatus, HostError>
         return Ok(ChildStatus::BeforeBoot);
     }
     let alive = start_ticks(running.pid) == Some(running.start_ticks);
-    Ok(if alive {
-        ChildStatus::Running(running)
-    } else {
-        ChildStatus::Exited
-    })
+    Ok(if alive { ChildStatus::Running(running) } else { ChildStatus::Exited })
 }
 
 /// When the process started; `None` if there is none or it is a zombie.
@@ -58,23 +54,14 @@ pub(crate) fn start(
     spec: &ChildSpec,
     group: &Group<'_>,
 ) -> Result<Running, HostError> {
-    let fail = |detail: String| HostError::Launch {
-        id: spec.id.clone(),
-        detail,
-    };
-    let request = LaunchRequest {
-        spec: spec.clone(),
-        procs: group.procs_files(),
-        pid_file: pid_file(run, &spec.id),
-    };
+    let fail = |detail: String| HostError::Launch { id: spec.id.clone(), detail };
+    let request =
+        LaunchRequest { spec: spec.clone(), procs: group.procs_files(), pid_file: pid_file(run, &spec.id) };
     let encoded = serde_json::to_vec(&request).map_err(|e| fail(e.to_string()))?;
     let mut shim = Command::new(launcher)
         .arg("launch")
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -119,19 +106,12 @@ pub(crate) fn forget(run: &Path, id: &ChildId) -> Result<(), HostError> {
 
 pub(crate) fn recorded(run: &Path) -> Result<Vec<ChildId>, HostError> {
     let entries = fs::read_dir(run).map_err(HostError::io("list", run))?;
-    let names = entries
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned());
-    Ok(names
-        .filter_map(|n| n.strip_suffix(".pid").map(|id| ChildId(id.to_owned())))
-        .collect())
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    Ok(names.filter_map(|n| n.strip_suffix(".pid").map(|id| ChildId(id.to_owned()))).collect())
 }
 
 /// Completes when the process has ended. It need not be our child.
-#[expect(
-    unsafe_code,
-    reason = "AsyncFd::register wants a promise about the descriptor"
-)]
+#[expect(unsafe_code, reason = "AsyncFd::register wants a promise about the descriptor")]
 pub async fn exit(running: &Running) -> std::io::Result<()> {
     let Some(descriptor) = open_pidfd(running)? else {
         return Ok(());
@@ -147,11 +127,7 @@ fn open_pidfd(running: &Running) -> std::io::Result<Option<OwnedFd>> {
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, running.pid, libc::PIDFD_NONBLOCK) };
     if descriptor < 0 {
         let error = std::io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ESRCH) {
-            Ok(None)
-        } else {
-            Err(error)
-        };
+        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
     }
     // SAFETY: as above.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };

@@ -11,11 +11,7 @@ pub(crate) fn run(
     args: &[&str],
     input: &str,
 ) -> Result<String, HostError> {
-    let missing = |source| HostError::Missing {
-        program: program.to_owned(),
-        package,
-        source,
-    };
+    let missing = |source| HostError::Missing { program: program.to_owned(), package, source };
     let mut child = Command::new(program)
         .args(args)
         .env("LC_ALL", "C")
@@ -29,9 +25,7 @@ pub(crate) fn run(
         // A tool that stops reading says why in its own words.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child
-        .wait_with_output()
-        .map_err(HostError::io("wait for", program))?;
+    let output = child.wait_with_output().map_err(HostError::io("wait for", program))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -44,10 +38,7 @@ pub(crate) fn run(
 
 /// The caller's, and where Debian keeps administration tools even when a user's PATH does not.
 fn search_path() -> String {
-    format!(
-        "{}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin",
-        std::env::var("PATH").unwrap_or_default()
-    )
+    format!("{}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin", std::env::var("PATH").unwrap_or_default())
 }
 
 pub(crate) fn ip(args: &[&str]) -> Result<String, HostError> {
@@ -62,46 +53,23 @@ pub(crate) fn ip_batch(namespace: Option<&str>, commands: &[String]) -> Result<(
         args.extend(["-netns", name]);
     }
     args.extend(["-batch", "-"]);
-    run("ip", "iproute2", &args, &batch)
-        .map(drop)
-        .map_err(|error| with_line(error, commands))
+    run("ip", "iproute2", &args, &batch).map(drop).map_err(|error| with_line(error, commands))
 }
 
 /// `ip` names the failed line by number only.
 fn with_line(error: HostError, commands: &[String]) -> HostError {
-    let HostError::Command {
-        program,
-        status,
-        output,
-    } = error
-    else {
+    let HostError::Command { program, status, output } = error else {
         return error;
     };
-    let number = output
-        .rsplit(':')
-        .next()
-        .and_then(|n| n.trim().parse::<usize>().ok());
-    let line = number
-        .and_then(|n| commands.get(n.saturating_sub(1)))
-        .cloned()
-        .unwrap_or_default();
-    HostError::Command {
-        program,
-        status,
-        output: format!("{output} (ip {line})"),
-    }
+    let number = output.rsplit(':').next().and_then(|n| n.trim().parse::<usize>().ok());
+    let line = number.and_then(|n| commands.get(n.saturating_sub(1))).cloned().unwrap_or_default();
+    HostError::Command { program, status, output: format!("{output} (ip {line})") }
 }
 
 /// Loads a ruleset in one transaction.
 pub(crate) fn nft(namespace: Option<&str>, ruleset: &str) -> Result<(), HostError> {
     match namespace {
-        Some(name) => run(
-            "ip",
-            "iproute2",
-            &["netns", "exec", name, "nft", "-f", "-"],
-            ruleset,
-        )
-        .map(drop),
+        Some(name) => run("ip", "iproute2", &["netns", "exec", name, "nft", "-f", "-"], ruleset).map(drop),
         None => run("nft", "nftables", &["-f", "-"], ruleset).map(drop),
     }
 }

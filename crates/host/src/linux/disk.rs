@@ -15,8 +15,7 @@ pub(crate) fn ensure(spec: &DiskSpec) -> Result<(), HostError> {
     }
     let partial = spec.path.with_extension("partial");
     let file = fs::File::create(&partial).map_err(HostError::io("create", &partial))?;
-    file.set_len(spec.bytes)
-        .map_err(HostError::io("size", &partial))?;
+    file.set_len(spec.bytes).map_err(HostError::io("size", &partial))?;
     drop(file);
     let name = partial.to_string_lossy();
     // Inode tables are zeroed by nobody (the file is sparse), the journal is small: tens of milliseconds for any size.

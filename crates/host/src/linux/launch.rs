@@ -85,11 +85,7 @@ fn open_log(spec: &ChildSpec) -> io::Result<File> {
     if let Some(parent) = spec.log.parent() {
         fs::create_dir_all(parent).map_err(context(parent.display()))?;
     }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&spec.log)
-        .map_err(context(spec.log.display()))
+    OpenOptions::new().create(true).append(true).open(&spec.log).map_err(context(spec.log.display()))
 }
 
 #[expect(unsafe_code, reason = "fork")]
@@ -114,11 +110,7 @@ fn fork_child(request: &LaunchRequest, log: &File) -> io::Result<Running> {
             let mut failure = String::new();
             // Closed without a word by a successful exec.
             File::from(failure_reader).read_to_string(&mut failure)?;
-            if failure.is_empty() {
-                Ok(running)
-            } else {
-                Err(io::Error::other(failure))
-            }
+            if failure.is_empty() { Ok(running) } else { Err(io::Error::other(failure)) }
         }
     }
 }
@@ -126,11 +118,7 @@ fn fork_child(request: &LaunchRequest, log: &File) -> io::Result<Running> {
 fn record(request: &LaunchRequest, pid: Pid) -> io::Result<Running> {
     let start_ticks =
         child::start_ticks(pid.as_raw()).ok_or_else(|| io::Error::other("the child is gone"))?;
-    let running = Running {
-        pid: pid.as_raw(),
-        start_ticks,
-        boot_id: boot_id(),
-    };
+    let running = Running { pid: pid.as_raw(), start_ticks, boot_id: boot_id() };
     let partial = request.pid_file.with_extension("partial");
     fs::write(&partial, serde_json::to_vec(&running).map_err(io::Error::other)?)
         .and_then(|()| fs::rename(&partial, &request.pid_file))
@@ -158,10 +146,6 @@ fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert:
     for arg in &spec.args {
         args.push(text(arg)?);
     }
-    let env = spec
-        .env
-        .iter()
-        .map(|(k, v)| text(&format!("{k}={v}")))
-        .collect::<io::Result<Vec<_>>>()?;
+    let env = spec.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
     nix::unistd::execve(&program, &args, &env).map_err(|e| context(spec.program.display())(e.into()))
 }

@@ -5,9 +5,7 @@ use std::fs;
 
 /// Changes with every boot.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|s| s.trim().to_owned())
-        .unwrap_or_default()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
 }
 
 /// A kubelet takes about 50 inotify instances and the kernel's default is 128 for all of root's processes.

@@ -24,11 +24,7 @@ pub(crate) fn ensure_namespace(name: &str) -> Result<(), HostError> {
 }
 
 pub(crate) fn remove_namespace(name: &str) -> Result<(), HostError> {
-    if netns::path(name).exists() {
-        ip(&["netns", "delete", name]).map(drop)
-    } else {
-        Ok(())
-    }
+    if netns::path(name).exists() { ip(&["netns", "delete", name]).map(drop) } else { Ok(()) }
 }
 
 pub(crate) fn namespaces(prefix: &str) -> Result<Vec<String>, HostError> {
@@ -38,9 +34,7 @@ pub(crate) fn namespaces(prefix: &str) -> Result<Vec<String>, HostError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(HostError::io("list", path)(error)),
     };
-    let names = entries
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned());
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     Ok(names.filter(|n| n.starts_with(prefix)).collect())
 }
 
@@ -69,16 +63,10 @@ pub(crate) fn ensure_router(spec: &RouterSpec) -> Result<(), HostError> {
     }
     ip_batch(
         None,
-        &[
-            format!("addr replace {host}/31 dev {}", spec.uplink),
-            format!("link set {} up", spec.uplink),
-        ],
+        &[format!("addr replace {host}/31 dev {}", spec.uplink), format!("link set {} up", spec.uplink)],
     )?;
-    let mut commands: Vec<String> = spec
-        .own_addresses
-        .iter()
-        .map(|a| format!("addr replace {a}/32 dev lo"))
-        .collect();
+    let mut commands: Vec<String> =
+        spec.own_addresses.iter().map(|a| format!("addr replace {a}/32 dev lo")).collect();
     commands.push(format!("addr replace {router}/31 dev {ROUTER_UPLINK}"));
     commands.push(format!("link set {ROUTER_UPLINK} up"));
     commands.push(format!("route replace default via {host}"));
@@ -91,14 +79,8 @@ pub(crate) fn ensure_router(spec: &RouterSpec) -> Result<(), HostError> {
 }
 
 fn write_settings(namespace: &str, settings: &[(&str, &str)]) -> Result<(), HostError> {
-    let owned: Vec<_> = settings
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect();
-    let wrap = |source| HostError::Namespace {
-        name: namespace.to_owned(),
-        source,
-    };
+    let owned: Vec<_> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let wrap = |source| HostError::Namespace { name: namespace.to_owned(), source };
     netns::write_settings(namespace, &owned).map_err(wrap)
 }
 
@@ -152,14 +134,10 @@ pub(crate) fn ensure_interface(spec: &InterfaceSpec) -> Result<(), HostError> {
             )],
         )?;
     }
-    let mut commands = vec![
-        format!("link set {link} up"),
-        format!("route replace {}/32 dev {link}", spec.address),
-    ];
+    let mut commands =
+        vec![format!("link set {link} up"), format!("route replace {}/32 dev {link}", spec.address)];
     commands.extend(
-        spec.prefixes
-            .iter()
-            .map(|p| format!("route replace {p} dev {link}")),
+        spec.prefixes.iter().map(|p| format!("route replace {p} via {} dev {link} onlink", spec.address)),
     );
     ip_batch(Some(&spec.router), &commands)?;
     let neighbours = format!("ipv4/neigh/{link}/proxy_delay");
@@ -171,24 +149,16 @@ pub(crate) fn ensure_interface(spec: &InterfaceSpec) -> Result<(), HostError> {
 /// The end inside the instance. Every neighbour is reached through the gateway: with a route to the subnet on each
 /// interface, an answer could leave by another one than its address belongs to, and the router would drop it.
 fn configure_end(spec: &InterfaceSpec, device: &str) -> Result<(), HostError> {
-    let mut commands = vec![
-        format!("addr replace {}/32 dev {device}", spec.address),
-        format!("link set {device} up"),
-    ];
+    let mut commands =
+        vec![format!("addr replace {}/32 dev {device}", spec.address), format!("link set {device} up")];
     let default = format!("route replace default via {} dev {device} onlink", spec.gateway);
     if spec.device_index == 0 {
         commands.push(default);
     } else {
         let (table, preference) = (100 + spec.device_index, (1000 + spec.device_index).to_string());
         commands.push(format!("{default} table {table}"));
-        if ip(&["-netns", &spec.namespace, "rule", "show", "pref", &preference])?
-            .trim()
-            .is_empty()
-        {
-            commands.push(format!(
-                "rule add from {} lookup {table} pref {preference}",
-                spec.address
-            ));
+        if ip(&["-netns", &spec.namespace, "rule", "show", "pref", &preference])?.trim().is_empty() {
+            commands.push(format!("rule add from {} lookup {table} pref {preference}", spec.address));
         }
     }
     ip_batch(Some(&spec.namespace), &commands)
@@ -202,10 +172,7 @@ pub(crate) fn remove_interface(router: &str, id: &str) -> Result<(), HostError> 
 }
 
 pub(crate) fn ensure_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
-    ip_batch(
-        None,
-        &[format!("addr replace {}/32 dev lo scope host", spec.address)],
-    )?;
+    ip_batch(None, &[format!("addr replace {}/32 dev lo scope host", spec.address)])?;
     let forward = "/proc/sys/net/ipv4/ip_forward";
     if std::fs::read_to_string(forward).is_ok_and(|v| v.trim() == "0") {
         std::fs::write(forward, "1").map_err(HostError::io("write", forward))?;
@@ -247,9 +214,5 @@ pub(crate) fn remove_service_address(names: &Names, spec: &ServiceAddress) -> Re
     nft(None, &format!("table ip {table}\ndelete table ip {table}\n"))?;
     let address = format!("{}/32", spec.address);
     let held = ip(&["-o", "addr", "show", "dev", "lo"])?.contains(&format!(" {address} "));
-    if held {
-        ip(&["addr", "del", &address, "dev", "lo"]).map(drop)
-    } else {
-        Ok(())
-    }
+    if held { ip(&["addr", "del", &address, "dev", "lo"]).map(drop) } else { Ok(()) }
 }

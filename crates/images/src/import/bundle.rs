@@ -22,10 +22,7 @@ pub(super) type Content<'a> = (Box<dyn Read + 'a>, u64);
 #[derive(Debug)]
 pub(super) enum Bundle {
     Dir(PathBuf),
-    Tar {
-        input: Spooled,
-        members: BTreeMap<String, Member>,
-    },
+    Tar { input: Spooled, members: BTreeMap<String, Member> },
 }
 
 #[derive(Debug)]
@@ -37,9 +34,7 @@ pub(super) enum Member {
 
 impl Bundle {
     pub(super) fn dir(path: &Path) -> Result<Self, ImportError> {
-        path.canonicalize()
-            .map(Self::Dir)
-            .map_err(ImportError::read(path.display()))
+        path.canonicalize().map(Self::Dir).map_err(ImportError::read(path.display()))
     }
 
     pub(super) fn tar(input: Spooled) -> Result<Self, ImportError> {
@@ -63,9 +58,7 @@ impl Bundle {
 
     /// The member's content and size in bytes; `None` when there is none of that name.
     pub(super) fn open(&self, name: &str) -> Result<Option<Content<'_>>, ImportError> {
-        let name = inside("", name).ok_or_else(|| ImportError::Traversal {
-            name: name.to_owned(),
-        })?;
+        let name = inside("", name).ok_or_else(|| ImportError::Traversal { name: name.to_owned() })?;
         match self {
             Self::Dir(root) => open_in_dir(root, &name),
             Self::Tar { input, members } => open_in_tar(input, members, &name),
@@ -74,10 +67,7 @@ impl Bundle {
 
     /// The same, for a member that `wanted_by` says there is.
     pub(super) fn need(&self, name: &str, wanted_by: &str) -> Result<Content<'_>, ImportError> {
-        let missing = || ImportError::Missing {
-            name: name.to_owned(),
-            wanted_by: wanted_by.to_owned(),
-        };
+        let missing = || ImportError::Missing { name: name.to_owned(), wanted_by: wanted_by.to_owned() };
         self.open(name)?.ok_or_else(missing)
     }
 
@@ -85,25 +75,16 @@ impl Bundle {
     pub(super) fn read(&self, name: &str, wanted_by: &str) -> Result<Vec<u8>, ImportError> {
         let (content, size) = self.need(name, wanted_by)?;
         if size > MAX_MANIFEST {
-            return Err(ImportError::TooLarge {
-                name: name.to_owned(),
-                size,
-            });
+            return Err(ImportError::TooLarge { name: name.to_owned(), size });
         }
         let mut bytes = Vec::with_capacity(size as usize);
-        content
-            .take(MAX_MANIFEST + 1)
-            .read_to_end(&mut bytes)
-            .map_err(ImportError::read(name))?;
+        content.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(ImportError::read(name))?;
         Ok(bytes)
     }
 
     pub(super) fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ImportError> {
         let bytes = self.read(name, "the archive's format")?;
-        serde_json::from_slice(&bytes).map_err(|source| ImportError::Json {
-            name: name.to_owned(),
-            source,
-        })
+        serde_json::from_slice(&bytes).map_err(|source| ImportError::Json { name: name.to_owned(), source })
     }
 }
 
@@ -112,16 +93,11 @@ fn open_in_dir<'a>(root: &Path, name: &str) -> Result<Option<Content<'a>>, Impor
     let found = present(path.canonicalize()).map_err(ImportError::read(path.display()))?;
     let Some(target) = found else { return Ok(None) };
     if !target.starts_with(root) {
-        return Err(ImportError::LinkOutside {
-            name: name.to_owned(),
-            target: target.display().to_string(),
-        });
+        return Err(ImportError::LinkOutside { name: name.to_owned(), target: target.display().to_string() });
     }
     let meta = target.metadata().map_err(ImportError::read(target.display()))?;
     if !meta.is_file() {
-        return Err(ImportError::NotRegular {
-            name: name.to_owned(),
-        });
+        return Err(ImportError::NotRegular { name: name.to_owned() });
     }
     let file = File::open(&target).map_err(ImportError::read(target.display()))?;
     Ok(Some((Box::new(file), meta.len())))
@@ -143,9 +119,7 @@ fn open_in_tar<'a>(
             }
         }
     }
-    Err(ImportError::LinkLoop {
-        name: name.to_owned(),
-    })
+    Err(ImportError::LinkLoop { name: name.to_owned() })
 }
 
 /// One tar entry as a member, with its name; directories are none.
@@ -156,17 +130,13 @@ fn member<R: Read>(entry: &tar::Entry<'_, R>) -> Result<Option<(String, Member)>
         let target = String::from_utf8_lossy(&entry.link_name_bytes().unwrap_or_default()).into_owned();
         inside(dir, &target)
             .map(Member::Link)
-            .ok_or_else(|| ImportError::LinkOutside {
-                name: raw.clone(),
-                target: target.clone(),
-            })
+            .ok_or_else(|| ImportError::LinkOutside { name: raw.clone(), target: target.clone() })
     };
     let member = match entry.header().entry_type() {
         EntryType::Directory | EntryType::XGlobalHeader => return Ok(None),
-        EntryType::Regular | EntryType::Continuous => Member::File {
-            offset: entry.raw_file_position(),
-            len: entry.size(),
-        },
+        EntryType::Regular | EntryType::Continuous => {
+            Member::File { offset: entry.raw_file_position(), len: entry.size() }
+        }
         EntryType::Symlink => link_from(name.rsplit_once('/').map_or("", |(dir, _)| dir))?,
         EntryType::Link => link_from("")?,
         _ => Member::Other,

@@ -42,20 +42,13 @@ pub(super) fn import(store: &ImageStore, bundle: &Bundle) -> Result<Vec<Found>, 
     if saved.is_empty() {
         return Err(ImportError::NotAnImage);
     }
-    saved
-        .iter()
-        .map(|image| import_one(store, bundle, image))
-        .collect()
+    saved.iter().map(|image| import_one(store, bundle, image)).collect()
 }
 
 /// The names that manifest.json gives, by the digest of the configuration; none without the file. For
 /// layouts that carry both formats and their names in this one alone.
 pub(super) fn names_by_config(bundle: &Bundle) -> Result<Vec<(Digest, Reference)>, ImportError> {
-    let saved: Vec<Saved> = if bundle.has(MANIFEST)? {
-        bundle.json(MANIFEST)?
-    } else {
-        Vec::new()
-    };
+    let saved: Vec<Saved> = if bundle.has(MANIFEST)? { bundle.json(MANIFEST)? } else { Vec::new() };
     let mut names = Vec::new();
     for image in &saved {
         if let Some(config) = digest_in_name(&image.config) {
@@ -67,11 +60,7 @@ pub(super) fn names_by_config(bundle: &Bundle) -> Result<Vec<(Digest, Reference)
 
 impl Saved {
     fn names(&self) -> Result<Vec<Reference>, ImportError> {
-        self.repo_tags
-            .iter()
-            .flatten()
-            .map(|tag| parse_name(tag))
-            .collect()
+        self.repo_tags.iter().flatten().map(|tag| parse_name(tag)).collect()
     }
 }
 
@@ -80,20 +69,12 @@ fn import_one(store: &ImageStore, bundle: &Bundle, saved: &Saved) -> Result<Foun
     let bytes = bundle.read(&saved.config, MANIFEST)?;
     let digest = Digest::of(&bytes);
     if let Some(expected) = digest_in_name(&saved.config).filter(|&expected| expected != digest) {
-        return Err(ImportError::DigestMismatch {
-            name: saved.config.clone(),
-            expected,
-            actual: digest,
-        });
+        return Err(ImportError::DigestMismatch { name: saved.config.clone(), expected, actual: digest });
     }
-    let config: Config = serde_json::from_slice(&bytes).map_err(|source| ImportError::Json {
-        name: saved.config.clone(),
-        source,
-    })?;
-    let (paths, diff_ids) = (
-        saved.layers.as_deref().unwrap_or_default(),
-        config.rootfs.diff_ids.unwrap_or_default(),
-    );
+    let config: Config = serde_json::from_slice(&bytes)
+        .map_err(|source| ImportError::Json { name: saved.config.clone(), source })?;
+    let (paths, diff_ids) =
+        (saved.layers.as_deref().unwrap_or_default(), config.rootfs.diff_ids.unwrap_or_default());
     if paths.len() != diff_ids.len() {
         return Err(ImportError::LayerCount {
             config: saved.config.clone(),
@@ -101,20 +82,13 @@ fn import_one(store: &ImageStore, bundle: &Bundle, saved: &Saved) -> Result<Foun
             diff_ids: diff_ids.len(),
         });
     }
-    let copied: Result<Vec<_>, _> = paths
-        .iter()
-        .zip(&diff_ids)
-        .map(|(path, diff_id)| layer(store, bundle, path, diff_id))
-        .collect();
+    let copied: Result<Vec<_>, _> =
+        paths.iter().zip(&diff_ids).map(|(path, diff_id)| layer(store, bundle, path, diff_id)).collect();
     store.put_blob(&bytes)?;
     let config = Descriptor::new(DOCKER_CONFIG, digest, bytes.len() as u64);
     let manifest = image_manifest(DOCKER_MANIFEST, &config, &copied?);
     let target = store.put_manifest(&manifest, None, Children::All)?;
-    Ok(Found {
-        target,
-        names,
-        bare_tag: None,
-    })
+    Ok(Found { target, names, bare_tag: None })
 }
 
 /// Stores a layer as it is and checks that, unpacked, it is what the configuration says.
@@ -126,11 +100,7 @@ fn layer(
 ) -> Result<Descriptor, ImportError> {
     let (mut content, size) = bundle.need(path, MANIFEST)?;
     let mut head = Vec::new();
-    content
-        .by_ref()
-        .take(4)
-        .read_to_end(&mut head)
-        .map_err(ImportError::read(path))?;
+    content.by_ref().take(4).read_to_end(&mut head).map_err(ImportError::read(path))?;
     let whole = head.as_slice().chain(content);
     if head.starts_with(&[0x1f, 0x8b]) {
         let unpacked = digest_of(MultiGzDecoder::new(bundle.need(path, MANIFEST)?.0));
@@ -149,11 +119,9 @@ fn layer(
     std::io::copy(&mut { whole }, &mut blob).map_err(ImportError::read(path))?;
     match blob.commit(Some(diff_id)) {
         Ok((digest, size)) => Ok(Descriptor::new(DOCKER_LAYER, digest, size)),
-        Err(crate::store::StoreError::DigestMismatch { actual, .. }) => Err(ImportError::DigestMismatch {
-            name: path.to_owned(),
-            expected: *diff_id,
-            actual,
-        }),
+        Err(crate::store::StoreError::DigestMismatch { actual, .. }) => {
+            Err(ImportError::DigestMismatch { name: path.to_owned(), expected: *diff_id, actual })
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -173,11 +141,7 @@ fn expect(name: &str, expected: &Digest, actual: Digest) -> Result<(), ImportErr
     if actual == *expected {
         return Ok(());
     }
-    Err(ImportError::DigestMismatch {
-        name: name.to_owned(),
-        expected: *expected,
-        actual,
-    })
+    Err(ImportError::DigestMismatch { name: name.to_owned(), expected: *expected, actual })
 }
 
 fn digest_of(mut content: impl Read) -> std::io::Result<Digest> {

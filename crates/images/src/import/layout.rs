@@ -31,19 +31,13 @@ struct Index {
 }
 
 pub(super) fn import(store: &ImageStore, bundle: &Bundle) -> Result<Vec<Found>, ImportError> {
-    let LayoutFile {
-        image_layout_version: version,
-    } = bundle.json("oci-layout")?;
+    let LayoutFile { image_layout_version: version } = bundle.json("oci-layout")?;
     if !version.starts_with("1.") {
         return Err(ImportError::LayoutVersion(version));
     }
     let index: Index = bundle.json("index.json")?;
     let docker_names = docker::names_by_config(bundle)?;
-    let mut copy = Copy {
-        store,
-        bundle,
-        done: BTreeSet::new(),
-    };
+    let mut copy = Copy { store, bundle, done: BTreeSet::new() };
     let mut found: Vec<Found> = Vec::new();
     for descriptor in index.manifests {
         if !is_image(&descriptor.media_type) && !is_index(&descriptor.media_type) {
@@ -60,23 +54,12 @@ pub(super) fn import(store: &ImageStore, bundle: &Bundle) -> Result<Vec<Found>, 
                 .collect();
         }
         // The same image once per name is how layouts spell several names.
-        match found
-            .iter_mut()
-            .find(|image| image.target.digest == target.digest)
-        {
+        match found.iter_mut().find(|image| image.target.digest == target.digest) {
             Some(image) => image.names.extend(names),
-            None => found.push(Found {
-                target,
-                names,
-                bare_tag,
-            }),
+            None => found.push(Found { target, names, bare_tag }),
         }
     }
-    if found.is_empty() {
-        Err(ImportError::NotAnImage)
-    } else {
-        Ok(found)
-    }
+    if found.is_empty() { Err(ImportError::NotAnImage) } else { Ok(found) }
 }
 
 /// The names that a descriptor's annotations give, or else the bare tag.
@@ -114,11 +97,8 @@ impl Copy<'_> {
         let name = blob_name(&from.digest);
         let bytes = self.bundle.read(&name, wanted_by)?;
         check(&name, from, &bytes)?;
-        let parsed =
-            Manifest::parse(&bytes, Some(&from.media_type)).map_err(|source| ImportError::Manifest {
-                digest: from.digest,
-                source,
-            })?;
+        let parsed = Manifest::parse(&bytes, Some(&from.media_type))
+            .map_err(|source| ImportError::Manifest { digest: from.digest, source })?;
         let target = Descriptor::new(&parsed.media_type, from.digest, from.size);
         if self.done.contains(&from.digest) {
             return Ok(target);
@@ -127,8 +107,7 @@ impl Copy<'_> {
             Content::Image { .. } => self.blobs(&parsed, &name)?,
             Content::Index { manifests } => self.platforms(manifests, &name, depth)?,
         }
-        self.store
-            .put_manifest(&bytes, Some(&parsed.media_type), Children::AnyPlatform)?;
+        self.store.put_manifest(&bytes, Some(&parsed.media_type), Children::AnyPlatform)?;
         self.done.insert(from.digest);
         if self.done.len() > MAX_MANIFESTS {
             return Err(ImportError::TooMany(MAX_MANIFESTS));
@@ -177,11 +156,7 @@ impl Copy<'_> {
         let name = blob_name(&from.digest);
         let (content, actual) = self.bundle.need(&name, wanted_by)?;
         if actual != from.size {
-            return Err(ImportError::SizeMismatch {
-                name,
-                expected: from.size,
-                actual,
-            });
+            return Err(ImportError::SizeMismatch { name, expected: from.size, actual });
         }
         Ok(self.store.copy_blob(content, &from.digest, Some(from.size))?)
     }
@@ -189,13 +164,9 @@ impl Copy<'_> {
     /// Whether `target` is the image of this configuration.
     fn has_config(&self, target: &Descriptor, config: &Digest) -> bool {
         match self.store.manifest(&target.digest) {
-            Ok(Some((
-                Manifest {
-                    content: Content::Image { config: own, .. },
-                    ..
-                },
-                _,
-            ))) => own.digest == *config,
+            Ok(Some((Manifest { content: Content::Image { config: own, .. }, .. }, _))) => {
+                own.digest == *config
+            }
             _ => false,
         }
     }
@@ -204,18 +175,10 @@ impl Copy<'_> {
 fn check(name: &str, from: &Descriptor, bytes: &[u8]) -> Result<(), ImportError> {
     let (name, actual) = (name.to_owned(), Digest::of(bytes));
     if actual != from.digest {
-        return Err(ImportError::DigestMismatch {
-            name,
-            expected: from.digest,
-            actual,
-        });
+        return Err(ImportError::DigestMismatch { name, expected: from.digest, actual });
     }
     if bytes.len() as u64 != from.size {
-        return Err(ImportError::SizeMismatch {
-            name,
-            expected: from.size,
-            actual: bytes.len() as u64,
-        });
+        return Err(ImportError::SizeMismatch { name, expected: from.size, actual: bytes.len() as u64 });
     }
     Ok(())
 }

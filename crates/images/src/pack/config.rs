@@ -54,20 +54,12 @@ struct History<'a> {
 
 /// Refuses options that a container runtime would stumble over later.
 pub(super) fn check(options: &PackOptions) -> Result<(), PackError> {
-    let refuse = |option, value: &str, expected| {
-        Err(PackError::Option {
-            option,
-            value: value.to_owned(),
-            expected,
-        })
-    };
+    let refuse =
+        |option, value: &str, expected| Err(PackError::Option { option, value: value.to_owned(), expected });
     if options.name.digest().is_some() {
         return refuse("name", &options.name.to_string(), "a name without a digest");
     }
-    if let Some(bad) = options
-        .env
-        .iter()
-        .find(|e| e.split_once('=').is_none_or(|(name, _)| name.is_empty()))
+    if let Some(bad) = options.env.iter().find(|e| e.split_once('=').is_none_or(|(name, _)| name.is_empty()))
     {
         return refuse("env", bad, "NAME=value");
     }
@@ -78,11 +70,7 @@ pub(super) fn check(options: &PackOptions) -> Result<(), PackError> {
     if let Some(bad) = options.user.as_deref().filter(odd_user) {
         return refuse("user", bad, "user[:group]");
     }
-    if let Some(bad) = options
-        .exposed_ports
-        .iter()
-        .find(|port| with_protocol(port).is_none())
-    {
+    if let Some(bad) = options.exposed_ports.iter().find(|port| with_protocol(port).is_none()) {
         return refuse("exposed port", bad, "port[/tcp|/udp|/sctp]");
     }
     Ok(())
@@ -97,10 +85,7 @@ fn with_protocol(port: &str) -> Option<String> {
 
 /// The configuration's bytes, for one uncompressed layer.
 pub(super) fn json(options: &PackOptions, layer: &Digest) -> Vec<u8> {
-    let ports = options
-        .exposed_ports
-        .iter()
-        .filter_map(|port| with_protocol(port));
+    let ports = options.exposed_ports.iter().filter_map(|port| with_protocol(port));
     let image = Image {
         created: &options.created,
         architecture: &options.architecture,
@@ -114,14 +99,8 @@ pub(super) fn json(options: &PackOptions, layer: &Digest) -> Vec<u8> {
             working_dir: options.workdir.as_deref(),
             labels: &options.labels,
         },
-        rootfs: RootFs {
-            r#type: "layers",
-            diff_ids: [layer],
-        },
-        history: [History {
-            created: &options.created,
-            created_by: "ekstra image pack",
-        }],
+        rootfs: RootFs { r#type: "layers", diff_ids: [layer] },
+        history: [History { created: &options.created, created_by: "ekstra image pack" }],
     };
     serde_json::to_vec(&image).expect("texts, lists and maps with text keys are always JSON")
 }

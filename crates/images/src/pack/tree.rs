@@ -84,26 +84,12 @@ impl Tree {
                 if meta.is_dir() {
                     todo.push(path.clone());
                 }
-                let name = path
-                    .strip_prefix(&root)
-                    .unwrap_or(&path)
-                    .as_os_str()
-                    .as_bytes()
-                    .to_vec();
+                let name = path.strip_prefix(&root).unwrap_or(&path).as_os_str().as_bytes().to_vec();
                 match kind_of(&path, &meta).map_err(read(&path))? {
                     None => skipped.push(as_path(&name).to_owned()),
                     Some(kind) => {
                         let (uid, gid) = (u64::from(meta.uid()), u64::from(meta.gid()));
-                        nodes.insert(
-                            name.clone(),
-                            Node {
-                                name,
-                                mode: meta.mode(),
-                                uid,
-                                gid,
-                                kind,
-                            },
-                        );
+                        nodes.insert(name.clone(), Node { name, mode: meta.mode(), uid, gid, kind });
                     }
                 }
             }
@@ -113,10 +99,7 @@ impl Tree {
 
     pub(super) fn of_tar(store: &ImageStore, path: &Path) -> Result<Self, PackError> {
         let input = Spooled::open(store, path)?;
-        let not_tar = |source| PackError::NotTar {
-            path: path.to_owned(),
-            source,
-        };
+        let not_tar = |source| PackError::NotTar { path: path.to_owned(), source };
         check_tar(input.file()).map_err(not_tar)?;
         let (mut nodes, mut skipped) = (BTreeMap::new(), Vec::new());
         let mut file = input.file();
@@ -144,21 +127,13 @@ impl Tree {
         mut skipped: Vec<PathBuf>,
         source: Source,
     ) -> Result<Self, PackError> {
-        let whiteout = |node: &&Node| {
-            node.name
-                .rsplit(|&b| b == b'/')
-                .next()
-                .is_some_and(|n| n.starts_with(b".wh."))
-        };
+        let whiteout =
+            |node: &&Node| node.name.rsplit(|&b| b == b'/').next().is_some_and(|n| n.starts_with(b".wh."));
         if let Some(node) = nodes.values().find(whiteout) {
             return Err(PackError::Whiteout(node.path()));
         }
         skipped.sort();
-        Ok(Self {
-            nodes: nodes.into_values().collect(),
-            skipped,
-            source,
-        })
+        Ok(Self { nodes: nodes.into_values().collect(), skipped, source })
     }
 
     /// The content of a file; other nodes have none.
@@ -173,10 +148,7 @@ impl Tree {
                 let meta = file.metadata()?;
                 // Something else was put in its place since, perhaps a link to a secret.
                 if (meta.dev(), meta.ino()) != content {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the file was replaced",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the file was replaced"));
                 }
                 Ok(Box::new(file))
             }
@@ -189,10 +161,7 @@ fn kind_of(path: &Path, meta: &Metadata) -> io::Result<Option<Kind>> {
     Ok(Some(if kind.is_dir() {
         Kind::Dir
     } else if kind.is_file() {
-        Kind::File {
-            content: (meta.dev(), meta.ino()),
-            size: meta.len(),
-        }
+        Kind::File { content: (meta.dev(), meta.ino()), size: meta.len() }
     } else if kind.is_symlink() {
         Kind::Symlink(fs::read_link(path)?.into_os_string().into_vec())
     } else if kind.is_fifo() {
@@ -209,10 +178,9 @@ fn kind_of_entry<R: Read>(
     let target = entry.link_name_bytes().unwrap_or_default();
     Ok(Some(match entry.header().entry_type() {
         EntryType::Directory => Kind::Dir,
-        EntryType::Regular | EntryType::Continuous => Kind::File {
-            content: (entry.raw_file_position(), 0),
-            size: entry.size(),
-        },
+        EntryType::Regular | EntryType::Continuous => {
+            Kind::File { content: (entry.raw_file_position(), 0), size: entry.size() }
+        }
         EntryType::Symlink => Kind::Symlink(target.into_owned()),
         EntryType::Fifo => Kind::Fifo,
         EntryType::Link => match before.get(&clean(&target)?) {
@@ -225,21 +193,12 @@ fn kind_of_entry<R: Read>(
 
 fn entry_node<R: Read>(entry: &tar::Entry<'_, R>, name: Vec<u8>, kind: Kind) -> io::Result<Node> {
     let header = entry.header();
-    Ok(Node {
-        name,
-        mode: header.mode()?,
-        uid: header.uid()?,
-        gid: header.gid()?,
-        kind,
-    })
+    Ok(Node { name, mode: header.mode()?, uid: header.uid()?, gid: header.gid()?, kind })
 }
 
 /// A name in a tar without `./`, doubled slashes and slashes at the ends.
 fn clean(raw: &[u8]) -> Result<Vec<u8>, PackError> {
-    let parts: Vec<&[u8]> = raw
-        .split(|&b| b == b'/')
-        .filter(|part| !matches!(*part, b"" | b"."))
-        .collect();
+    let parts: Vec<&[u8]> = raw.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     if parts.contains(&b"..".as_slice()) {
         return Err(PackError::Traversal(as_path(raw).to_owned()));
     }

@@ -64,12 +64,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            detail: serde_json::Value::Null,
-            headers: Vec::new(),
-        }
+        Self { code, message: message.into(), detail: serde_json::Value::Null, headers: Vec::new() }
     }
 
     /// With something for programs to read.
@@ -84,19 +79,13 @@ impl ApiError {
     }
 
     pub(super) fn method(allowed: &str) -> Self {
-        Self::new(
-            Code::Unsupported,
-            format!("the operation is not supported, only {allowed}"),
-        )
-        .header("allow", allowed)
+        Self::new(Code::Unsupported, format!("the operation is not supported, only {allowed}"))
+            .header("allow", allowed)
     }
 
     /// Whether another registry might have it.
     pub(super) fn is_absence(&self) -> bool {
-        matches!(
-            self.code,
-            Code::BlobUnknown | Code::ManifestUnknown | Code::NameUnknown
-        )
+        matches!(self.code, Code::BlobUnknown | Code::ManifestUnknown | Code::NameUnknown)
     }
 
     pub(super) fn response(self) -> Response<Body> {
@@ -136,8 +125,5 @@ impl From<ReferenceError> for ApiError {
 }
 
 pub(super) fn too_large(size: u64) -> ApiError {
-    ApiError::new(
-        Code::SizeInvalid,
-        format!("{size} bytes are more than is accepted"),
-    )
+    ApiError::new(Code::SizeInvalid, format!("{size} bytes are more than is accepted"))
 }

@@ -19,11 +19,8 @@ const PAGE: usize = 1000;
 impl Registry {
     pub(super) fn manifest(&self, repository: &Repository, key: &str, headers: &HeaderMap) -> Reply {
         let unknown = || {
-            ApiError::new(
-                Code::ManifestUnknown,
-                format!("{repository} has no manifest `{key}`"),
-            )
-            .detail("reference", key)
+            ApiError::new(Code::ManifestUnknown, format!("{repository} has no manifest `{key}`"))
+                .detail("reference", key)
         };
         // A text that can be no tag is one that is not there.
         let wanted = reference(repository, key).map_err(|_| unknown())?;
@@ -33,9 +30,7 @@ impl Registry {
         // A digest says exactly which bytes are wanted; only a tag leaves a choice.
         if wanted.digest().is_none() && !accepts(headers, &manifest.media_type) {
             let ours = for_this_machine(&manifest).filter(|ours| accepts(headers, &ours.media_type));
-            digest = ours
-                .ok_or_else(|| unknown().detail("available", &manifest.media_type))?
-                .digest;
+            digest = ours.ok_or_else(|| unknown().detail("available", &manifest.media_type))?.digest;
             (manifest, bytes) = self.store.manifest(&digest)?.ok_or_else(unknown)?;
         }
         let builder = reply(StatusCode::OK)
@@ -53,7 +48,7 @@ impl Registry {
         }
         let Some((file, size)) = self.store.open_blob(digest)? else {
             return Err(
-                ApiError::new(Code::BlobUnknown, "the blob is not in this registry").detail("digest", digest),
+                ApiError::new(Code::BlobUnknown, "the blob is not in this registry").detail("digest", digest)
             );
         };
         let builder = reply(StatusCode::OK)
@@ -65,27 +60,19 @@ impl Registry {
             None => (builder, 0, size),
             Some((first, last)) => {
                 let content_range = format!("bytes {first}-{last}/{size}");
-                let builder = builder
-                    .status(StatusCode::PARTIAL_CONTENT)
-                    .header("content-range", content_range);
+                let builder =
+                    builder.status(StatusCode::PARTIAL_CONTENT).header("content-range", content_range);
                 (builder, first, last - first + 1)
             }
         };
-        let body = Body::File {
-            path: self.store.blob_path(digest),
-            file,
-            offset,
-            len,
-        };
+        let body = Body::File { path: self.store.blob_path(digest), file, offset, len };
         Ok(Action::Respond(done(builder.header("content-length", len), body)))
     }
 
     pub(super) fn tag_list(&self, target: &Target, repository: &Repository) -> Reply {
         if self.store.images_of(repository)?.is_empty() {
-            return Err(
-                ApiError::new(Code::NameUnknown, format!("there is no repository {repository}"))
-                    .detail("name", &target.name),
-            );
+            return Err(ApiError::new(Code::NameUnknown, format!("there is no repository {repository}"))
+                .detail("name", &target.name));
         }
         let tags = self.store.tags(repository)?;
         page(
@@ -130,35 +117,20 @@ fn page(
             ApiError::new(Code::PaginationNumberInvalid, "`n` is not a number").detail("n", n)
         })?,
     };
-    let start = target
-        .query("last")
-        .map_or(0, |last| names.partition_point(|name| name.as_str() <= last));
+    let start = target.query("last").map_or(0, |last| names.partition_point(|name| name.as_str() <= last));
     let rest = &names[start..];
     let shown = &rest[..n.min(rest.len())];
     let mut builder = reply(StatusCode::OK);
     if let Some(last) = shown.last().filter(|_| shown.len() < rest.len()) {
-        let ns = target
-            .query("ns")
-            .map(|ns| format!("&ns={}", encode(ns)))
-            .unwrap_or_default();
-        builder = builder.header(
-            "link",
-            format!("<{path}?n={n}&last={}{ns}>; rel=\"next\"", encode(last)),
-        );
+        let ns = target.query("ns").map(|ns| format!("&ns={}", encode(ns))).unwrap_or_default();
+        builder = builder.header("link", format!("<{path}?n={n}&last={}{ns}>; rel=\"next\"", encode(last)));
     }
-    Ok(Action::Respond(json(
-        builder,
-        body(shown).to_string().into_bytes(),
-    )))
+    Ok(Action::Respond(json(builder, body(shown).to_string().into_bytes())))
 }
 
 /// Whether an Accept header, if there is one, allows a media type. Weights other than 0 are all the same.
 fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
-    let mut values = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .peekable();
+    let mut values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
     if values.peek().is_none() {
         return true;
     }
@@ -184,9 +156,7 @@ fn for_this_machine(manifest: &Manifest) -> Option<&Descriptor> {
 /// (14.2) allows; one that lies outside is an error.
 fn range(headers: &HeaderMap, size: u64) -> Result<Option<(u64, u64)>, ApiError> {
     let text = headers.get(RANGE).and_then(|value| value.to_str().ok());
-    let Some((first, last)) = text
-        .and_then(|t| t.strip_prefix("bytes="))
-        .and_then(|t| t.split_once('-'))
+    let Some((first, last)) = text.and_then(|t| t.strip_prefix("bytes=")).and_then(|t| t.split_once('-'))
     else {
         return Ok(None);
     };

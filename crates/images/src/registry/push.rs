@@ -98,9 +98,7 @@ impl ManifestUpload {
         if let Some(&expected) = self.reference.digest().filter(|&&digest| digest != actual) {
             return Err(StoreError::DigestMismatch { expected, actual }.into());
         }
-        let target = self
-            .store
-            .put_manifest(bytes, self.media_type.as_deref(), Children::All)?;
+        let target = self.store.put_manifest(bytes, self.media_type.as_deref(), Children::All)?;
         self.store.tag(&self.reference, &target)?;
         Ok(created(&self.location, &target.digest))
     }
@@ -136,9 +134,7 @@ impl Registry {
         let session = Session::resume(&self.store, id, false)?;
         let builder = reply(StatusCode::NO_CONTENT).header("location", session.location(target));
         let response = session.describe(builder).body(Body::Full(bytes::Bytes::new()));
-        Ok(Action::Respond(
-            response.map_err(|e| ApiError::new(Code::Unknown, e.to_string()))?,
-        ))
+        Ok(Action::Respond(response.map_err(|e| ApiError::new(Code::Unknown, e.to_string()))?))
     }
 
     pub(super) fn append_upload(&self, target: &Target, id: &str, headers: &HeaderMap) -> Reply {
@@ -164,13 +160,7 @@ impl Registry {
             Some(digest) => target.location(&format!("blobs/{digest}")),
             None => session.location(target),
         };
-        BlobUpload {
-            store: self.store.clone(),
-            session,
-            max: self.policy.max_blob,
-            location,
-            complete,
-        }
+        BlobUpload { store: self.store.clone(), session, max: self.policy.max_blob, location, complete }
     }
 
     /// The session, if the piece that Content-Range announces is the next one and not too large.
@@ -183,10 +173,7 @@ impl Registry {
             return Err(too_large(length));
         }
         if let Some(range) = text(headers, "content-range") {
-            let first = range
-                .trim_start_matches("bytes ")
-                .split_once('-')
-                .map(|(first, _)| first.parse());
+            let first = range.trim_start_matches("bytes ").split_once('-').map(|(first, _)| first.parse());
             if first != Some(Ok(session.len)) {
                 let message = format!("the next piece begins at {}", session.len);
                 return Err(ApiError::new(Code::RangeInvalid, message)
@@ -219,12 +206,8 @@ impl Registry {
     }
 
     pub(super) fn delete_manifest(&self, repository: &Repository, key: &str) -> Reply {
-        let unknown = || {
-            ApiError::new(
-                Code::ManifestUnknown,
-                format!("{repository} has no manifest `{key}`"),
-            )
-        };
+        let unknown =
+            || ApiError::new(Code::ManifestUnknown, format!("{repository} has no manifest `{key}`"));
         let reference = reference(repository, key).map_err(|_| unknown())?;
         if reference.digest().is_some() && self.store.resolve(&reference)?.is_none() {
             return Err(unknown());
@@ -238,9 +221,10 @@ impl Registry {
     pub(super) fn delete_blob(&self, digest: &Digest) -> Reply {
         match self.store.delete_blob(digest)? {
             Deleted::Gone => Ok(Action::Respond(empty(reply(StatusCode::ACCEPTED)))),
-            Deleted::Absent => Err(
-                ApiError::new(Code::BlobUnknown, "the blob is not in this registry").detail("digest", digest),
-            ),
+            Deleted::Absent => {
+                Err(ApiError::new(Code::BlobUnknown, "the blob is not in this registry")
+                    .detail("digest", digest))
+            }
             Deleted::InUse => {
                 Err(ApiError::new(Code::Unsupported, "an image needs this blob").header("allow", "GET, HEAD"))
             }
@@ -271,12 +255,7 @@ impl Session {
             .map_err(StoreError::io("read", source))?;
         let id = hex::encode(raw);
         let path = store.upload_path(&id);
-        let opened = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
+        let opened = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(StoreError::io("create", &path))?;
         file.try_lock().map_err(|_| busy())?;
         Ok(Self { id, file, len: 0 })
@@ -290,22 +269,14 @@ impl Session {
         }
         let path = store.upload_path(id);
         let opened = present(OpenOptions::new().read(true).append(writing).open(&path));
-        let file = opened
-            .map_err(StoreError::io("open", &path))?
-            .ok_or_else(unknown)?;
+        let file = opened.map_err(StoreError::io("open", &path))?.ok_or_else(unknown)?;
         if writing {
             file.try_lock().map_err(|_| busy())?;
             // Published or cancelled between opening and locking: the name is gone.
-            present(fs::metadata(&path))
-                .map_err(StoreError::io("look at", &path))?
-                .ok_or_else(unknown)?;
+            present(fs::metadata(&path)).map_err(StoreError::io("look at", &path))?.ok_or_else(unknown)?;
         }
         let len = file.metadata().map_err(StoreError::io("look at", &path))?.len();
-        Ok(Self {
-            id: id.to_owned(),
-            file,
-            len,
-        })
+        Ok(Self { id: id.to_owned(), file, len })
     }
 
     fn location(&self, target: &Target) -> String {
@@ -318,9 +289,7 @@ impl Session {
     }
 
     fn describe(&self, builder: http::response::Builder) -> http::response::Builder {
-        builder
-            .header("range", self.range())
-            .header("docker-upload-uuid", &self.id)
+        builder.header("range", self.range()).header("docker-upload-uuid", &self.id)
     }
 
     fn discard(&self, store: &ImageStore) {
@@ -334,10 +303,7 @@ impl Session {
         let actual = hash(&path).map_err(StoreError::io("read", &path))?;
         if actual != *expected {
             self.discard(store);
-            return Err(StoreError::DigestMismatch {
-                expected: *expected,
-                actual,
-            });
+            return Err(StoreError::DigestMismatch { expected: *expected, actual });
         }
         self.file.sync_all().map_err(StoreError::io("sync", &path))?;
         let _lock = store.lock_shared()?;
@@ -346,10 +312,7 @@ impl Session {
 }
 
 fn busy() -> ApiError {
-    ApiError::new(
-        Code::BlobUploadInvalid,
-        "another request is writing to this upload",
-    )
+    ApiError::new(Code::BlobUploadInvalid, "another request is writing to this upload")
 }
 
 fn hash(path: &std::path::Path) -> io::Result<Digest> {

@@ -39,18 +39,10 @@ impl Target {
         let path = path.strip_prefix("/v2").ok_or_else(unknown)?;
         match path {
             "" | "/" => {
-                return Ok(Self {
-                    route: Route::Base,
-                    name: String::new(),
-                    query,
-                });
+                return Ok(Self { route: Route::Base, name: String::new(), query });
             }
             "/_catalog" => {
-                return Ok(Self {
-                    route: Route::Catalog,
-                    name: String::new(),
-                    query,
-                });
+                return Ok(Self { route: Route::Catalog, name: String::new(), query });
             }
             _ => {}
         }
@@ -64,18 +56,12 @@ impl Target {
     }
 
     pub(super) fn query(&self, key: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
     /// A path below this repository, leading to the same registry as this request did.
     pub(super) fn location(&self, rest: &str) -> String {
-        let ns = self
-            .query("ns")
-            .map(|ns| format!("?ns={}", encode(ns)))
-            .unwrap_or_default();
+        let ns = self.query("ns").map(|ns| format!("?ns={}", encode(ns))).unwrap_or_default();
         format!("/v2/{}/{rest}{ns}", self.name)
     }
 }
@@ -106,10 +92,7 @@ fn split(path: &str) -> Option<(&str, End<'_>)> {
     if let Some(name) = path.strip_suffix("/tags/list") {
         return Some((name, End::Tags));
     }
-    if let Some(name) = path
-        .strip_suffix("/blobs/uploads/")
-        .or(path.strip_suffix("/blobs/uploads"))
-    {
+    if let Some(name) = path.strip_suffix("/blobs/uploads/").or(path.strip_suffix("/blobs/uploads")) {
         return Some((name, End::Uploads));
     }
     let (before, last) = path.rsplit_once('/')?;
@@ -145,10 +128,7 @@ fn parse_query(query: &str) -> Vec<(String, String)> {
 }
 
 fn decode(text: &str) -> Option<String> {
-    percent_decode_str(text)
-        .decode_utf8()
-        .ok()
-        .map(|text| text.into_owned())
+    percent_decode_str(text).decode_utf8().ok().map(|text| text.into_owned())
 }
 
 /// For a value in a query.
@@ -162,9 +142,7 @@ mod tests {
 
     fn route(uri: &str) -> Route {
         let uri = uri.parse().expect("a URI");
-        Target::parse(&uri, "localhost")
-            .unwrap_or_else(|e| panic!("{uri}: {e:?}"))
-            .route
+        Target::parse(&uri, "localhost").unwrap_or_else(|e| panic!("{uri}: {e:?}")).route
     }
 
     fn repository(registry: &str, path: &str) -> Repository {
@@ -178,34 +156,16 @@ mod tests {
         let table = [
             ("/v2/".to_owned(), Route::Base),
             ("/v2/_catalog?n=1".to_owned(), Route::Catalog),
-            (
-                "/v2/app/tags/list".to_owned(),
-                Route::Tags(repository("localhost", "app")),
-            ),
-            (
-                "/v2/library/nginx/manifests/1?ns=docker.io".to_owned(),
-                Route::Manifest(hub(), "1".to_owned()),
-            ),
-            (
-                "/v2/docker.io/nginx/manifests/1".to_owned(),
-                Route::Manifest(hub(), "1".to_owned()),
-            ),
-            (
-                format!("/v2/nginx/blobs/{digest}?ns=docker.io"),
-                Route::Blob(hub(), digest),
-            ),
+            ("/v2/app/tags/list".to_owned(), Route::Tags(repository("localhost", "app"))),
+            ("/v2/library/nginx/manifests/1?ns=docker.io".to_owned(), Route::Manifest(hub(), "1".to_owned())),
+            ("/v2/docker.io/nginx/manifests/1".to_owned(), Route::Manifest(hub(), "1".to_owned())),
+            (format!("/v2/nginx/blobs/{digest}?ns=docker.io"), Route::Blob(hub(), digest)),
             (
                 format!("/v2/a/blobs/sha256%3A{}", digest.hex()),
                 Route::Blob(repository("localhost", "a"), digest),
             ),
-            (
-                "/v2/a/blobs/uploads/".to_owned(),
-                Route::Uploads(repository("localhost", "a")),
-            ),
-            (
-                "/v2/a/blobs/uploads/7".to_owned(),
-                Route::Upload(repository("localhost", "a"), "7".to_owned()),
-            ),
+            ("/v2/a/blobs/uploads/".to_owned(), Route::Uploads(repository("localhost", "a"))),
+            ("/v2/a/blobs/uploads/7".to_owned(), Route::Upload(repository("localhost", "a"), "7".to_owned())),
             (
                 "/v2/a/tags/list/manifests/x".to_owned(),
                 Route::Manifest(repository("localhost", "a/tags/list"), "x".to_owned()),

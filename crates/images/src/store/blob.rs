@@ -18,12 +18,7 @@ pub struct BlobWriter {
 impl BlobWriter {
     pub(super) fn new(store: ImageStore) -> Result<Self, StoreError> {
         let temp = store.temp()?;
-        Ok(Self {
-            store,
-            temp,
-            digester: Digester::default(),
-            len: 0,
-        })
+        Ok(Self { store, temp, digester: Digester::default(), len: 0 })
     }
 
     /// Bytes so far.
@@ -45,12 +40,7 @@ impl BlobWriter {
     /// Publishes the blob under its digest, which must be `expected` where that is given. Returns the
     /// digest and the size in bytes.
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
-        let Self {
-            store,
-            temp,
-            digester,
-            len,
-        } = self;
+        let Self { store, temp, digester, len } = self;
         let actual = digester.finish();
         if let Some(&expected) = expected.filter(|&&expected| expected != actual) {
             return Err(StoreError::DigestMismatch { expected, actual });

@@ -28,12 +28,8 @@ impl ImageStore {
         let marked = self.reachable()?;
         let mut collected = Collected::default();
         let is_garbage = |name: &str| Digest::from_hex(name).is_some_and(|d| !marked.contains(&d));
-        collected.blobs = sweep(
-            &self.dir.join("blobs/sha256"),
-            older_than,
-            is_garbage,
-            &mut collected.bytes,
-        )?;
+        collected.blobs =
+            sweep(&self.dir.join("blobs/sha256"), older_than, is_garbage, &mut collected.bytes)?;
         for dir in ["tmp", "uploads"] {
             collected.unfinished += sweep(&self.dir.join(dir), older_than, |_| true, &mut collected.bytes)?;
         }
@@ -69,11 +65,7 @@ impl ImageStore {
         let mut marked = BTreeSet::new();
         // Apart from `marked`: what one document calls a layer another may call a manifest.
         let mut opened = BTreeSet::new();
-        let mut todo: Vec<_> = self
-            .list()?
-            .into_iter()
-            .map(|image| image.target.digest)
-            .collect();
+        let mut todo: Vec<_> = self.list()?.into_iter().map(|image| image.target.digest).collect();
         while let Some(digest) = todo.pop() {
             marked.insert(digest);
             if !opened.insert(digest) {

@@ -24,10 +24,7 @@ impl ImageStore {
     /// Makes `reference` mean `target`, under its tag and its digest alike, whichever it has.
     pub fn tag(&self, reference: &Reference, target: &Descriptor) -> Result<(), StoreError> {
         if let Some(&expected) = reference.digest().filter(|&&digest| digest != target.digest) {
-            return Err(StoreError::DigestMismatch {
-                expected,
-                actual: target.digest,
-            });
+            return Err(StoreError::DigestMismatch { expected, actual: target.digest });
         }
         let entry = Descriptor::new(&target.media_type, target.digest, target.size);
         for path in self.entry_paths(reference) {
@@ -38,13 +35,9 @@ impl ImageStore {
 
     fn write_entry(&self, path: &Path, entry: &Descriptor) -> Result<(), StoreError> {
         let mut temp = self.temp()?;
-        let text = serde_json::to_vec(entry).map_err(|source| StoreError::CorruptRef {
-            path: path.to_owned(),
-            source,
-        })?;
-        temp.file
-            .write_all(&text)
-            .map_err(StoreError::io("write", &temp.path))?;
+        let text = serde_json::to_vec(entry)
+            .map_err(|source| StoreError::CorruptRef { path: path.to_owned(), source })?;
+        temp.file.write_all(&text).map_err(StoreError::io("write", &temp.path))?;
         let _lock = self.lock_shared()?;
         let parent = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
@@ -65,11 +58,9 @@ impl ImageStore {
 
     fn resolve_digest(&self, digest: &Digest) -> Result<Option<Descriptor>, StoreError> {
         match self.manifest(digest) {
-            Ok(Some((manifest, bytes))) => Ok(Some(Descriptor::new(
-                &manifest.media_type,
-                *digest,
-                bytes.len() as u64,
-            ))),
+            Ok(Some((manifest, bytes))) => {
+                Ok(Some(Descriptor::new(&manifest.media_type, *digest, bytes.len() as u64)))
+            }
             // A blob that is no manifest: nothing of that name here.
             Ok(None) | Err(StoreError::Manifest(_, ManifestError::Json(_) | ManifestError::Kind)) => Ok(None),
             Err(StoreError::Manifest(_, ManifestError::TooLarge(_))) => Ok(None),
@@ -93,11 +84,7 @@ impl ImageStore {
             .entries(repository, TAGS)?
             .into_iter()
             .map(|n| (TAGS, n))
-            .chain(
-                self.entries(repository, DIGESTS)?
-                    .into_iter()
-                    .map(|n| (DIGESTS, n)),
-            )
+            .chain(self.entries(repository, DIGESTS)?.into_iter().map(|n| (DIGESTS, n)))
         {
             let path = self.repository_path(repository).join(kind).join(&name);
             let reference = match (kind, Digest::from_hex(&name)) {
@@ -136,11 +123,7 @@ impl ImageStore {
         if let Some(digest) = reference.digest() {
             let same = |image: &Image| image.target.digest == *digest;
             let images = self.images_of(reference.repository())?;
-            paths = images
-                .iter()
-                .filter(|i| same(i))
-                .flat_map(|i| self.entry_paths(&i.reference))
-                .collect();
+            paths = images.iter().filter(|i| same(i)).flat_map(|i| self.entry_paths(&i.reference)).collect();
         }
         let mut deleted = false;
         for path in paths {
@@ -160,18 +143,13 @@ impl ImageStore {
     }
 
     fn repository_path(&self, repository: &Repository) -> PathBuf {
-        self.dir
-            .join("refs")
-            .join(repository.registry())
-            .join(repository.path())
+        self.dir.join("refs").join(repository.registry()).join(repository.path())
     }
 
     fn entry_paths(&self, reference: &Reference) -> Vec<PathBuf> {
         let base = self.repository_path(reference.repository());
         let tag = reference.tag().map(|tag| base.join(TAGS).join(tag));
-        let digest = reference
-            .digest()
-            .map(|digest| base.join(DIGESTS).join(digest.hex()));
+        let digest = reference.digest().map(|digest| base.join(DIGESTS).join(digest.hex()));
         tag.into_iter().chain(digest).collect()
     }
 
@@ -185,10 +163,7 @@ fn read_entry(path: &Path) -> Result<Option<Descriptor>, StoreError> {
         return Ok(None);
     };
     let entry = serde_json::from_slice(&text);
-    entry.map(Some).map_err(|source| StoreError::CorruptRef {
-        path: path.to_owned(),
-        source,
-    })
+    entry.map(Some).map_err(|source| StoreError::CorruptRef { path: path.to_owned(), source })
 }
 
 /// Sorted names in a directory; none when there is no such directory.

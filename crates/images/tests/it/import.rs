@@ -30,12 +30,7 @@ fn docker_archive(tags: &str) -> (Vec<u8>, Vec<u8>) {
     let mut builder = tar::Builder::new(Vec::new());
     file(&mut builder, &name, &config);
     file(&mut builder, "a/layer.tar", &layer);
-    link(
-        &mut builder,
-        tar::EntryType::Symlink,
-        "b/layer.tar",
-        "../a/layer.tar",
-    );
+    link(&mut builder, tar::EntryType::Symlink, "b/layer.tar", "../a/layer.tar");
     file(&mut builder, "manifest.json", manifest.as_bytes());
     (builder.into_inner().expect("memory does not fail"), layer)
 }
@@ -46,25 +41,14 @@ fn a_docker_archive_keeps_its_layers_and_all_its_names() {
     let (archive, layer) = docker_archive(r#"["nginx:1.27","registry.k8s.io/nginx:x"]"#);
     let expected = ["docker.io/library/nginx:1.27", "registry.k8s.io/nginx:x"];
     assert_eq!(load(&store, &archive).expect("loaded"), expected);
-    assert_eq!(
-        load(&store, &gzip(&archive)).expect("loaded compressed"),
-        expected
-    );
+    assert_eq!(load(&store, &gzip(&archive)).expect("loaded compressed"), expected);
 
-    let target = store
-        .resolve(&name("nginx:1.27"))
-        .expect("readable")
-        .expect("tagged");
+    let target = store.resolve(&name("nginx:1.27")).expect("readable").expect("tagged");
     let (manifest, _) = store.manifest(&target.digest).expect("readable").expect("stored");
     assert_eq!(manifest.media_type, DOCKER_MANIFEST);
-    let Content::Image { layers, .. } = manifest.content else {
-        panic!("not an image")
-    };
+    let Content::Image { layers, .. } = manifest.content else { panic!("not an image") };
     assert_eq!(layers, vec![describe(DOCKER_LAYER, &layer); 2]);
-    assert_eq!(
-        std::fs::read(store.blob_path(&Digest::of(&layer))).expect("the layer"),
-        layer
-    );
+    assert_eq!(std::fs::read(store.blob_path(&Digest::of(&layer))).expect("the layer"), layer);
 }
 
 #[test]
@@ -89,12 +73,7 @@ fn compressed_layers_of_a_docker_archive_are_kept_and_checked() {
         ])
     };
     load(&store, &archive(Digest::of(&layer))).expect("loaded");
-    assert!(
-        store
-            .blob_size(&Digest::of(&gzip(&layer)))
-            .expect("readable")
-            .is_some()
-    );
+    assert!(store.blob_size(&Digest::of(&gzip(&layer))).expect("readable").is_some());
     let error = load(&store, &archive(Digest::of(b"other"))).expect_err("another layer");
     assert!(matches!(error, ImportError::DigestMismatch { .. }), "{error}");
 }
@@ -104,10 +83,7 @@ fn a_layout_loads_from_tar_gzip_and_directory() {
     let (dir, store) = store();
     let app = image(b"app");
     let blobs: Vec<&[u8]> = app.blobs.iter().map(Vec::as_slice).collect();
-    let files = layout(
-        &[annotated(app.descriptor.clone(), FULL, "ghcr.io/me/app:v1")],
-        &blobs,
-    );
+    let files = layout(&[annotated(app.descriptor.clone(), FULL, "ghcr.io/me/app:v1")], &blobs);
     let root = dir.path().join("layout");
     for (path, content) in &files {
         let path = root.join(path);
@@ -124,10 +100,7 @@ fn a_layout_loads_from_tar_gzip_and_directory() {
         assert_eq!(images[0].reference.to_string(), "ghcr.io/me/app:v1");
         assert_eq!(images[0].target, app.descriptor);
     }
-    assert_eq!(
-        load(&store, &tar_of(&files)).expect("loaded"),
-        ["ghcr.io/me/app:v1"]
-    );
+    assert_eq!(load(&store, &tar_of(&files)).expect("loaded"), ["ghcr.io/me/app:v1"]);
 }
 
 #[test]
@@ -139,31 +112,15 @@ fn names_of_layouts_come_from_annotations_or_the_caller() {
     let plain = app.descriptor.clone();
 
     let whole = with(&[annotated(plain.clone(), REF, "docker.io/library/app:v1")]);
-    assert_eq!(
-        load(&store, &whole).expect("loaded"),
-        ["docker.io/library/app:v1"]
-    );
-    let both = annotated(
-        annotated(plain.clone(), REF, "v2"),
-        FULL,
-        "docker.io/library/app:v2",
-    );
-    assert_eq!(
-        load(&store, &with(&[both])).expect("loaded"),
-        ["docker.io/library/app:v2"]
-    );
+    assert_eq!(load(&store, &whole).expect("loaded"), ["docker.io/library/app:v1"]);
+    let both = annotated(annotated(plain.clone(), REF, "v2"), FULL, "docker.io/library/app:v2");
+    assert_eq!(load(&store, &with(&[both])).expect("loaded"), ["docker.io/library/app:v2"]);
     let bare = with(&[annotated(plain.clone(), REF, "v3")]);
     let error = load(&store, &bare).expect_err("no repository");
     assert!(error.to_string().contains("only the tag `v3`"), "{error}");
-    assert_eq!(
-        load_as(&store, &bare, Some(name("x:1"))).expect("loaded"),
-        ["docker.io/library/x:1"]
-    );
+    assert_eq!(load_as(&store, &bare, Some(name("x:1"))).expect("loaded"), ["docker.io/library/x:1"]);
 
-    let twice = with(&[
-        annotated(plain.clone(), FULL, "a:1"),
-        annotated(plain, FULL, "a:2"),
-    ]);
+    let twice = with(&[annotated(plain.clone(), FULL, "a:1"), annotated(plain, FULL, "a:2")]);
     let names = ["docker.io/library/a:1", "docker.io/library/a:2"];
     assert_eq!(load(&store, &twice).expect("loaded"), names);
 }
@@ -177,14 +134,8 @@ fn a_hybrid_archive_has_the_layouts_digest_and_dockers_names() {
     let config = Digest::of(&app.blobs[1]).hex();
     let saved = format!(r#"[{{"Config":"blobs/sha256/{config}","RepoTags":["app:9"],"Layers":[]}}]"#);
     files.push(("manifest.json".to_owned(), saved.into_bytes()));
-    assert_eq!(
-        load(&store, &tar_of(&files)).expect("loaded"),
-        ["docker.io/library/app:9"]
-    );
-    assert_eq!(
-        store.resolve(&name("app:9")).expect("readable"),
-        Some(app.descriptor)
-    );
+    assert_eq!(load(&store, &tar_of(&files)).expect("loaded"), ["docker.io/library/app:9"]);
+    assert_eq!(store.resolve(&name("app:9")).expect("readable"), Some(app.descriptor));
 }
 
 #[test]
@@ -199,10 +150,7 @@ fn an_index_may_lack_platforms_but_not_all() {
     load(&store, &tar_of(&layout(std::slice::from_ref(&named), &blobs))).expect("loaded");
     let empty = layout(&[named], &[absent.blobs[2].as_slice(), &top]);
     let error = load(&crate::support::store().1, &tar_of(&empty)).expect_err("no platform is whole");
-    assert!(
-        matches!(error, ImportError::Missing { .. } | ImportError::Store(_)),
-        "{error}"
-    );
+    assert!(matches!(error, ImportError::Missing { .. } | ImportError::Store(_)), "{error}");
 }
 
 #[test]
@@ -211,10 +159,7 @@ fn several_images_cannot_have_one_name() {
     let (one, two) = (image(b"1"), image(b"2"));
     let blobs: Vec<&[u8]> = one.blobs.iter().chain(&two.blobs).map(Vec::as_slice).collect();
     let archive = tar_of(&layout(&[one.descriptor, two.descriptor], &blobs));
-    assert!(matches!(
-        load_as(&store, &archive, Some(name("x"))),
-        Err(ImportError::NameForMany(2))
-    ));
+    assert!(matches!(load_as(&store, &archive, Some(name("x"))), Err(ImportError::NameForMany(2))));
 }
 
 #[test]
@@ -228,10 +173,7 @@ fn hostile_layouts_are_refused_and_leave_no_name() {
     let replaced = |blob: &[u8], content: &[u8]| {
         let mut files = whole();
         let path = format!("blobs/sha256/{}", Digest::of(blob).hex());
-        files
-            .iter_mut()
-            .filter(|(name, _)| *name == path)
-            .for_each(|(_, bytes)| *bytes = content.to_vec());
+        files.iter_mut().filter(|(name, _)| *name == path).for_each(|(_, bytes)| *bytes = content.to_vec());
         tar_of(&files)
     };
     let mut bit = layer.to_vec();
@@ -245,32 +187,18 @@ fn hostile_layouts_are_refused_and_leave_no_name() {
 
     type Is = fn(&E) -> bool;
     let table: [(&str, Vec<u8>, Is); 9] = [
-        ("a changed layer", replaced(layer, &bit), |e| {
-            matches!(e, E::Store(_))
+        ("a changed layer", replaced(layer, &bit), |e| matches!(e, E::Store(_))),
+        ("a short layer", replaced(layer, b"x"), |e| matches!(e, E::SizeMismatch { .. })),
+        ("a changed manifest", replaced(manifest, b"{}"), |e| matches!(e, E::DigestMismatch { .. })),
+        ("a missing layer", tar_of(&layout(std::slice::from_ref(&top), &[config, manifest])), |e| {
+            matches!(e, E::Missing { .. })
         }),
-        ("a short layer", replaced(layer, b"x"), |e| {
+        ("a huge index", tar_of(&huge), |e| matches!(e, E::TooLarge { .. })),
+        ("a wrong size", tar_of(&layout(&[sized], &[layer, config, manifest])), |e| {
             matches!(e, E::SizeMismatch { .. })
         }),
-        ("a changed manifest", replaced(manifest, b"{}"), |e| {
-            matches!(e, E::DigestMismatch { .. })
-        }),
-        (
-            "a missing layer",
-            tar_of(&layout(std::slice::from_ref(&top), &[config, manifest])),
-            |e| matches!(e, E::Missing { .. }),
-        ),
-        ("a huge index", tar_of(&huge), |e| matches!(e, E::TooLarge { .. })),
-        (
-            "a wrong size",
-            tar_of(&layout(&[sized], &[layer, config, manifest])),
-            |e| matches!(e, E::SizeMismatch { .. }),
-        ),
-        ("another version", tar_of(&version), |e| {
-            matches!(e, E::LayoutVersion(_))
-        }),
-        ("no image", tar(&[("readme", b"hi")]), |e| {
-            matches!(e, E::NotAnImage)
-        }),
+        ("another version", tar_of(&version), |e| matches!(e, E::LayoutVersion(_))),
+        ("no image", tar(&[("readme", b"hi")]), |e| matches!(e, E::NotAnImage)),
         ("no tar", vec![b'x'; 2048], |e| matches!(e, E::NotTar(_))),
     ];
     for (what, archive, is) in table {
@@ -292,40 +220,29 @@ fn hostile_members_are_refused() {
     let symlink = tar::EntryType::Symlink;
     type Is = fn(&E) -> bool;
     let table: [(&str, Vec<u8>, Is); 7] = [
-        ("traversal", made(&|b| file(b, "../etc/passwd", b"x")), |e| {
-            matches!(e, E::Traversal { .. })
+        ("traversal", made(&|b| file(b, "../etc/passwd", b"x")), |e| matches!(e, E::Traversal { .. })),
+        ("absolute", made(&|b| file(b, "/etc/passwd", b"x")), |e| matches!(e, E::Traversal { .. })),
+        ("symlink outside", made(&|b| link(b, symlink, "manifest.json", "../../etc/passwd")), |e| {
+            matches!(e, E::LinkOutside { .. })
         }),
-        ("absolute", made(&|b| file(b, "/etc/passwd", b"x")), |e| {
-            matches!(e, E::Traversal { .. })
-        }),
-        (
-            "symlink outside",
-            made(&|b| link(b, symlink, "manifest.json", "../../etc/passwd")),
-            |e| matches!(e, E::LinkOutside { .. }),
-        ),
         (
             "hard link outside",
             made(&|b| link(b, tar::EntryType::Link, "manifest.json", "/etc/passwd")),
             |e| matches!(e, E::LinkOutside { .. }),
         ),
-        (
-            "a circle",
-            made(&|b| link(b, symlink, "manifest.json", "manifest.json")),
-            |e| matches!(e, E::LinkLoop { .. }),
-        ),
-        (
-            "a device",
-            made(&|b| link(b, tar::EntryType::Char, "manifest.json", "")),
-            |e| matches!(e, E::NotRegular { .. }),
-        ),
+        ("a circle", made(&|b| link(b, symlink, "manifest.json", "manifest.json")), |e| {
+            matches!(e, E::LinkLoop { .. })
+        }),
+        ("a device", made(&|b| link(b, tar::EntryType::Char, "manifest.json", "")), |e| {
+            matches!(e, E::NotRegular { .. })
+        }),
         (
             "a name that fills memory",
             made(&|b| {
                 let mut long = header("././@LongLink", tar::EntryType::GNULongName);
                 long.set_size(2 << 20);
                 long.set_cksum();
-                b.append(&long, vec![b'a'; 2 << 20].as_slice())
-                    .expect("memory does not fail");
+                b.append(&long, vec![b'a'; 2 << 20].as_slice()).expect("memory does not fail");
             }),
             |e| matches!(e, E::NotTar(_)),
         ),
@@ -345,35 +262,18 @@ fn hostile_docker_archives_are_refused() {
     let hex = format!("{}.json", Digest::of(b"other").hex());
     let archive = |config_name: &str, layers: &str, tag: &str| {
         let manifest = format!(r#"[{{"Config":"{config_name}","RepoTags":["{tag}"],"Layers":{layers}}}]"#);
-        tar(&[
-            ("manifest.json", manifest.as_bytes()),
-            (config_name, &good),
-            ("l", &layer),
-            ("bad", b"bad"),
-        ])
+        tar(&[("manifest.json", manifest.as_bytes()), (config_name, &good), ("l", &layer), ("bad", b"bad")])
     };
     type Is = fn(&E) -> bool;
     let table: [(&str, Vec<u8>, Is); 6] = [
-        ("a missing layer", archive("c", r#"["nowhere"]"#, "a"), |e| {
-            matches!(e, E::Missing { .. })
+        ("a missing layer", archive("c", r#"["nowhere"]"#, "a"), |e| matches!(e, E::Missing { .. })),
+        ("another layer", archive("c", r#"["bad"]"#, "a"), |e| matches!(e, E::DigestMismatch { .. })),
+        ("too many layers", archive("c", r#"["l","l"]"#, "a"), |e| matches!(e, E::LayerCount { .. })),
+        ("another config", archive(&hex, r#"["l"]"#, "a"), |e| matches!(e, E::DigestMismatch { .. })),
+        ("a bad name", archive("c", r#"["l"]"#, "../a"), |e| matches!(e, E::BadName { .. })),
+        ("a layer outside", archive("c", r#"["../../etc/passwd"]"#, "a"), |e| {
+            matches!(e, E::Traversal { .. })
         }),
-        ("another layer", archive("c", r#"["bad"]"#, "a"), |e| {
-            matches!(e, E::DigestMismatch { .. })
-        }),
-        ("too many layers", archive("c", r#"["l","l"]"#, "a"), |e| {
-            matches!(e, E::LayerCount { .. })
-        }),
-        ("another config", archive(&hex, r#"["l"]"#, "a"), |e| {
-            matches!(e, E::DigestMismatch { .. })
-        }),
-        ("a bad name", archive("c", r#"["l"]"#, "../a"), |e| {
-            matches!(e, E::BadName { .. })
-        }),
-        (
-            "a layer outside",
-            archive("c", r#"["../../etc/passwd"]"#, "a"),
-            |e| matches!(e, E::Traversal { .. }),
-        ),
     ];
     for (what, archive, is) in table {
         let error = load(&store, &archive).expect_err(what);
@@ -398,17 +298,8 @@ fn a_link_out_of_a_layout_directory_is_refused() {
 fn truncated_and_otherwise_compressed_inputs_are_refused() {
     let (_dir, store) = store();
     let (archive, _) = docker_archive(r#"["a"]"#);
-    assert!(matches!(
-        load(&store, &archive[..1500]),
-        Err(ImportError::NotTar(_))
-    ));
+    assert!(matches!(load(&store, &archive[..1500]), Err(ImportError::NotTar(_))));
     let error = load(&store, b"\x28\xb5\x2f\xfdrest").expect_err("zstd");
-    assert!(
-        matches!(error, ImportError::Spool(SpoolError::Compressed("zstd"))),
-        "{error}"
-    );
-    assert!(matches!(
-        load(&store, &gzip(&archive)[..100]),
-        Err(ImportError::Spool(_))
-    ));
+    assert!(matches!(error, ImportError::Spool(SpoolError::Compressed("zstd"))), "{error}");
+    assert!(matches!(load(&store, &gzip(&archive)[..100]), Err(ImportError::Spool(_))));
 }

@@ -18,11 +18,9 @@ fn rootfs(dir: &Path) -> PathBuf {
     let root = dir.join("rootfs");
     fs::create_dir_all(root.join("bin")).expect("a directory");
     fs::create_dir_all(root.join("etc")).expect("a directory");
-    for (path, content, mode) in [
-        ("etc/motd", "hello\n", 0o644),
-        ("bin/su", "#!su", 0o4755),
-        ("etc-file", "sorts between", 0o600),
-    ] {
+    for (path, content, mode) in
+        [("etc/motd", "hello\n", 0o644), ("bin/su", "#!su", 0o4755), ("etc-file", "sorts between", 0o600)]
+    {
         fs::write(root.join(path), content).expect("a file");
         fs::set_permissions(root.join(path), Permissions::from_mode(mode)).expect("a mode");
     }
@@ -52,20 +50,14 @@ fn rootfs_tar() -> Vec<u8> {
     regular("/etc-file", b"sorts between", 0o600);
     let mut linked = header("./bin/su", tar::EntryType::Link);
     linked.set_mode(0o4755);
-    linked
-        .set_link_name_literal("./bin/sudo")
-        .expect("a short target");
+    linked.set_link_name_literal("./bin/sudo").expect("a short target");
     linked.set_cksum();
-    builder
-        .append(&linked, std::io::empty())
-        .expect("memory does not fail");
+    builder.append(&linked, std::io::empty()).expect("memory does not fail");
     for directory in ["./", "./etc/", "bin/"] {
         let mut header = header(directory, tar::EntryType::Directory);
         header.set_mode(0o755);
         header.set_cksum();
-        builder
-            .append(&header, std::io::empty())
-            .expect("memory does not fail");
+        builder.append(&header, std::io::empty()).expect("memory does not fail");
     }
     link(&mut builder, tar::EntryType::Symlink, "bin/motd", "../etc/motd");
     let mut long = tar::Header::new_gnu();
@@ -75,9 +67,7 @@ fn rootfs_tar() -> Vec<u8> {
     long.set_entry_type(tar::EntryType::Symlink);
     long.set_size(0);
     let path = format!("etc/{}", "n".repeat(150));
-    builder
-        .append_link(&mut long, path, "t".repeat(150))
-        .expect("memory does not fail");
+    builder.append_link(&mut long, path, "t".repeat(150)).expect("memory does not fail");
     link(&mut builder, tar::EntryType::Char, "dev-null", "");
     builder.into_inner().expect("memory does not fail")
 }
@@ -101,15 +91,10 @@ fn options() -> PackOptions {
 fn layer(store: &ImageStore, manifest: &Digest) -> (Vec<u8>, serde_json::Value) {
     let (manifest, _) = store.manifest(manifest).expect("readable").expect("stored");
     assert_eq!(manifest.media_type, OCI_MANIFEST);
-    let Content::Image { config, layers } = manifest.content else {
-        panic!("not an image")
-    };
+    let Content::Image { config, layers } = manifest.content else { panic!("not an image") };
     assert_eq!((layers.len(), layers[0].media_type.as_str()), (1, OCI_LAYER));
     let read = |digest| fs::read(store.blob_path(digest)).expect("a blob");
-    (
-        read(&layers[0].digest),
-        serde_json::from_slice(&read(&config.digest)).expect("JSON"),
-    )
+    (read(&layers[0].digest), serde_json::from_slice(&read(&config.digest)).expect("JSON"))
 }
 
 fn listing(layer: &[u8]) -> Vec<String> {
@@ -121,22 +106,12 @@ fn listing(layer: &[u8]) -> Vec<String> {
         let (kind, header) = (entry.header().entry_type(), entry.header().clone());
         assert_eq!(header.mtime().expect("a time"), 0);
         let path = entry.path().expect("a path").display().to_string();
-        let target = entry
-            .link_name()
-            .expect("a link")
-            .map(|t| format!(" -> {}", t.display()));
+        let target = entry.link_name().expect("a link").map(|t| format!(" -> {}", t.display()));
         let mut content = String::new();
         entry.read_to_string(&mut content).expect("text");
         let mode = header.mode().expect("a mode");
-        let mode = if kind.is_symlink() {
-            String::new()
-        } else {
-            format!("{mode:o}")
-        };
-        lines.push(format!(
-            "{kind:?} {mode} {path}{} {content:?}",
-            target.unwrap_or_default()
-        ));
+        let mode = if kind.is_symlink() { String::new() } else { format!("{mode:o}") };
+        lines.push(format!("{kind:?} {mode} {path}{} {content:?}", target.unwrap_or_default()));
     }
     lines
 }
@@ -150,13 +125,7 @@ fn a_directory_packs_to_the_golden_digest() {
     fs::remove_dir_all(&root).expect("removed");
     let again = pack(&store, &rootfs(dir.path()), &options()).expect("packed");
     assert_eq!(again, first);
-    assert_eq!(
-        store
-            .resolve(&name("packed:1"))
-            .expect("readable")
-            .map(|t| t.digest),
-        Some(first.digest)
-    );
+    assert_eq!(store.resolve(&name("packed:1")).expect("readable").map(|t| t.digest), Some(first.digest));
 
     let (layer, config) = layer(&store, &first.digest);
     let long = format!("Symlink  etc/{} -> {} \"\"", "n".repeat(150), "t".repeat(150));
@@ -200,21 +169,10 @@ fn owners_are_kept_unless_one_is_given() {
     let (dir, store) = store();
     let root = rootfs(dir.path());
     let owner = fs::metadata(root.join("etc/motd")).expect("a file").uid();
-    let packed = pack(
-        &store,
-        &root,
-        &PackOptions {
-            owner: None,
-            ..options()
-        },
-    )
-    .expect("packed");
+    let packed = pack(&store, &root, &PackOptions { owner: None, ..options() }).expect("packed");
     let (layer, _) = layer(&store, &packed.digest);
     for entry in tar::Archive::new(layer.as_slice()).entries().expect("a tar") {
-        assert_eq!(
-            entry.expect("an entry").header().uid().expect("a uid"),
-            u64::from(owner)
-        );
+        assert_eq!(entry.expect("an entry").header().uid().expect("a uid"), u64::from(owner));
     }
 }
 
@@ -233,14 +191,8 @@ fn what_cannot_be_packed_is_refused_by_name() {
     assert_eq!(refuse(&|o| o.env = vec!["PATH".to_owned()]), "env");
     assert_eq!(refuse(&|o| o.workdir = Some("etc".to_owned())), "workdir");
     assert_eq!(refuse(&|o| o.user = Some(String::new())), "user");
-    assert_eq!(
-        refuse(&|o| o.exposed_ports = vec!["0".to_owned()]),
-        "exposed port"
-    );
-    assert_eq!(
-        refuse(&|o| o.name = name(&format!("a@{}", Digest::of(b"")))),
-        "name"
-    );
+    assert_eq!(refuse(&|o| o.exposed_ports = vec!["0".to_owned()]), "exposed port");
+    assert_eq!(refuse(&|o| o.name = name(&format!("a@{}", Digest::of(b"")))), "name");
 
     let tar = dir.path().join("bad.tar");
     let pack_tar = |make: &dyn Fn(&mut tar::Builder<Vec<u8>>)| {

@@ -12,40 +12,19 @@ fn soon() -> SystemTime {
 }
 
 fn names(store: &ImageStore) -> Vec<String> {
-    store
-        .list()
-        .expect("a list")
-        .iter()
-        .map(|image| image.reference.to_string())
-        .collect()
+    store.list().expect("a list").iter().map(|image| image.reference.to_string()).collect()
 }
 
 #[test]
 fn a_blob_that_is_not_what_was_declared_leaves_nothing() {
     let (dir, store) = store();
     let other = Digest::of(b"other");
-    let error = store
-        .copy_blob(&b"bytes"[..], &other, None)
-        .expect_err("another digest");
+    let error = store.copy_blob(&b"bytes"[..], &other, None).expect_err("another digest");
     assert!(matches!(error, StoreError::DigestMismatch { .. }), "{error}");
-    let error = store
-        .copy_blob(&b"bytes"[..], &Digest::of(b"bytes"), Some(4))
-        .expect_err("another size");
-    assert!(
-        matches!(
-            error,
-            StoreError::SizeMismatch {
-                expected: 4,
-                actual: 5,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let error = store.copy_blob(&b"bytes"[..], &Digest::of(b"bytes"), Some(4)).expect_err("another size");
+    assert!(matches!(error, StoreError::SizeMismatch { expected: 4, actual: 5, .. }), "{error}");
     assert_eq!(store.blob_size(&other).expect("readable"), None);
-    let left = std::fs::read_dir(dir.path().join("images/tmp"))
-        .expect("a directory")
-        .count();
+    let left = std::fs::read_dir(dir.path().join("images/tmp")).expect("a directory").count();
     assert_eq!(left, 0, "temporary files");
 }
 
@@ -57,23 +36,13 @@ fn tags_and_repositories_may_share_their_names() {
     put(&store, "localhost:5000/z:1", b"3");
     assert_eq!(
         names(&store),
-        [
-            "docker.io/library/a:b",
-            "docker.io/library/a/b:latest",
-            "localhost:5000/z:1"
-        ]
+        ["docker.io/library/a:b", "docker.io/library/a/b:latest", "localhost:5000/z:1"]
     );
     assert!(store.delete(&name("a:b")).expect("deleted"));
     assert!(!store.delete(&name("a:b")).expect("nothing to delete"));
-    assert_eq!(
-        names(&store),
-        ["docker.io/library/a/b:latest", "localhost:5000/z:1"]
-    );
+    assert_eq!(names(&store), ["docker.io/library/a/b:latest", "localhost:5000/z:1"]);
     assert!(store.delete(&name("library/a/b")).expect("deleted"));
-    assert!(
-        !store.dir().join("refs/docker.io").exists(),
-        "empty directories go too"
-    );
+    assert!(!store.dir().join("refs/docker.io").exists(), "empty directories go too");
 }
 
 #[test]
@@ -81,19 +50,12 @@ fn a_tag_moves_and_a_digest_stays() {
     let (_dir, store) = store();
     let first = put(&store, "app:1", b"first").descriptor;
     let second = put(&store, "app:1", b"second").descriptor;
-    let resolve = |text: &str| {
-        store
-            .resolve(&name(text))
-            .expect("readable")
-            .map(|found| found.digest)
-    };
+    let resolve = |text: &str| store.resolve(&name(text)).expect("readable").map(|found| found.digest);
     assert_eq!(resolve("app:1"), Some(second.digest));
     assert_eq!(resolve(&format!("app@{}", first.digest)), Some(first.digest));
     assert_eq!(resolve("app:2"), None);
     assert_eq!(resolve(&format!("app@{}", Digest::of(b"nothing"))), None);
-    let error = store
-        .tag(&name(&format!("app:1@{}", first.digest)), &second)
-        .expect_err("contradiction");
+    let error = store.tag(&name(&format!("app:1@{}", first.digest)), &second).expect_err("contradiction");
     assert!(matches!(error, StoreError::DigestMismatch { .. }), "{error}");
 }
 
@@ -106,29 +68,15 @@ fn gc_keeps_what_a_name_leads_to() {
         store.put_blob(blob).expect("a blob");
     }
     let top = store
-        .put_manifest(
-            &index(std::slice::from_ref(&by_index.descriptor)),
-            None,
-            Children::All,
-        )
+        .put_manifest(&index(std::slice::from_ref(&by_index.descriptor)), None, Children::All)
         .expect("an index");
-    store
-        .tag(&name(&format!("multi@{}", top.digest)), &top)
-        .expect("a digest as name");
+    store.tag(&name(&format!("multi@{}", top.digest)), &top).expect("a digest as name");
     let gone = put(&store, "gone:1", b"gone");
     let loose = store.put_blob(b"loose").expect("a blob");
     store.delete(&name("gone:1")).expect("deleted");
 
-    assert_eq!(
-        store.gc(SystemTime::UNIX_EPOCH).expect("gc").blobs,
-        0,
-        "everything is too young"
-    );
-    assert_eq!(
-        store.gc(soon()).expect("gc").blobs,
-        4,
-        "three of `gone` and the loose one"
-    );
+    assert_eq!(store.gc(SystemTime::UNIX_EPOCH).expect("gc").blobs, 0, "everything is too young");
+    assert_eq!(store.gc(soon()).expect("gc").blobs, 4, "three of `gone` and the loose one");
     for blob in kept.blobs.iter().chain(&by_index.blobs) {
         assert!(store.blob_size(&Digest::of(blob)).expect("readable").is_some());
     }
@@ -166,26 +114,15 @@ fn a_manifest_needs_its_children() {
     let (_dir, store) = store();
     let app = image(b"app");
     let manifest = &app.blobs[2];
-    let error = store
-        .put_manifest(manifest, None, Children::AnyPlatform)
-        .expect_err("no blobs yet");
+    let error = store.put_manifest(manifest, None, Children::AnyPlatform).expect_err("no blobs yet");
     assert!(matches!(error, StoreError::MissingChild { .. }), "{error}");
-    store
-        .put_manifest(manifest, None, Children::Later)
-        .expect("they come later");
+    store.put_manifest(manifest, None, Children::Later).expect("they come later");
 
     let absent = describe(ekstra_images::manifest::OCI_MANIFEST, b"absent");
     let sparse = index(&[absent.clone(), app.descriptor.clone()]);
-    let error = store
-        .put_manifest(&sparse, None, Children::All)
-        .expect_err("one is missing");
-    assert!(
-        matches!(error, StoreError::MissingChild { child, .. } if child == absent.digest),
-        "{error}"
-    );
-    store
-        .put_manifest(&sparse, None, Children::AnyPlatform)
-        .expect("one is here");
+    let error = store.put_manifest(&sparse, None, Children::All).expect_err("one is missing");
+    assert!(matches!(error, StoreError::MissingChild { child, .. } if child == absent.digest), "{error}");
+    store.put_manifest(&sparse, None, Children::AnyPlatform).expect("one is here");
 }
 
 #[test]
@@ -211,10 +148,7 @@ fn many_writers_of_one_blob_and_one_tag_agree() {
         }
     });
     assert_eq!(names(&store), ["docker.io/library/app:1"]);
-    assert_eq!(
-        std::fs::read(store.blob_path(&Digest::of(&content))).expect("the blob"),
-        content
-    );
+    assert_eq!(std::fs::read(store.blob_path(&Digest::of(&content))).expect("the blob"), content);
     let repository = Repository::new("docker.io", "app").expect("a repository");
     assert_eq!(store.tags(&repository).expect("tags"), ["1"]);
 }

@@ -38,9 +38,7 @@ pub(crate) fn link(builder: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, pa
     let mut header = header(path, kind);
     header.set_link_name_literal(target).expect("a short target");
     header.set_cksum();
-    builder
-        .append(&header, std::io::empty())
-        .expect("memory does not fail");
+    builder.append(&header, std::io::empty()).expect("memory does not fail");
 }
 
 pub(crate) fn header(path: &str, kind: tar::EntryType) -> tar::Header {
@@ -57,10 +55,7 @@ pub(crate) fn header(path: &str, kind: tar::EntryType) -> tar::Header {
 
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder
-        .write_all(bytes)
-        .and_then(|()| encoder.finish())
-        .expect("memory does not fail")
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory does not fail")
 }
 
 /// An OCI image of one layer: its blobs, the last of them the manifest.
@@ -79,10 +74,7 @@ pub(crate) fn image(content: &[u8]) -> Image {
         "layers": [describe(OCI_LAYER, &layer)],
     });
     let manifest = manifest.to_string().into_bytes();
-    Image {
-        descriptor: describe(OCI_MANIFEST, &manifest),
-        blobs: vec![layer, config, manifest],
-    }
+    Image { descriptor: describe(OCI_MANIFEST, &manifest), blobs: vec![layer, config, manifest] }
 }
 
 pub(crate) fn config(diff_ids: &[Digest]) -> Vec<u8> {
@@ -98,10 +90,7 @@ pub(crate) fn describe(media_type: &str, bytes: &[u8]) -> Descriptor {
 }
 
 pub(crate) fn annotated(mut descriptor: Descriptor, key: &str, value: &str) -> Descriptor {
-    descriptor
-        .annotations
-        .get_or_insert_default()
-        .insert(key.to_owned(), value.to_owned());
+    descriptor.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
     descriptor
 }
 
@@ -113,25 +102,15 @@ pub(crate) fn index(members: &[Descriptor]) -> Vec<u8> {
 /// The files of an OCI layout.
 pub(crate) fn layout(top: &[Descriptor], blobs: &[&[u8]]) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![
-        (
-            "oci-layout".to_owned(),
-            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-        ),
+        ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
         ("index.json".to_owned(), index(top)),
     ];
-    files.extend(
-        blobs
-            .iter()
-            .map(|b| (format!("blobs/sha256/{}", Digest::of(b).hex()), b.to_vec())),
-    );
+    files.extend(blobs.iter().map(|b| (format!("blobs/sha256/{}", Digest::of(b).hex()), b.to_vec())));
     files
 }
 
 pub(crate) fn tar_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
-    let files: Vec<_> = files
-        .iter()
-        .map(|(path, content)| (path.as_str(), content.as_slice()))
-        .collect();
+    let files: Vec<_> = files.iter().map(|(path, content)| (path.as_str(), content.as_slice())).collect();
     tar(&files)
 }
 

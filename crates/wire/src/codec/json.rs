@@ -15,10 +15,8 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Json, DecodeError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Json::Object(serde_json::Map::new()));
     }
-    serde_json::from_slice(body).map_err(|e| DecodeError::Malformed {
-        what: "The JSON body",
-        why: e.to_string(),
-    })
+    serde_json::from_slice(body)
+        .map_err(|e| DecodeError::Malformed { what: "The JSON body", why: e.to_string() })
 }
 
 /// Reads the body members of a structure.
@@ -59,15 +57,11 @@ pub(crate) fn read(ty: &TypeSchema, json: &Json) -> Result<Value, DecodeError> {
         (TypeSchema::List(list), Json::Array(items)) => {
             let read =
                 |(i, item): (usize, &Json)| read(list.member, item).map_err(|e| e.within(&i.to_string()));
-            Some(Value::List(
-                items.iter().enumerate().map(read).collect::<Result<_, _>>()?,
-            ))
+            Some(Value::List(items.iter().enumerate().map(read).collect::<Result<_, _>>()?))
         }
         (TypeSchema::Map(map), Json::Object(object)) => {
             let entry = |(k, v): (&String, &Json)| {
-                read(map.value, v)
-                    .map(|v| (k.clone(), v))
-                    .map_err(|e| e.within(k))
+                read(map.value, v).map(|v| (k.clone(), v)).map_err(|e| e.within(k))
             };
             Some(Value::Map(object.iter().map(entry).collect::<Result<_, _>>()?))
         }
@@ -122,9 +116,9 @@ fn read_untyped(json: &Json) -> Value {
     match json {
         Json::Null => Value::Null,
         Json::Bool(b) => Value::Bool(*b),
-        Json::Number(n) => n
-            .as_i64()
-            .map_or_else(|| Value::Float(n.as_f64().unwrap_or_default()), Value::Int),
+        Json::Number(n) => {
+            n.as_i64().map_or_else(|| Value::Float(n.as_f64().unwrap_or_default()), Value::Int)
+        }
         Json::String(s) => Value::Str(s.clone()),
         Json::Array(items) => Value::List(items.iter().map(read_untyped).collect()),
         Json::Object(object) => {
@@ -154,9 +148,7 @@ pub(crate) fn write(out: &mut String, ty: &TypeSchema, value: &Value) {
     match (ty, value) {
         (TypeSchema::Struct(schema), value @ Value::Struct(_)) => write_struct(out, schema, value),
         (TypeSchema::List(list), Value::List(items)) => {
-            separated(out, '[', ']', items.iter(), |out, item| {
-                write(out, list.member, item)
-            });
+            separated(out, '[', ']', items.iter(), |out, item| write(out, list.member, item));
         }
         (TypeSchema::Map(map), Value::Map(entries)) => {
             separated(out, '{', '}', entries.iter(), |out, (key, value)| {

@@ -30,10 +30,7 @@ pub(crate) struct Node {
 
 /// The parameters of the query string and of a form body.
 pub(crate) fn tree(request: &Request) -> Result<Node, DecodeError> {
-    let malformed = |why: &str| DecodeError::Malformed {
-        what: "The form",
-        why: why.to_owned(),
-    };
+    let malformed = |why: &str| DecodeError::Malformed { what: "The form", why: why.to_owned() };
     let body = std::str::from_utf8(&request.body).map_err(|_| malformed("not UTF-8"))?;
     let mut root = Node::default();
     for raw in [request.query.as_str(), body.trim_end()] {
@@ -80,39 +77,23 @@ fn read(dialect: Dialect, ty: &TypeSchema, node: &Node) -> Result<Value, DecodeE
         TypeSchema::List(list) => read_list(dialect, list, node),
         TypeSchema::Map(map) => read_map(dialect, map, node),
         ty => {
-            let text = node
-                .text
-                .as_deref()
-                .ok_or_else(|| DecodeError::member("has members but is no structure"))?;
+            let text =
+                node.text.as_deref().ok_or_else(|| DecodeError::member("has members but is no structure"))?;
             scalar::parse(ty, text, TimeFormat::Iso8601)
         }
     }
 }
 
 fn read_list(dialect: Dialect, list: &ListSchema, node: &Node) -> Result<Value, DecodeError> {
-    let nested = || {
-        node.children
-            .get(list.member_wire)
-            .or_else(|| node.children.get("member"))
-    };
-    let node = if dialect == Dialect::Ec2 || list.flattened {
-        node
-    } else {
-        nested().unwrap_or(node)
-    };
+    let nested = || node.children.get(list.member_wire).or_else(|| node.children.get("member"));
+    let node = if dialect == Dialect::Ec2 || list.flattened { node } else { nested().unwrap_or(node) };
     let read =
         |(i, node): (u32, &Node)| read(dialect, list.member, node).map_err(|e| e.within(&i.to_string()));
-    Ok(Value::List(
-        numbered(node)?.into_iter().map(read).collect::<Result<_, _>>()?,
-    ))
+    Ok(Value::List(numbered(node)?.into_iter().map(read).collect::<Result<_, _>>()?))
 }
 
 fn read_map(dialect: Dialect, map: &MapSchema, node: &Node) -> Result<Value, DecodeError> {
-    let node = if map.flattened {
-        node
-    } else {
-        node.children.get("entry").unwrap_or(node)
-    };
+    let node = if map.flattened { node } else { node.children.get("entry").unwrap_or(node) };
     let mut entries: Vec<(String, Value)> = Vec::new();
     for (i, entry) in numbered(node)? {
         let part = |wire: &str| {
@@ -137,9 +118,7 @@ fn numbered(node: &Node) -> Result<Vec<(u32, &Node)>, DecodeError> {
         .children
         .iter()
         .map(|(key, child)| {
-            let number = key
-                .parse()
-                .map_err(|_| DecodeError::member(format!("'{key}' is not an index")))?;
+            let number = key.parse().map_err(|_| DecodeError::member(format!("'{key}' is not an index")))?;
             Ok((number, child))
         })
         .collect::<Result<Vec<(u32, &Node)>, DecodeError>>()?;

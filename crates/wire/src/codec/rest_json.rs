@@ -9,10 +9,8 @@ use crate::text::parse_query;
 
 pub(crate) fn decode(routed: &Routed, request: &Request) -> Result<Value, DecodeError> {
     let schema = routed.operation.input;
-    let query = parse_query(&request.query).ok_or(DecodeError::Malformed {
-        what: "The query string",
-        why: "not UTF-8".to_owned(),
-    })?;
+    let query = parse_query(&request.query)
+        .ok_or(DecodeError::Malformed { what: "The query string", why: "not UTF-8".to_owned() })?;
     let mut members = body(schema, request)?;
     for (index, member) in schema.members.iter().enumerate() {
         let value = match member.location {
@@ -61,9 +59,7 @@ fn from_query(member: &MemberSchema, query: &[(String, String)]) -> Result<Optio
     let parse = |ty: &TypeSchema, text: &String| scalar::parse(ty, text, TimeFormat::Iso8601);
     match member.ty {
         TypeSchema::List(list) => {
-            let items = values
-                .map(|v| parse(list.member, v))
-                .collect::<Result<Vec<_>, _>>()?;
+            let items = values.map(|v| parse(list.member, v)).collect::<Result<Vec<_>, _>>()?;
             Ok((!items.is_empty()).then_some(Value::List(items)))
         }
         ty => values.next().map(|v| parse(ty, v)).transpose(),
@@ -72,20 +68,13 @@ fn from_query(member: &MemberSchema, query: &[(String, String)]) -> Result<Optio
 
 pub(crate) fn encode(operation: &Operation, value: &Value) -> Response {
     let schema = operation.output;
-    let mut response = Response {
-        status: operation.status,
-        ..Response::default()
-    };
-    response
-        .headers
-        .push(("content-type".to_owned(), "application/json".to_owned()));
+    let mut response = Response { status: operation.status, ..Response::default() };
+    response.headers.push(("content-type".to_owned(), "application/json".to_owned()));
     for (index, member) in schema.members.iter().enumerate() {
         match (member.location, value.member(index)) {
             (Location::Header, Some(value)) => {
                 let text = scalar::text(member.ty, value, TimeFormat::HttpDate);
-                response
-                    .headers
-                    .push((member.wire_out.to_ascii_lowercase(), text));
+                response.headers.push((member.wire_out.to_ascii_lowercase(), text));
             }
             (Location::StatusCode, Some(Value::Int(status))) => {
                 response.status = u16::try_from(*status).unwrap_or(operation.status);

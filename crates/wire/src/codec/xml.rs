@@ -54,17 +54,11 @@ impl Xml {
             (_, Value::Null) => {}
             (TypeSchema::Struct(schema), value) => self.within(name, |xml| xml.members(schema, value)),
             (TypeSchema::List(list), Value::List(items)) if list.flattened => {
-                let name = if list.member_wire == "member" {
-                    name
-                } else {
-                    list.member_wire
-                };
+                let name = if list.member_wire == "member" { name } else { list.member_wire };
                 items.iter().for_each(|item| self.value(name, list.member, item));
             }
             (TypeSchema::List(list), Value::List(items)) => self.within(name, |xml| {
-                items
-                    .iter()
-                    .for_each(|item| xml.value(list.member_wire, list.member, item));
+                items.iter().for_each(|item| xml.value(list.member_wire, list.member, item));
             }),
             (TypeSchema::Map(map), Value::Map(entries)) => {
                 let entry = |xml: &mut Self, name: &str| {
@@ -75,11 +69,7 @@ impl Xml {
                         });
                     }
                 };
-                if map.flattened {
-                    entry(self, name)
-                } else {
-                    self.within(name, |xml| entry(xml, "entry"))
-                }
+                if map.flattened { entry(self, name) } else { self.within(name, |xml| entry(xml, "entry")) }
             }
             (ty, value) => self.leaf(name, &scalar::text(ty, value, TimeFormat::Iso8601)),
         }

@@ -14,11 +14,8 @@ pub(crate) struct Parts<'a> {
 
 /// The canonical request. `path` comes from [`paths`]; `X-Amz-Signature` is left out of the query.
 pub(crate) fn canonical_request(parts: &Parts<'_>, path: &str) -> String {
-    let headers: String = parts
-        .signed_headers
-        .iter()
-        .map(|name| format!("{name}:{}\n", header(parts.request, name)))
-        .collect();
+    let headers: String =
+        parts.signed_headers.iter().map(|name| format!("{name}:{}\n", header(parts.request, name))).collect();
     format!(
         "{}\n{path}\n{}\n{headers}\n{}\n{}",
         parts.request.method,
@@ -33,9 +30,7 @@ pub(crate) fn canonical_request(parts: &Parts<'_>, path: &str) -> String {
 pub(crate) fn paths(raw: &str, service: &str) -> Vec<String> {
     let raw = if raw.is_empty() { "/" } else { raw };
     if service == "s3" {
-        return vec![uri_encode_path(
-            &uri_decode(raw).unwrap_or_else(|| raw.to_owned()),
-        )];
+        return vec![uri_encode_path(&uri_decode(raw).unwrap_or_else(|| raw.to_owned()))];
     }
     let mut paths = vec![uri_encode_path(&normalized(raw)), uri_encode_path(raw)];
     paths.dedup();
@@ -52,11 +47,7 @@ fn normalized(path: &str) -> String {
             segment => kept.push(segment),
         }
     }
-    let trailing = if path.ends_with('/') && !kept.is_empty() {
-        "/"
-    } else {
-        ""
-    };
+    let trailing = if path.ends_with('/') && !kept.is_empty() { "/" } else { "" };
     format!("/{}{trailing}", kept.join("/"))
 }
 
@@ -83,9 +74,8 @@ fn recode(component: &str) -> String {
 /// Values trimmed, inner runs of spaces as one, repeated headers joined by commas.
 fn header(request: &Request, name: &str) -> String {
     let values = request.headers.iter().filter(|(n, _)| n == name);
-    let values: Vec<String> = values
-        .map(|(_, v)| v.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect();
+    let values: Vec<String> =
+        values.map(|(_, v)| v.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     values.join(",")
 }
 
@@ -95,10 +85,7 @@ mod tests {
 
     #[test]
     fn queries_are_sorted_and_encoded_once() {
-        assert_eq!(
-            query("b=2&a=z&a=A%2fb&c&X-Amz-Signature=1&d=x+y"),
-            "a=A%2Fb&a=z&b=2&c=&d=x%20y"
-        );
+        assert_eq!(query("b=2&a=z&a=A%2fb&c&X-Amz-Signature=1&d=x+y"), "a=A%2Fb&a=z&b=2&c=&d=x%20y");
     }
 
     #[test]

@@ -26,19 +26,9 @@ pub enum SigError {
     #[error("{0}")]
     Invalid(String),
     #[error("Signature expired: {signed} is now earlier than {limit} ({now} - {minutes} min.)")]
-    TooOld {
-        signed: String,
-        limit: String,
-        now: String,
-        minutes: i64,
-    },
+    TooOld { signed: String, limit: String, now: String, minutes: i64 },
     #[error("Signature not yet current: {signed} is still later than {limit} ({now} + {minutes} min.)")]
-    NotYet {
-        signed: String,
-        limit: String,
-        now: String,
-        minutes: i64,
-    },
+    NotYet { signed: String, limit: String, now: String, minutes: i64 },
     #[error("Request has expired.")]
     RequestExpired,
 }
@@ -49,13 +39,7 @@ impl SigError {
         let query = matches!(protocol, Protocol::AwsQuery | Protocol::Ec2Query);
         let pick = |in_query: &'static str, elsewhere: &'static str| if query { in_query } else { elsewhere };
         let (code, status) = match self {
-            Self::Missing => (
-                pick(
-                    "MissingAuthenticationToken",
-                    "MissingAuthenticationTokenException",
-                ),
-                403,
-            ),
+            Self::Missing => (pick("MissingAuthenticationToken", "MissingAuthenticationTokenException"), 403),
             Self::Incomplete(_) => (pick("IncompleteSignature", "IncompleteSignatureException"), 400),
             Self::UnknownKey { .. } if protocol == Protocol::Ec2Query => {
                 let text = "AWS was not able to validate the provided access credentials";

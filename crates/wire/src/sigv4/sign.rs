@@ -35,9 +35,7 @@ pub fn sign(request: &mut Request, credentials: &Credentials, region: &str, serv
         .retain(|(n, _)| !["authorization", "x-amz-date", "x-amz-security-token"].contains(&n.as_str()));
     request.headers.push(("x-amz-date".to_owned(), date.clone()));
     if let Some(token) = &credentials.session_token {
-        request
-            .headers
-            .push(("x-amz-security-token".to_owned(), token.clone()));
+        request.headers.push(("x-amz-security-token".to_owned(), token.clone()));
     }
     let signed_headers = signable(request);
     let signature = signature_of(request, &signed_headers, credentials, region, service, &date);
@@ -62,11 +60,7 @@ pub fn presign(
 ) {
     let date = amz_date(now);
     let signed_headers = signable(request);
-    let credential = format!(
-        "{}/{}/{region}/{service}/aws4_request",
-        credentials.access_key_id,
-        &date[..8]
-    );
+    let credential = format!("{}/{}/{region}/{service}/aws4_request", credentials.access_key_id, &date[..8]);
     let mut pairs = vec![
         ("X-Amz-Algorithm", ALGORITHM.to_owned()),
         ("X-Amz-Credential", credential),
@@ -74,12 +68,7 @@ pub fn presign(
         ("X-Amz-Expires", expires.to_string()),
         ("X-Amz-SignedHeaders", signed_headers.join(";")),
     ];
-    pairs.extend(
-        credentials
-            .session_token
-            .iter()
-            .map(|token| ("X-Amz-Security-Token", token.clone())),
-    );
+    pairs.extend(credentials.session_token.iter().map(|token| ("X-Amz-Security-Token", token.clone())));
     for (name, value) in pairs {
         append(&mut request.query, name, &value);
     }
@@ -110,21 +99,9 @@ fn signature_of(
     service: &str,
     date: &str,
 ) -> String {
-    let declared = request
-        .header("x-amz-content-sha256")
-        .filter(|h| *h == UNSIGNED_PAYLOAD);
+    let declared = request.header("x-amz-content-sha256").filter(|h| *h == UNSIGNED_PAYLOAD);
     let payload_hash = declared.map_or_else(|| sha256_hex(&request.body), str::to_owned);
-    let parts = Parts {
-        request,
-        signed_headers,
-        payload_hash: &payload_hash,
-    };
+    let parts = Parts { request, signed_headers, payload_hash: &payload_hash };
     let path = paths(&request.path, service).swap_remove(0);
-    signature(
-        &credentials.secret_access_key,
-        date,
-        region,
-        service,
-        &canonical_request(&parts, &path),
-    )
+    signature(&credentials.secret_access_key, date, region, service, &canonical_request(&parts, &path))
 }

@@ -110,17 +110,11 @@ pub fn make_eks_token(
         method: "GET".to_owned(),
         path: "/".to_owned(),
         query: "Action=GetCallerIdentity&Version=2011-06-15".to_owned(),
-        headers: vec![
-            ("host".to_owned(), host.to_owned()),
-            (CLUSTER_HEADER.to_owned(), cluster.to_owned()),
-        ],
+        headers: vec![("host".to_owned(), host.to_owned()), (CLUSTER_HEADER.to_owned(), cluster.to_owned())],
         body: Vec::new(),
     };
     presign(&mut request, credentials, region, "sts", now, 60);
-    format!(
-        "{PREFIX}{}",
-        URL_SAFE_NO_PAD.encode(format!("{endpoint}/?{}", request.query))
-    )
+    format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(format!("{endpoint}/?{}", request.query)))
 }
 
 fn url_of(token: &str) -> Result<String, TokenError> {
@@ -128,25 +122,16 @@ fn url_of(token: &str) -> Result<String, TokenError> {
         return Err(TokenError::TooLong);
     }
     let encoded = token.strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
-    let engine = if encoded.ends_with('=') {
-        &URL_SAFE
-    } else {
-        &URL_SAFE_NO_PAD
-    };
+    let engine = if encoded.ends_with('=') { &URL_SAFE } else { &URL_SAFE_NO_PAD };
     let bytes = engine.decode(encoded).map_err(|_| TokenError::Encoding)?;
     String::from_utf8(bytes).map_err(|_| TokenError::Encoding)
 }
 
 /// The request the URL stands for, with the headers that this cluster's client signed.
 fn request_in(url: &str, cluster: &str) -> Result<Request, TokenError> {
-    let rest = url
-        .strip_prefix("https://")
-        .or_else(|| url.strip_prefix("http://"));
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let rest = rest.ok_or(TokenError::Url("neither https nor http"))?;
-    if url
-        .chars()
-        .any(|c| c.is_control() || c.is_whitespace() || c == '#')
-    {
+    if url.chars().any(|c| c.is_control() || c.is_whitespace() || c == '#') {
         return Err(TokenError::Url("not plain"));
     }
     let (place, query) = rest.split_once('?').ok_or(TokenError::Url("no query"))?;
@@ -161,10 +146,7 @@ fn request_in(url: &str, cluster: &str) -> Result<Request, TokenError> {
         method: "GET".to_owned(),
         path: "/".to_owned(),
         query: query.to_owned(),
-        headers: vec![
-            ("host".to_owned(), host.to_owned()),
-            (CLUSTER_HEADER.to_owned(), cluster.to_owned()),
-        ],
+        headers: vec![("host".to_owned(), host.to_owned()), (CLUSTER_HEADER.to_owned(), cluster.to_owned())],
         body: Vec::new(),
     })
 }
@@ -183,10 +165,7 @@ fn check_query(raw: &str) -> Result<(), TokenError> {
         }
         seen.push(lower);
     }
-    let action = query
-        .iter()
-        .find(|(k, _)| k.eq_ignore_ascii_case("action"))
-        .map(|(_, v)| v.as_str());
+    let action = query.iter().find(|(k, _)| k.eq_ignore_ascii_case("action")).map(|(_, v)| v.as_str());
     if action != Some("GetCallerIdentity") {
         return Err(TokenError::Action);
     }

@@ -67,13 +67,7 @@ pub struct VerifyOptions<'a> {
 impl Default for VerifyOptions<'_> {
     /// Five minutes, seven days, signed payloads, any scope.
     fn default() -> Self {
-        Self {
-            skew: 300,
-            max_expires: 604_800,
-            allow_unsigned_payload: false,
-            region: None,
-            service: None,
-        }
+        Self { skew: 300, max_expires: 604_800, allow_unsigned_payload: false, region: None, service: None }
     }
 }
 
@@ -94,10 +88,7 @@ pub fn scope(request: &Request) -> Option<Scope> {
     let credential = match request.header("authorization") {
         Some(header) => field(header.strip_prefix(ALGORITHM)?, "Credential")?.to_owned(),
         None => {
-            let raw = request
-                .query
-                .split('&')
-                .find_map(|pair| pair.strip_prefix("X-Amz-Credential="))?;
+            let raw = request.query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Credential="))?;
             uri_decode(raw)?
         }
     };
@@ -158,29 +149,21 @@ fn query_claim(request: &Request) -> Result<Claim, SigError> {
     }
     let need = |name: &str| -> Result<&str, SigError> {
         if query.iter().filter(|(k, _)| k == name).count() > 1 {
-            return Err(incomplete(&format!(
-                "AWS query-string parameter '{name}' is there twice."
-            )));
+            return Err(incomplete(&format!("AWS query-string parameter '{name}' is there twice.")));
         }
         find(name).ok_or_else(|| incomplete(&format!("AWS query-string parameters must include '{name}'.")))
     };
     if need("X-Amz-Algorithm")? != ALGORITHM {
-        return Err(incomplete(
-            "Unsupported AWS 'algorithm': only 'AWS4-HMAC-SHA256' is supported.",
-        ));
+        return Err(incomplete("Unsupported AWS 'algorithm': only 'AWS4-HMAC-SHA256' is supported."));
     }
     let date_text = need("X-Amz-Date")?;
-    let expires = need("X-Amz-Expires")?
-        .parse()
-        .map_err(|_| incomplete("'X-Amz-Expires' is not an integer."))?;
+    let expires =
+        need("X-Amz-Expires")?.parse().map_err(|_| incomplete("'X-Amz-Expires' is not an integer."))?;
     Ok(Claim {
         scope: parse_scope(need("X-Amz-Credential")?)?,
         date: parse_date(date_text)?,
         date_text: date_text.to_owned(),
-        signed_headers: need("X-Amz-SignedHeaders")?
-            .split(';')
-            .map(str::to_owned)
-            .collect(),
+        signed_headers: need("X-Amz-SignedHeaders")?.split(';').map(str::to_owned).collect(),
         signature: need("X-Amz-Signature")?.to_owned(),
         session_token: find("X-Amz-Security-Token").map(str::to_owned),
         expires: Some(expires),
@@ -218,9 +201,7 @@ fn parse_date(text: &str) -> Result<i64, SigError> {
 
 fn check_scope(scope: &Scope, options: &VerifyOptions<'_>) -> Result<(), SigError> {
     if let Some(region) = options.region.filter(|r| *r != scope.region) {
-        return Err(SigError::Invalid(format!(
-            "Credential should be scoped to a valid region: '{region}'."
-        )));
+        return Err(SigError::Invalid(format!("Credential should be scoped to a valid region: '{region}'.")));
     }
     if let Some(service) = options.service.filter(|s| *s != scope.service) {
         return Err(SigError::Invalid(format!(
@@ -234,27 +215,16 @@ fn check_date(claim: &Claim, now: i64, options: &VerifyOptions<'_>) -> Result<()
     let (signed, minutes) = (claim.date_text.clone(), options.skew / 60);
     if claim.date > now + options.skew {
         let (limit, now) = (amz_date(now + options.skew), amz_date(now));
-        return Err(SigError::NotYet {
-            signed,
-            limit,
-            now,
-            minutes,
-        });
+        return Err(SigError::NotYet { signed, limit, now, minutes });
     }
     match claim.expires {
-        Some(expires) if !(0..=options.max_expires).contains(&expires) => Err(incomplete(&format!(
-            "X-Amz-Expires must be between 0 and {} seconds.",
-            options.max_expires
-        ))),
+        Some(expires) if !(0..=options.max_expires).contains(&expires) => {
+            Err(incomplete(&format!("X-Amz-Expires must be between 0 and {} seconds.", options.max_expires)))
+        }
         Some(expires) if now > claim.date + expires => Err(SigError::RequestExpired),
         None if claim.date < now - options.skew => {
             let (limit, now) = (amz_date(now - options.skew), amz_date(now));
-            Err(SigError::TooOld {
-                signed,
-                limit,
-                now,
-                minutes,
-            })
+            Err(SigError::TooOld { signed, limit, now, minutes })
         }
         _ => Ok(()),
     }
@@ -287,27 +257,17 @@ pub(super) fn check_signature(
     now: i64,
     options: &VerifyOptions<'_>,
 ) -> Result<Verified, SigError> {
-    let Scope {
-        access_key,
-        day,
-        region,
-        service,
-    } = claim.scope;
+    let Scope { access_key, day, region, service } = claim.scope;
     if claim.date_text.get(..8) != Some(day.as_str()) {
         let text = format!(
             "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date: '{day}'."
         );
         return Err(SigError::Invalid(text));
     }
-    let key = lookup(&access_key, claim.session_token.as_deref()).ok_or_else(|| SigError::UnknownKey {
-        access_key: access_key.clone(),
-    })?;
+    let key = lookup(&access_key, claim.session_token.as_deref())
+        .ok_or_else(|| SigError::UnknownKey { access_key: access_key.clone() })?;
     let payload_hash = payload_hash(request, options)?;
-    let parts = Parts {
-        request,
-        signed_headers: &claim.signed_headers,
-        payload_hash: &payload_hash,
-    };
+    let parts = Parts { request, signed_headers: &claim.signed_headers, payload_hash: &payload_hash };
     let sent = claim.signature.as_bytes();
     let matched = paths(&request.path, &service).iter().any(|path| {
         let text = canonical_request(&parts, path);

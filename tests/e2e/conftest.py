@@ -1,0 +1,90 @@
+"""One service, one cluster with two nodes, shared by the cases in the order of their files; always cleaned up."""
+
+import os
+
+import pytest
+from ekstra_service import Service
+import images
+
+SERVICES = []
+
+
+def new_service(**options):
+    service = Service(**options)
+    SERVICES.append(service)
+    return service
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("long") and os.environ.get("E2E_LONG") != "1":
+            item.add_marker(pytest.mark.skip(reason="E2E_LONG=1 runs it"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        for service in SERVICES:
+            report.sections.append((f"logs of {service.home}", service.logs()))
+
+
+def closing(service):
+    yield service
+    left = service.close()
+    SERVICES.remove(service)
+    assert not left, f"`stop --all` left: {left}"
+
+
+@pytest.fixture(scope="session")
+def service():
+    """Started; has the test image; no cluster yet."""
+    service = new_service()
+    try:
+        service.start()
+        images.pack(service)
+    except BaseException:
+        print(service.logs())
+        service.close()
+        raise
+    yield from closing(service)
+
+
+@pytest.fixture(scope="session")
+def cluster(service):
+    """`e2e` with the node group `ng` of two nodes, created by boto3 alone; its kubeconfig is written by `aws`."""
+    service.create_cluster("e2e")
+    service.wait_cluster("e2e")
+    service.create_nodegroup("e2e", "ng", 2)
+    service.wait_nodegroup("e2e", "ng")
+    service.cli("update-kubeconfig", "--name", "e2e", "--kubeconfig", service.kubeconfig)
+    service.wait_nodes(2)
+    return "e2e"
+
+
+@pytest.fixture(scope="session")
+def web(service, cluster):
+    """Two replicas on two nodes behind a ClusterIP."""
+    from ekstra_service import deployment, service_object
+
+    service.apply(deployment("web", 2), service_object("web"))
+    return service.wait_pods("app=web", 2)
+
+
+@pytest.fixture(scope="session")
+def second_service():
+    service = new_service()
+    try:
+        service.start()
+    except BaseException:
+        print(service.logs())
+        service.close()
+        raise
+    yield from closing(service)
+
+
+@pytest.fixture
+def fresh_service():
+    """A home nothing has touched yet."""
+    yield from closing(new_service())
