@@ -369,11 +369,12 @@ class Service:
         found["pid files"] = [p.name for p in Path(self.home).glob("run/*")]
         return {kind: items for kind, items in found.items() if items}
 
-    def logs(self, lines=40):
+    def logs(self):
         text = []
         for log in sorted(Path(self.home).glob("logs/*.log")):
+            lines = 40 if log.stem in ("serve", "gate") else 12
             tail = log.read_text(errors="replace").splitlines()[-lines:]
-            text.append(f"==> {log.name}\n" + "\n".join(line[:400] for line in tail))
+            text.append(f"==> {log.name}\n" + "\n".join(line[:300] for line in tail))
         return "\n".join(text)
 
     def close(self):

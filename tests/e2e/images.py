@@ -1,6 +1,7 @@
 """The test image: Debian's busybox with its libc, packed without any registry.
 
-Dynamic on purpose: Debian's static busybox crashes when it resolves names.
+Dynamic on purpose: Debian's static busybox crashes when it resolves names. And its `wget -T` crashes, always: say
+`timeout 5 wget`.
 """
 
 import os

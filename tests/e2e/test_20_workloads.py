@@ -68,7 +68,7 @@ def test_pod_to_pod_across_nodes(service, web):
     a, b = web
     for source, target in [(a, b), (b, a), (a, a)]:
         url = f"http://{target['status']['podIP']}:8080/"
-        got = service.exec(source["metadata"]["name"], f"wget -q -T 5 -O - {url}").stdout.strip()
+        got = service.exec(source["metadata"]["name"], f"timeout 5 wget -q -O - {url}").stdout.strip()
         assert got == target["metadata"]["name"]
 
 
@@ -77,7 +77,7 @@ def test_service_reaches_both_replicas(service, web):
     seen = set()
 
     def check():
-        seen.add(service.exec(web[0]["metadata"]["name"], f"wget -q -T 5 -O - http://{address}/").stdout.strip())
+        seen.add(service.exec(web[0]["metadata"]["name"], f"timeout 5 wget -q -O - http://{address}/").stdout.strip())
         return seen == {p["metadata"]["name"] for p in web}, seen
 
     wait("both replicas answered", check, 60)
@@ -88,7 +88,7 @@ def test_dns(service, web):
     address = service.kubectl_json("get", "service", "web")["spec"]["clusterIP"]
     assert address in service.exec(name, "nslookup web.default.svc.cluster.local").stdout
     assert "10.100.0.1" in service.exec(name, "nslookup kubernetes.default.svc.cluster.local").stdout
-    got = service.exec(name, "wget -q -T 5 -O - http://web/").stdout.strip()
+    got = service.exec(name, "timeout 5 wget -q -O - http://web/").stdout.strip()
     assert got in [p["metadata"]["name"] for p in web]
 
 
@@ -96,7 +96,7 @@ def test_api_server_from_a_pod(service, web):
     """TLS is not busybox's strength: that the port is open through the ClusterIP is enough here."""
     name = web[0]["metadata"]["name"]
     for p in web:
-        service.exec(p["metadata"]["name"], "nc -z -w 5 kubernetes.default 443")
+        service.exec(p["metadata"]["name"], "nc -w 5 kubernetes.default 443 </dev/null")
     token = service.exec(name, "cat /var/run/secrets/kubernetes.io/serviceaccount/token").stdout
     assert token.count(".") == 2
 
@@ -154,6 +154,6 @@ def test_host_port(service, web):
     other = next(p for p in web if p["spec"]["nodeName"] != hostport["spec"]["nodeName"])
     try:
         url = f"http://{hostport['status']['hostIP']}:18080/"
-        assert service.exec(other["metadata"]["name"], f"wget -q -T 5 -O - {url}").stdout.strip() == "by-host-port"
+        assert service.exec(other["metadata"]["name"], f"timeout 5 wget -q -O - {url}").stdout.strip() == "by-host-port"
     finally:
         service.delete_pod("hostport")

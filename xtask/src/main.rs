@@ -2,13 +2,22 @@
 
 use std::process::ExitCode;
 
+mod bench;
 mod codegen;
+mod test;
+mod workspace;
+
+const USAGE: &str = "usage: cargo xtask codegen [--check | --update]
+       cargo xtask test [--fast] [-k EXPR]
+       cargo xtask bench [--components-cold] [--rounds N]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match args.split_first().map(|(chore, rest)| (chore.as_str(), rest)) {
         Some(("codegen", rest)) => codegen::run(rest),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask codegen [--check | --update]")),
+        Some(("test", rest)) => test::run(rest),
+        Some(("bench", rest)) => bench::run(rest),
+        _ => Err(anyhow::anyhow!("{USAGE}")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

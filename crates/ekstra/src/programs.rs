@@ -3,8 +3,10 @@
 use crate::home::Home;
 use anyhow::{Context, Result};
 use ekstra_cloud::ec2::instances::MachineImages;
-use ekstra_components::{Group, KubernetesVersion, Progress, Recipes, Silent, Store};
+use ekstra_components::{Group, KubernetesVersion, Progress, Recipes, Silent, State, Store};
 use ekstra_eks::{OfferedVersion, Programs};
+use ekstra_images::import::{ImportOptions, import_path};
+use ekstra_images::{ImageStore, Reference};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,33 +97,54 @@ impl MachineImages for Components {
         let version = version(kubernetes_version)?;
         self.remember(&format!("layers {}", version.minor), || {
             let image = self.store.node_image(version, &Silent).map_err(|e| e.to_string())?;
-            let system = self.store.system_images(version, &Silent).map_err(|e| e.to_string())?;
-            let archives: Vec<PathBuf> = system.into_iter().map(|image| image.archive).collect();
-            let own = own_layer(&self.home, version, &archives).map_err(|e| format!("{e:#}"))?;
+            let own = own_layer(&self.home).map_err(|e| format!("{e:#}"))?;
+            self.offer_system_images(version).map_err(|e| format!("{e:#}"))?;
             Ok(std::iter::once(own).chain(image.lowers).collect())
         })
     }
 }
 
-/// The layer that is ekstra's own: PID 1, and the archives of the system images.
-fn own_layer(home: &Home, version: &KubernetesVersion, archives: &[PathBuf]) -> Result<PathBuf> {
+impl Components {
+    /// Nodes pull the system images from `gate` as they pull any other: an image that no pod of theirs needs costs
+    /// them nothing, and joining does not wait for it.
+    fn offer_system_images(&self, version: &KubernetesVersion) -> Result<()> {
+        let images = ImageStore::open(self.home.path("images"))?;
+        for image in self.store.system_images(version, &Silent)? {
+            let known = |name: &String| images.resolve(&Reference::parse(name)?).map_err(anyhow::Error::from);
+            let offered = image.names.iter().map(known).collect::<Result<Vec<_>>>()?;
+            if offered.iter().any(Option::is_none) {
+                import_path(&images, &image.archive, &ImportOptions { name: None })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prepares what the first node will need, if that takes no building.
+    pub(crate) fn prefetch(&self) {
+        let built = |listed: Vec<ekstra_components::Listed>| listed.iter().all(|l| l.state != State::Missing);
+        if self.store.list().is_ok_and(built) {
+            let minor = &Recipes::get().default_kubernetes().minor;
+            if let Err(error) = self.layers(minor) {
+                tracing::warn!(error, "the node image is not ready");
+            }
+        }
+    }
+}
+
+/// The layer that is ekstra's own: PID 1.
+fn own_layer(home: &Home) -> Result<PathBuf> {
     let program = home.program();
-    let length = fs::metadata(&program)?.len();
-    let modified = fs::metadata(&program)?.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
-    let layer = home.path("layers").join(format!("{}-{length:x}-{modified:x}", version.version));
+    let metadata = fs::metadata(&program)?;
+    let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    let layer = home.path("layers").join(format!("node-{:x}-{modified:x}", metadata.len()));
     if layer.exists() {
         return Ok(layer);
     }
     let partial = layer.with_extension("partial");
     let _ = fs::remove_dir_all(&partial);
-    let (bin, images) = (partial.join("usr/local/bin"), partial.join("usr/local/share/ekstra/images"));
+    let bin = partial.join("usr/local/bin");
     fs::create_dir_all(&bin)?;
-    fs::create_dir_all(&images)?;
     link_or_copy(&program, &bin.join("ekstra-node"))?;
-    for archive in archives {
-        let name = archive.file_name().context("an archive without a name")?;
-        link_or_copy(archive, &images.join(name))?;
-    }
     fs::rename(&partial, &layer)?;
     Ok(layer)
 }

@@ -69,6 +69,8 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });
     let listeners = bind(&settings).await?;
     let acceptor = tls::acceptor(&home, settings.address)?;
+    let prefetch = components.clone();
+    tokio::task::spawn_blocking(move || prefetch.prefetch());
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
     for listener in listeners {

@@ -7,12 +7,9 @@ use crate::supervise::{Service, Supervisor, block_signals};
 use crate::user_data::{self, UserData};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Image archives that come with the machine image, imported before the kubelet asks for them.
-const IMAGES: &str = "/usr/local/share/ekstra/images";
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run() -> io::Result<()> {
@@ -29,9 +26,6 @@ pub(crate) fn run() -> io::Result<()> {
     let up = || UnixStream::connect(config::CONTAINERD_SOCKET).is_ok();
     if supervisor.run_until(up)? {
         say("containerd answers");
-        let mut imports = start_imports()?;
-        supervisor.run_until(|| imports.iter_mut().all(finished))?;
-        say("images imported");
         let flags = config::kubelet_flags(&facts, &data.node.spec);
         supervisor.start(Service::new("kubelet", "/usr/local/bin/kubelet", flags))?;
         supervisor.run()?;
@@ -72,36 +66,4 @@ fn run_scripts(scripts: &[String]) -> io::Result<()> {
         println!("ekstra-node: user data script {number}: {status}");
     }
     Ok(())
-}
-
-fn start_imports() -> io::Result<Vec<Child>> {
-    let directory = Path::new(IMAGES);
-    if !directory.exists() {
-        return Ok(Vec::new());
-    }
-    let mut archives: Vec<PathBuf> = std::fs::read_dir(directory)?.flatten().map(|e| e.path()).collect();
-    archives.sort();
-    archives.iter().map(|archive| import(archive)).collect()
-}
-
-fn import(archive: &Path) -> io::Result<Child> {
-    Command::new("/usr/local/bin/ctr")
-        .args([
-            "--address",
-            config::CONTAINERD_SOCKET,
-            "--namespace",
-            "k8s.io",
-            "images",
-            "import",
-            "--local",
-        ])
-        .args(["--label", "io.cri-containerd.pinned=pinned", "--snapshotter", "overlayfs"])
-        .arg(archive)
-        .stdin(Stdio::null())
-        .spawn()
-}
-
-/// The supervisor reaps every child, so an import that is gone has ended, well or not; the kubelet says what is missing.
-fn finished(child: &mut Child) -> bool {
-    !matches!(child.try_wait(), Ok(None))
 }

@@ -1,0 +1,192 @@
+"""kill -9 of anything at any time: it converges, and whoever does not need the dead does not notice."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ekstra_service import holds, token_time, wait
+
+
+@pytest.mark.parametrize("until", ["accepted", "a child runs", "the API server runs"])
+def test_serve_dies_while_a_cluster_is_created(service, cluster, until):
+    name = "born-" + until.split()[-1]
+    before = set(os.listdir(f"{service.home}/run"))
+
+    def reached():
+        new = set(os.listdir(f"{service.home}/run")) - before
+        wanted = {"accepted": "", "a child runs": "etcd.pid", "the API server runs": "apiserver.pid"}[until]
+        return until == "accepted" or any(n.endswith(wanted) for n in new), new
+
+    service.create_cluster(name)
+    wait(until, reached, 30, 0.01)
+    service.kill("serve")
+    service.start()
+    service.wait_cluster(name)
+    config = f"{service.work}/{name}"
+    service.cli("update-kubeconfig", "--name", name, "--kubeconfig", config)
+    assert "default" in service.kubectl("--kubeconfig", config, "get", "ns").stdout
+    # And while it is deleted.
+    service.client("eks").delete_cluster(name=name)
+    service.kill("serve")
+    service.start()
+    eks = service.client("eks")
+    service.wait_gone(lambda: eks.describe_cluster(name=name)["cluster"]["status"], name)
+    wait("its pid files gone", lambda: ((left := set(os.listdir(f"{service.home}/run")) - before) == set(), left), 30)
+    slots = lambda: (len(os.listdir(f"{service.home}/slots")) == 1, os.listdir(f"{service.home}/slots"))  # noqa: E731
+    wait("its slot gone", slots, 30)
+
+
+@pytest.mark.parametrize("then", ["accepted", "an instance runs"])
+def test_serve_dies_while_nodes_are_made_and_ended(service, cluster, then):
+    before = set(os.listdir(f"{service.home}/run"))
+    service.create_nodegroup(cluster, "extra", 1)
+    if then == "an instance runs":
+        new = lambda: set(os.listdir(f"{service.home}/run")) - before  # noqa: E731
+        wait(then, lambda: (any(n.startswith("i-") for n in new()), new()), 30, 0.01)
+    service.kill("serve")
+    service.start()
+    service.wait_nodegroup(cluster, "extra")
+    service.wait_nodes(3)
+    eks = service.client("eks")
+    eks.delete_nodegroup(clusterName=cluster, nodegroupName="extra")
+    service.kill("serve")
+    service.start()
+    service.wait_gone(
+        lambda: eks.describe_nodegroup(clusterName=cluster, nodegroupName="extra")["nodegroup"], "extra"
+    )
+    service.wait_nodes(2)
+    wait("its pid files gone", lambda: ((left := set(os.listdir(f"{service.home}/run")) - before) == set(), left), 30)
+
+
+def test_gate_dies_when_idle(service, cluster, web):
+    dead = service.service_pids("gate")
+    service.kill("gate")
+    wait("kubectl", lambda: ("default" in service.kubectl("get", "ns", timeout=5).stdout, ""), 15)
+    assert service.service_pids("gate") != dead
+    service.wait_nodes(2, 30)
+    name = web[0]["metadata"]["name"]
+    wait("DNS", lambda: ("10.100.0.1" in (t := service.exec(name, "nslookup kubernetes.default.svc.cluster.local").stdout), t), 30)
+
+
+def everything_works(service, name):
+    """Fresh sign-in, nodes, DNS, exec. A token is new every second, so that no cached review answers for it."""
+    token = json.loads(service.cli("token", "--cluster-name", "e2e", "--region", "us-east-1").stdout)["status"]["token"]
+    config = json.loads(service.kubectl("config", "view", "--raw", "--minify", "-o", "json").stdout)
+    config["users"][0]["user"] = {"token": token}
+    path = Path(service.work, "fresh-token")
+    path.write_text(json.dumps(config))
+    listed = service.kubectl("--kubeconfig", path, "get", "ns", check=False, timeout=20)
+    looked = service.exec(name, "nslookup web.default.svc.cluster.local", check=False, timeout=20)
+    nodes = service.nodes()
+    good = listed.returncode == 0 and looked.returncode == 0 and len(nodes) == 2
+    return good, {"ns": listed.stderr, "dns": looked.stdout + looked.stderr, "nodes": nodes, "token": token_time(token)}
+
+
+def without_serve(service, web, seconds):
+    name = web[0]["metadata"]["name"]
+    service.kill("serve")
+    try:
+        holds("the cluster without serve", lambda: everything_works(service, name), seconds, 2)
+        assert not service.service_pids("serve")
+        # New work, too: a pod is scheduled, pulled, started.
+        service.run_pod("orphan", "sleep 600")
+        service.delete_pod("orphan")
+    finally:
+        service.start()
+
+
+def test_a_minute_without_serve(service, cluster, web):
+    """Shorter than the webhook cache's two minutes; fresh tokens make up for that. Longer than the controller
+    manager's grace period for nodes (50 s). The five minutes are below."""
+    without_serve(service, web, 65)
+    service.wait_nodes(2)
+
+
+@pytest.mark.long
+def test_five_minutes_without_serve(service, cluster, web):
+    without_serve(service, web, 300)
+    service.wait_nodes(2)
+
+
+@pytest.mark.parametrize("child", ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"])
+def test_a_control_plane_process_dies(service, cluster, child):
+    mark = f"before-{child}-{time.time_ns()}"
+    service.kubectl("create", "configmap", mark)
+    (record,) = Path(service.home, "run").glob(f"cp-*-{child}.pid")
+
+    def pid():
+        return [
+            pid
+            for pid, args in processes_of(service)
+            if child in args[0] or child in args[1:2]
+        ]
+
+    (old,) = pid()
+    started = time.monotonic()
+    os.kill(old, signal.SIGKILL)
+    wait(f"{child} again", lambda: (bool(p := pid()) and p != [old], p), 20, 0.02)
+    wait("its data", lambda: (mark in service.kubectl("get", "configmap", "-o", "name", timeout=20).stdout, ""), 30)
+    print(f"{child}: back after {time.monotonic() - started:.1f} s")
+    service.kubectl("delete", "configmap", mark)
+    service.wait_nodes(2)
+    # What the others do for a living goes on.
+    service.kubectl("create", "deployment", "after", "--image=e2e/busybox:1", "--", "sleep", "600")
+    service.wait_pods("app=after", 1)
+    service.kubectl("delete", "deployment", "after", "--grace-period=1")
+    assert record.exists()
+
+
+def processes_of(service):
+    """Control plane children of the one cluster."""
+    from ekstra_service import processes
+
+    return [(pid, args) for pid, args in processes() if any(f"{service.home}/slots/" in a for a in args[1:])]
+
+
+def test_a_node_process_dies(service, cluster, web):
+    """PID 1 of an instance keeps its kubelet; the machine is Ready again by itself."""
+    from ekstra_service import processes
+
+    kubelets = [
+        pid
+        for pid, args in processes()
+        if args and args[0].endswith("/kubelet") and f"ekstra-{service.home_id()}/" in cgroup(pid)
+    ]
+    assert len(kubelets) == 2
+    os.kill(kubelets[0], signal.SIGKILL)
+
+    def again():
+        now = [
+            pid
+            for pid, args in processes()
+            if args and args[0].endswith("/kubelet") and f"ekstra-{service.home_id()}/" in cgroup(pid)
+        ]
+        return len(now) == 2 and kubelets[0] not in now, now
+
+    wait("a new kubelet", again, 30)
+    service.wait_nodes(2)
+    service.run_pod("after-kubelet", "sleep 600")
+    service.delete_pod("after-kubelet")
+
+
+def cgroup(pid):
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
+
+
+def test_stop_all_and_start(service, cluster):
+    """As after a reboot: everything comes back with its data."""
+    service.kubectl("create", "configmap", "survivor")
+    service.cli("stop", "--all")
+    traces = service.traces()
+    assert set(traces) <= {"slots", "instances"}, traces
+    service.start()
+    wait("its data", lambda: ("survivor" in service.kubectl("get", "configmap", "-o", "name", timeout=20).stdout, ""), 60)
+    service.wait_nodes(2, 120)
+    service.run_pod("after-start", "sleep 600", timeout=120)
+    service.delete_pod("after-start")
