@@ -36,4 +36,7 @@ pub struct Cloud {
     pub master: MasterKey,
     pub settings: Arc<Settings>,
     pub home: PathBuf,
+    /// Read by whoever makes a router or hangs a link on it, written by whoever takes an unused one away: between
+    /// finding it unused and removing it nobody may start to use it.
+    pub router_use: Arc<tokio::sync::RwLock<()>>,
 }

@@ -4,6 +4,7 @@ mod describe;
 mod filters;
 pub mod instances;
 pub mod network;
+pub mod routers;
 
 use crate::Cloud;
 use crate::api::Router;

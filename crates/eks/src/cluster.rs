@@ -245,6 +245,7 @@ impl ClusterReconciler {
     async fn make_network(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
         let (router, links) = self.links(cluster, slot)?;
         let namespace = slot.namespace.clone();
+        let _connecting = self.eks.cloud.router_use.read().await;
         self.on_host(move |host| {
             host.ensure_router(&router)?;
             host.ensure_namespace(&namespace)?;

@@ -92,8 +92,9 @@ impl Client {
         let sent = self.http.request(built.body(Full::new(request.body.into()))?);
         let answer = tokio::time::timeout(PATIENCE, sent).await.context("the service does not answer")??;
         let status = answer.status();
+        let kind = answer.headers().get("x-amzn-errortype").and_then(|v| v.to_str().ok()).map(str::to_owned);
         let body = answer.into_body().collect().await?.to_bytes().to_vec();
-        if status.is_success() { Ok(body) } else { Err(refusal(&body).into()) }
+        if status.is_success() { Ok(body) } else { Err(refusal(kind, &body).into()) }
     }
 
     /// The version and home of the service that listens, if one does.
@@ -109,10 +110,11 @@ impl Client {
     }
 }
 
-fn refusal(body: &[u8]) -> Refused {
+/// restJson names the error in a header, the query protocols in the body.
+fn refusal(kind: Option<String>, body: &[u8]) -> Refused {
     if let Ok(json) = serde_json::from_slice::<Value>(body) {
         let text = |name: &str| json[name].as_str().map(str::to_owned);
-        let code = text("__type").or_else(|| text("code")).unwrap_or_else(|| "Refused".into());
+        let code = kind.or_else(|| text("__type")).unwrap_or_else(|| "Refused".into());
         return Refused { code, message: text("message").unwrap_or_default() };
     }
     let xml = String::from_utf8_lossy(body);

@@ -10,6 +10,7 @@ use crate::{credentials, http, tls};
 use anyhow::{Context, Result};
 use ekstra_cloud::api::Router;
 use ekstra_cloud::ec2::instances::InstanceReconciler;
+use ekstra_cloud::ec2::routers::RouterReconciler;
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler};
@@ -54,6 +55,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         env,
         settings: Arc::new(settings.clone()),
         home: home.root.clone(),
+        router_use: Arc::default(),
     };
     ensure_scope(&cloud, &Scope::new(DEFAULT_ACCOUNT, &settings.region))
         .await
@@ -77,7 +79,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
     }
     tasks.spawn(keep_gate(host.clone(), home.clone()));
+    let routers = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names: names.clone() };
     let instances = InstanceReconciler { cloud, host, names, images: components };
+    start(&mut tasks, routers, &store, &shutdown);
     start(&mut tasks, instances, &store, &shutdown);
     start(&mut tasks, ClusterReconciler::new(eks.clone()), &store, &shutdown);
     start(&mut tasks, NodegroupReconciler::new(eks.clone()), &store, &shutdown);

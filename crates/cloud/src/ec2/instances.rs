@@ -193,6 +193,7 @@ impl InstanceReconciler {
             path: self.directory(instance).join("disk.ext4"),
             bytes: u64::from(instance.disk_gib) << 30,
         };
+        let _connecting = self.cloud.router_use.read().await;
         self.on_host(move |host| {
             host.ensure_router(&router)?;
             host.ensure_namespace(&namespace)?;
@@ -328,10 +329,13 @@ impl InstanceReconciler {
 
     async fn forget(&self, key: &str, instance: &Instance) -> Result<Next, InstanceError> {
         let left = instance.state_since_ms + REMEMBERED - self.cloud.env.now_ms();
+        // Whose end was asked for needs no explanation.
+        if instance.state_reason.is_none() || left <= 0 {
+            let _ = std::fs::remove_file(self.cloud.home.join("logs").join(format!("{}.log", instance.id)));
+        }
         if left > 0 {
             return Ok(Next::After(Duration::from_millis(left.unsigned_abs())));
         }
-        let _ = std::fs::remove_file(self.cloud.home.join("logs").join(format!("{}.log", instance.id)));
         self.cloud
             .store
             .transact::<_, CommitError>(|txn| {
