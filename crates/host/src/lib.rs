@@ -7,6 +7,7 @@
 
 mod linux;
 pub mod netns;
+pub mod sim;
 mod spec;
 
 pub use linux::launch::launch_main;

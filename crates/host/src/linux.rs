@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use child::exit as child_exit;
+pub(crate) use child::start_ticks;
 
 /// Global names of one home on this machine.
 #[derive(Clone, Debug)]

@@ -38,7 +38,7 @@ pub(crate) fn status(run: &Path, id: &ChildId) -> Result<ChildStatus, HostError>
 }
 
 /// When the process started; `None` if there is none or it is a zombie.
-pub(super) fn start_ticks(pid: i32) -> Option<u64> {
+pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold spaces; fields count from behind it: state is the first, start time the 20th.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
