@@ -1,9 +1,10 @@
 """One service, one cluster with two nodes, shared by the cases in the order of their files; always cleaned up."""
 
 import os
+import signal
 
 import pytest
-from ekstra_service import Service
+from ekstra_service import Service, deployment, service_object
 import images
 
 SERVICES = []
@@ -13,6 +14,12 @@ def new_service(**options):
     service = Service(**options)
     SERVICES.append(service)
     return service
+
+
+def pytest_configure():
+    """Whoever ends a run, nothing is left: as with Ctrl-C, which a background job would ignore."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
@@ -64,11 +71,14 @@ def cluster(service):
 
 
 @pytest.fixture(scope="session")
-def web(service, cluster):
+def web_deployment(service, cluster):
     """Two replicas on two nodes behind a ClusterIP."""
-    from ekstra_service import deployment, service_object
-
     service.apply(deployment("web", 2), service_object("web"))
+
+
+@pytest.fixture
+def web(service, web_deployment):
+    """Its pods as they are now: nodes come and go between the cases."""
     return service.wait_pods("app=web", 2)
 
 

@@ -6,6 +6,7 @@ Invariant: nothing here waits for time to pass; every wait is for a condition an
 import base64
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -52,9 +53,12 @@ def holds(what, check, seconds, interval=0.5):
         time.sleep(interval)
 
 
-def free_ports():
-    """A port for the endpoint whose successor (the registry's) is free, too; below the ephemeral ones."""
-    for port in range(14_566, 16_400, 10):
+def free_port():
+    """For the endpoint; its successor (the registry's) is free, too. Below the ephemeral ports, and not where another
+    run of these cases looks first."""
+    ports = list(range(12_010, 16_400, 10))
+    random.shuffle(ports)
+    for port in ports:
         try:
             for number in (port, port + 1):
                 with socket.socket() as s:
@@ -93,7 +97,7 @@ class Service:
     def __init__(self, drain_limit=DRAIN_LIMIT):
         self.home = tempfile.mkdtemp(prefix="ek", dir="/tmp")
         self.work = tempfile.mkdtemp(prefix="ekw", dir="/tmp")
-        self.port = free_ports()
+        self.port = free_port()
         self.kubeconfig = f"{self.work}/kubeconfig"
         tools = Path(self.work, "bin")
         tools.mkdir()
@@ -435,6 +439,7 @@ WEB = "hostname > /www/index.html; echo serving; exec httpd -f -v -p 8080 -h /ww
 
 
 def deployment(name, replicas, script=WEB, port=8080, spread=True):
+    """Evenly over the nodes that take pods, unless told otherwise."""
     labels = {"app": name}
     template = pod(name, script, container={"readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1}})
     spec = template["spec"]
@@ -443,7 +448,8 @@ def deployment(name, replicas, script=WEB, port=8080, spread=True):
             {
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
+                "whenUnsatisfiable": "DoNotSchedule",
+                "nodeTaintsPolicy": "Honor",
                 "labelSelector": {"matchLabels": labels},
             }
         ]

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 
+import botocore.exceptions
 import pytest
 from ekstra_service import SLEEP, deployment, wait
 
@@ -65,7 +66,7 @@ def west(service, cluster):
     service.apply(deployment("west", 1, "echo secret-of-west > /www/index.html; exec httpd -f -p 9123 -h /www", 9123), env=env)
     (pod,) = service.wait_pods("app=west", 1, env=env)
     yield pod, env
-    service.cli("delete", "cluster", "--name", "west", "--region", WEST, check=False, env=env)
+    service.cli("delete", "cluster", "--name", "west", "--region", WEST, env=env)
 
 
 def fetch(address, port):
@@ -97,21 +98,20 @@ def test_host_is_unreachable_from_a_node(service, on_the_node, host_listener, up
 def test_regions_are_apart(service, cluster, west):
     assert service.client("eks").list_clusters()["clusters"] == [cluster]
     assert service.client("eks", WEST).list_clusters()["clusters"] == ["west"]
-    with pytest.raises(service.client("eks").exceptions.ResourceNotFoundException):
-        service.client("eks", WEST).describe_cluster(name=cluster)
+    eks = service.client("eks", WEST)
+    with pytest.raises(eks.exceptions.ResourceNotFoundException):
+        eks.describe_cluster(name=cluster)
     assert not set(service.subnets()) & set(service.subnets(WEST))
 
 
 def test_other_vpc_is_unreachable_from_a_pod(service, prober, west):
     pod, env = west
-    own = service.exec
     name = pod["metadata"]["name"]
     listed = service.kubectl("exec", name, "--", "timeout", "5", "wget", "-q", "-O", "-", "http://127.0.0.1:9123/", env=env)
     assert "secret-of-west" in listed.stdout
     for address in (pod["status"]["podIP"], pod["status"]["hostIP"]):
         reached = prober(fetch(address, 9123))
         assert "secret-of-west" not in reached.stdout and reached.returncode != 0, f"{address} is reached"
-    assert own is not None
 
 
 def test_other_node_names_have_their_region(service, west):
@@ -120,19 +120,17 @@ def test_other_node_names_have_their_region(service, west):
     assert node.endswith(f".{WEST}.compute.internal")
 
 
+# busybox's wget cannot PUT. Standard input stays open until the answer is there: a server may take its end for a client
+# that hung up.
 TOKEN = (
-    "printf 'PUT /latest/api/token HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\n"
-    "X-aws-ec2-metadata-token-ttl-seconds: 60\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n'"
-    " | timeout 5 nc 169.254.169.254 80"
+    "{ printf 'PUT /latest/api/token HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\n"
+    "X-aws-ec2-metadata-token-ttl-seconds: 60\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n'; sleep 2; } | timeout 5 nc 169.254.169.254 80"
 )
 
 
 def request(path, token=None):
-    header = f"X-aws-ec2-metadata-token: {token}\\r\\n" if token else ""
-    return (
-        f"printf 'GET {path} HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\n{header}Connection: close\\r\\n\\r\\n'"
-        " | timeout 5 nc 169.254.169.254 80"
-    )
+    header = f"--header 'X-aws-ec2-metadata-token: {token}'" if token else ""
+    return f"timeout 5 wget -q -O - {header} http://169.254.169.254{path} 2>&1"
 
 
 def test_metadata_stays_on_the_node(service, prober):
@@ -146,14 +144,14 @@ def test_metadata_version_2_on_the_node(service, on_the_node):
     assert answer.startswith("HTTP/1.1 200"), answer
     token = answer.replace("\r", "").split("\n\n", 1)[1].strip()
     identity = on_the_node(request("/latest/meta-data/instance-id", token)).stdout
-    assert "\ni-" in identity.replace("\r", ""), identity
+    assert identity.startswith("i-"), identity
     role = on_the_node(request("/latest/meta-data/iam/security-credentials/", token)).stdout
     assert "eksNodeRole" in role, role
 
 
 def test_metadata_version_1_is_refused(service, on_the_node):
     answer = on_the_node(request("/latest/meta-data/")).stdout
-    assert answer.startswith("HTTP/1.1 401"), answer
+    assert "401 Unauthorized" in answer, answer
 
 
 def page(service, method, path, body=b"", **headers):
@@ -194,16 +192,20 @@ def test_web_pages_are_refused(service, cluster, headers):
 def test_a_signature_does_not_excuse_a_page(service, cluster):
     """Even a signed request is refused when a browser's header says that another site sent it."""
     eks = service.client("eks")
-    eks.meta.events.register("before-send.eks", lambda request, **_: request.headers.add_header("Origin", "https://evil.example"))
-    with pytest.raises(Exception) as refused:
+
+    def from_a_page(request, **_):
+        request.headers["Origin"] = "https://evil.example"
+
+    eks.meta.events.register("before-send.eks", from_a_page)
+    with pytest.raises(botocore.exceptions.ClientError) as refused:
         eks.list_clusters()
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
 
 def test_unsigned_requests_are_refused(service, cluster):
     for method, path, body in [("GET", "/clusters", b""), ("POST", "/clusters", CREATE)]:
-        status, _, text = page(service, method, path, body, Content_Type="application/json")
-        assert status == 403 and b"MissingAuthenticationToken" in text + b"MissingAuthenticationToken", (status, text)
+        status, headers, _ = page(service, method, path, body, Content_Type="application/json")
+        assert (status, headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
     assert service.client("eks").list_clusters()["clusters"] == [cluster]
 
 

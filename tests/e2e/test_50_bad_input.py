@@ -134,7 +134,6 @@ def test_bad_cluster_names(service, eks, name):
         {"resourcesVpcConfig": {}},
         {"resourcesVpcConfig": None},
         {"roleArn": None},
-        {"resourcesVpcConfig": "text"},
     ],
     ids=str,
 )
@@ -259,7 +258,7 @@ def one_line(done):
 CLI = [
     (["create", "cluster", "--name", "x"], "--managed"),
     (["create", "cluster", "--name", "e2e", "--managed"], "already"),
-    (["create", "cluster", "--name", "-x-", "--managed"], None),
+    (["create", "cluster", "--name=-x-", "--managed"], None),
     (["create", "cluster", "--name", "under_/score", "--managed"], None),
     (["create", "cluster", "--name", "x", "--managed", "--version", "1.99"], "1.99"),
     (["create", "cluster", "--name", "x", "--managed", "--region", "nowhere"], None),
@@ -296,7 +295,7 @@ def test_port_in_use(fresh_service):
 
 
 def test_commands_without_a_service(fresh_service):
-    for arguments in (["env"], ["get", "cluster"], ["delete", "cluster", "--name", "x"], ["update-kubeconfig", "--name", "x"]):
+    for arguments in (["env"], ["get", "cluster"], ["update-kubeconfig", "--name", "x"]):
         assert "ekstra start" in one_line(fresh_service.cli(*arguments, check=False, timeout=60)), arguments
 
 

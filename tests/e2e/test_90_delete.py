@@ -42,7 +42,7 @@ def test_nothing_is_left_but_the_service(service, cluster):
 
 def test_stop_leaves_nothing_at_all(service, cluster):
     service.cli("stop", "--all")
-    assert service.traces() == {}
+    assert service.traces() == {}, "left behind"
     from ekstra_service import output
 
     assert service.settings()["address"] not in output("ip", "-o", "address", "show", "dev", "lo")

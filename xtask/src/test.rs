@@ -66,12 +66,7 @@ fn checks(phases: &mut Vec<Phase>) -> Result<()> {
     let mut codegen = Command::new(std::env::current_exe()?);
     codegen.args(["codegen", "--check"]);
     phase(phases, "codegen", codegen, no_tests)?;
-    phase(
-        phases,
-        "cargo test",
-        cargo(&["test", "--release", "--workspace", "--no-fail-fast"]),
-        count_cargo,
-    )?;
+    phase(phases, "cargo test", cargo(&["test", "--release", "--workspace", "--no-fail-fast"]), count_cargo)?;
     Ok(())
 }
 
@@ -84,7 +79,7 @@ fn end_to_end(phases: &mut Vec<Phase>, options: &Options) -> Result<()> {
         return Ok(());
     }
     let mut pytest = Command::new(python);
-    pytest.args(["-m", "pytest", "-v", "--tb=short"]);
+    pytest.args(["-m", "pytest", "-q", "--tb=short"]);
     pytest.current_dir(workspace::root().join("tests/e2e"));
     pytest.env("EKSTRA_BIN", &ekstra).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
     if let Some(expression) = &options.select {
@@ -193,13 +188,7 @@ fn report(phases: &[Phase], skipped: bool) -> Result<()> {
     let mut total = Count::default();
     for phase in phases {
         let failed = phase.count.failed.max(u64::from(!phase.succeeded));
-        println!(
-            "{:<12} {:>8.1} {:>8} {:>8}",
-            phase.name,
-            minutes(phase.took),
-            phase.count.passed,
-            failed
-        );
+        println!("{:<12} {:>8.1} {:>8} {:>8}", phase.name, minutes(phase.took), phase.count.passed, failed);
         total.passed += phase.count.passed;
         total.failed += failed;
     }
@@ -222,7 +211,8 @@ mod tests {
 
     #[test]
     fn cargo_s_results_are_counted() {
-        let line = "test result: ok. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        let line =
+            "test result: ok. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
         assert_eq!(count_cargo(line), Count { passed: 12, failed: 3 });
         assert_eq!(count_cargo("test passed; fine"), Count::default());
     }

@@ -3,7 +3,7 @@
 use crate::Cloud;
 use crate::api::{Call, Router};
 use crate::iam::find_role;
-use ekstra_domain::iam::{Principal, Session};
+use ekstra_domain::iam::{Principal, Session, trusts};
 use ekstra_model::{Timestamp, sts as model};
 use ekstra_wire::ApiError;
 use model::ops;
@@ -38,7 +38,9 @@ async fn assume_role(
             format!("User: {caller} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
         ApiError::client("AccessDenied", 403, message)
     };
-    let role = find_role(&cloud, &role_arn).ok_or_else(denied)?;
+    let role = find_role(&cloud, &role_arn)
+        .filter(|role| trusts(&role.trust_policy, &call.principal))
+        .ok_or_else(denied)?;
     let seconds = i64::from(input.duration_seconds.unwrap_or(3600));
     if seconds > role.max_session_seconds {
         let message = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.";

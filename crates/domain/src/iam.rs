@@ -1,8 +1,10 @@
 //! Identities: roles, access keys, and role sessions that carry their own proof.
 
 mod session;
+mod trust;
 
 pub use session::{MasterKey, Session, SessionError};
+pub use trust::trusts;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

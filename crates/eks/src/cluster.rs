@@ -345,11 +345,8 @@ impl ClusterReconciler {
     ) -> Result<(), ClusterError> {
         self.eks.clients.forget(&slot.id);
         let scope = &cluster.scope;
+        forget_updates(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), None).await?;
         let body = |txn: &mut Txn| {
-            for (update, _) in txn.list::<Update>(&keys::updates(scope, &cluster.name))?.into_iter().take(50)
-            {
-                txn.delete(&update);
-            }
             for interface in &slot.interfaces {
                 txn.delete(&keys::interface(scope, interface));
             }
@@ -400,6 +397,28 @@ impl ClusterReconciler {
 fn namespace_inode(slot: &ControlPlaneSlot) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(netns::path(&slot.namespace)).ok().map(|m| m.ino())
+}
+
+/// Removes the updates of a cluster, or of one of its node groups, a transaction's worth at a time: whoever makes
+/// another of the same name must not find them.
+pub(crate) async fn forget_updates(
+    store: &ekstra_store::Store,
+    prefix: &str,
+    nodegroup: Option<&str>,
+) -> Result<(), CommitError> {
+    loop {
+        let body = |txn: &mut Txn| {
+            let all = txn.list::<Update>(prefix)?;
+            let of_group = |update: &Update| nodegroup.is_none() || update.nodegroup.as_deref() == nodegroup;
+            let found: Vec<_> =
+                all.into_iter().filter(|(_, u)| of_group(u)).take(ekstra_store::MAX_WRITES).collect();
+            found.iter().for_each(|(key, _)| txn.delete(key));
+            Ok::<_, CommitError>(found.len())
+        };
+        if store.transact(body).await? < ekstra_store::MAX_WRITES {
+            return Ok(());
+        }
+    }
 }
 
 /// Updates that were waiting for what is now true.

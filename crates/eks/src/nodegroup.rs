@@ -1,6 +1,6 @@
 //! The node group reconciler: instances are launched, drained and terminated until the group is as its record says.
 
-use crate::cluster::finish_updates;
+use crate::cluster::{finish_updates, forget_updates};
 use crate::{Eks, drain, user_data};
 use ekstra_cloud::api::Refusal;
 use ekstra_cloud::ec2::instances::{Launch, launch, terminate};
@@ -293,6 +293,8 @@ impl NodegroupReconciler {
     }
 
     async fn forget(&self, context: &Context) -> Result<(), NodegroupError> {
+        let updates = keys::updates(&context.group.scope, &context.cluster.name);
+        forget_updates(&self.eks.cloud.store, &updates, Some(&context.group.name)).await?;
         let body = |txn: &mut Txn| {
             txn.delete(&context.key);
             Ok::<_, CommitError>(())

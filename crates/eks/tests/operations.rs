@@ -134,11 +134,15 @@ fn code<T>(answer: Result<T, ApiError>) -> String {
 #[tokio::test]
 async fn a_cluster_is_created_once_and_described_as_eks_does() {
     let world = world().await;
-    let created = world.call(ops::CreateCluster, world.request("c")).await.expect("created").cluster.expect("there");
+    let created =
+        world.call(ops::CreateCluster, world.request("c")).await.expect("created").cluster.expect("there");
     assert_eq!(created.status.as_deref(), Some("CREATING"));
     assert_eq!(created.version.as_deref(), Some("1.36"));
     assert_eq!(created.arn.as_deref(), Some("arn:aws:eks:us-east-1:000000000000:cluster/c"));
-    assert_eq!(created.endpoint, None, "an endpoint before there is a certificate authority would be of no use");
+    assert_eq!(
+        created.endpoint, None,
+        "an endpoint before there is a certificate authority would be of no use"
+    );
     let again = world.call(ops::CreateCluster, world.request("c")).await.expect("the same answer");
     assert_eq!(again.cluster.and_then(|c| c.created_at), created.created_at);
     let mut other = world.request("c");
@@ -288,11 +292,15 @@ async fn tags_and_scaling_are_changed_where_they_stand() {
     let scale = |desired: i32| model::UpdateNodegroupConfigRequest {
         cluster_name: Some("c".into()),
         nodegroup_name: Some("g".into()),
-        scaling_config: Some(model::NodegroupScalingConfig { desired_size: Some(desired), ..Default::default() }),
+        scaling_config: Some(model::NodegroupScalingConfig {
+            desired_size: Some(desired),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     assert_eq!(code(world.call(ops::UpdateNodegroupConfig, scale(3)).await), "InvalidParameterException");
-    let update = world.call(ops::UpdateNodegroupConfig, scale(1)).await.expect("accepted").update.expect("there");
+    let update =
+        world.call(ops::UpdateNodegroupConfig, scale(1)).await.expect("accepted").update.expect("there");
     assert_eq!(update.r#type.as_deref(), Some("ConfigUpdate"));
     assert_eq!(code(world.call(ops::UpdateNodegroupConfig, scale(2)).await), "ResourceInUseException");
 }

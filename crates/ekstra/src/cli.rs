@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 #[command(after_help = "Examples:
   ekstra create cluster --name my-eks-managed --managed
   ekstra get nodegroup --cluster my-eks-managed
-  ekstra scale nodegroup --cluster my-eks-managed --name ng --nodes 3
+  ekstra scale nodegroup --cluster my-eks-managed --name ng --nodes 3 --nodes-max 3
   ekstra delete cluster --name my-eks-managed
   eval \"$(ekstra env)\"; aws eks list-clusters")]
 struct Cli {

@@ -87,6 +87,12 @@ impl Home {
     /// The settings of an earlier start, or new ones.
     pub(crate) fn settle(&self, env: &Env, listen: Option<u16>, region: &str) -> Result<Settings> {
         if let Some(settings) = self.settings() {
+            if let Some(port) = listen.filter(|port| *port != settings.port) {
+                let now = settings.port;
+                bail!(
+                    "this home has listened on port {now} since its first start; unset EKSTRA_LISTEN={port}, or use another home"
+                );
+            }
             return Ok(settings);
         }
         let directory = registry_directory()?;
@@ -178,6 +184,8 @@ fn choose(env: &Env, taken: &[&Settings], listen: Option<u16>, region: &str) -> 
             other.home_id
         );
     }
+    // A port that is taken now would be this home's for ever.
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| port_in_use(port))?;
     // 198.18.0.0/15 is for benchmarks of network devices (RFC 2544): nobody routes it.
     let transit = Prefix::new(Ipv4Addr::new(198, 18, u8::try_from(number)?, 0), 24);
     Ok(Settings {
@@ -190,6 +198,10 @@ fn choose(env: &Env, taken: &[&Settings], listen: Option<u16>, region: &str) -> 
         mtu: uplink_mtu(),
         region: region.to_owned(),
     })
+}
+
+pub(crate) fn port_in_use(port: u16) -> String {
+    format!("port {port} is in use by another program; set EKSTRA_LISTEN to a free port")
 }
 
 /// Of the link with the default route, at most Ethernet's.

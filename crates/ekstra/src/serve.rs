@@ -16,11 +16,12 @@ use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler};
 use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::{
-    ChildId, ChildSpec, ChildStatus, Host, Limits, LinuxHost, ServiceAddress, child_exit,
+    ChildId, ChildSpec, ChildStatus, Host, Limits, LinuxHost, Running, ServiceAddress, child_exit,
     raise_inotify_limits,
 };
 use ekstra_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -61,6 +62,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         .await
         .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
     credentials::ensure(&home, &cloud).await?;
+    let loopback = bind(Ipv4Addr::LOCALHOST, settings.port).await?;
     prepare_machine(&*host, &settings)?;
     let components = Arc::new(Components::open(&home)?);
     let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
@@ -69,7 +71,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     ekstra_cloud::serve(&mut router, &cloud);
     ekstra_eks::serve(&mut router, &eks);
     let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });
-    let listeners = bind(&settings).await?;
+    let listeners = [loopback, bind(settings.address, settings.port).await?];
     let acceptor = tls::acceptor(&home, settings.address)?;
     let prefetch = components.clone();
     tokio::task::spawn_blocking(move || prefetch.prefetch());
@@ -102,7 +104,6 @@ fn start<R: Reconciler>(
     tasks.spawn(drive(Arc::new(reconciler), store.clone(), shutdown.clone()));
 }
 
-/// Without root there are control planes on loopback at most; what needs more says so when it is asked for.
 fn prepare_machine(host: &dyn Host, settings: &Settings) -> Result<()> {
     for (setting, before) in raise_inotify_limits()? {
         tracing::info!(setting, before, "raised: a kubelet takes about 50 inotify instances");
@@ -114,16 +115,10 @@ pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
     ServiceAddress { address: settings.address, transit: settings.transit }
 }
 
-async fn bind(settings: &Settings) -> Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    for address in [Ipv4Addr::LOCALHOST, settings.address] {
-        let at = SocketAddr::new(IpAddr::V4(address), settings.port);
-        let listener = TcpListener::bind(at).await.with_context(|| {
-            format!("port {} is in use by another program; set EKSTRA_LISTEN to a free port", settings.port)
-        })?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
+async fn bind(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
+    TcpListener::bind(SocketAddr::new(IpAddr::V4(address), port))
+        .await
+        .with_context(|| crate::home::port_in_use(port))
 }
 
 async fn wait_for_end() -> Result<()> {
@@ -135,7 +130,12 @@ async fn wait_for_end() -> Result<()> {
     Ok(())
 }
 
-/// Keeps `gate` running; it is a child like any other and outlives this process.
+/// A program that was replaced is another file under the same name; its old one shows as deleted.
+fn runs(running: &Running, program: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{}/exe", running.pid)).is_ok_and(|exe| exe == program)
+}
+
+/// Keeps `gate` running, in the version of this program; it is a child like any other and outlives this process.
 async fn keep_gate(host: Arc<dyn Host>, home: Home) {
     let spec = ChildSpec {
         id: ChildId(GATE.into()),
@@ -150,8 +150,11 @@ async fn keep_gate(host: Arc<dyn Host>, home: Home) {
     loop {
         let (host, spec) = (host.clone(), spec.clone());
         let started = tokio::task::spawn_blocking(move || match host.child_status(&spec.id)? {
-            ChildStatus::Running(running) => Ok(running),
-            _ => host.ensure_child(&spec),
+            ChildStatus::Running(running) if runs(&running, &spec.program) => Ok(running),
+            _ => {
+                host.remove_child(&spec.id, Duration::from_secs(5))?;
+                host.ensure_child(&spec)
+            }
         });
         match started.await {
             Ok(Ok(running)) => {

@@ -1,6 +1,6 @@
 //! What every part of the service runs on: the environment (clock, ids) and the reconcile driver.
 //!
-//! Invariant: nothing above this crate reads the clock or makes an id by itself.
+//! Invariant: no operation and no reconciler reads the clock or makes an id by itself.
 
 mod env;
 mod reconcile;

@@ -1,7 +1,8 @@
 //! One Linux machine, behind [`Host`]: child processes that outlive the service, network namespaces and the links
 //! between them, cgroups, instance disks.
 //!
-//! Invariant: this is the only crate that needs root and the only one with `unsafe`. Every `ensure_*` may be killed
+//! Invariant: this is the only crate that needs root (PID 1 of an instance aside), and all but one line of `unsafe`
+//! is here. Every `ensure_*` may be killed
 //! at any instruction and called again; every global name (namespace, link, cgroup, table) carries the home's id, so
 //! that services of other homes are never touched.
 

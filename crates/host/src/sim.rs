@@ -4,7 +4,8 @@
 //! at any chosen call, as if the service had been killed there.
 
 use crate::{
-    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running, ServiceAddress,
+    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running,
+    ServiceAddress,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -19,7 +19,7 @@ const INSTANCE_TYPE: &str = "t3.medium";
 const DISK_GIB: i32 = 20;
 const AMI_TYPE: &str = "AL2023_x86_64_STANDARD";
 /// Kinds of image that an ekstra node stands for.
-const AMI_TYPES: [&str; 3] = [AMI_TYPE, "AL2023_ARM_64_STANDARD", "AL2_x86_64"];
+const AMI_TYPES: [&str; 2] = [AMI_TYPE, "AL2_x86_64"];
 
 pub(super) async fn handle(
     eks: Eks,
