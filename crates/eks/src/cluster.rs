@@ -154,7 +154,8 @@ impl ClusterReconciler {
             let client = self.eks.clients.get(slot).await.map_err(|e| ClusterError::Keys(e.to_string()))?;
             observed.ready = kubernetes::is_ready(&client).await;
         }
-        observed.bootstrapped = self.is_bootstrapped(&slot.id);
+        // Once only: afterwards its users may change what they find.
+        observed.bootstrapped = cluster.status != ClusterStatus::Creating || self.is_bootstrapped(&slot.id);
         Ok(observed)
     }
 

@@ -179,7 +179,17 @@ impl NodegroupReconciler {
             NodegroupAction::Launch { count } => self.launch(context, count).await,
             NodegroupAction::BeginDrain { instance } => self.begin_drain(context, &instance).await,
             NodegroupAction::Evict { instance } => match (&context.client, context.node(&instance)) {
-                (Some(client), Some(node)) => Ok(drain::evict_all(client, node).await?),
+                (Some(client), Some(node)) => {
+                    let emptied = async {
+                        drain::cordon(client, node).await?;
+                        drain::evict_all(client, node).await
+                    };
+                    // An API server that does not answer must not keep the group: its limit runs.
+                    if let Err(error) = emptied.await {
+                        tracing::info!(node, %error, "not drained yet");
+                    }
+                    Ok(())
+                }
                 _ => Ok(()),
             },
             NodegroupAction::Terminate { instance } => self.terminate(context, &instance).await,
@@ -252,9 +262,7 @@ impl NodegroupReconciler {
     }
 
     async fn begin_drain(&self, context: &Context, instance: &str) -> Result<(), NodegroupError> {
-        if let (Some(client), Some(node)) = (&context.client, context.node(instance)) {
-            drain::cordon(client, node).await?;
-        }
+        // The limit runs from here on, whether the API server answers or not.
         let now = self.eks.cloud.env.now_ms();
         self.update(context, |group| group.draining.insert(instance.to_owned(), now).is_none()).await
     }

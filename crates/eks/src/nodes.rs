@@ -103,6 +103,11 @@ impl Watcher<'_> {
     async fn run(&self) -> Result<(), NodesError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let requests: Api<CertificateSigningRequest> = Api::all(self.client.clone());
+        // Before the lists: what ends after this is seen as a change, what ended before in the lists.
+        let mut head = self.eks.cloud.store.head();
+        let mut seen = *head.borrow_and_update();
+        let resync = tokio::time::sleep(RESYNC);
+        tokio::pin!(resync);
         let listed = nodes.list(&ListParams::default()).await?;
         let node_version = listed.metadata.resource_version.unwrap_or_default();
         for node in &listed.items {
@@ -115,8 +120,6 @@ impl Watcher<'_> {
         }
         let mut node_events = nodes.watch(&WatchParams::default(), &node_version).await?.boxed();
         let mut request_events = requests.watch(&WatchParams::default(), &request_version).await?.boxed();
-        let mut head = self.eks.cloud.store.head();
-        let mut seen = *head.borrow_and_update();
         loop {
             tokio::select! {
                 event = node_events.next() => match event {
@@ -136,25 +139,38 @@ impl Watcher<'_> {
                         return Ok(());
                     }
                     let now = *head.borrow_and_update();
-                    self.see_store(seen).await?;
+                    if !self.see_store(seen).await? {
+                        return Ok(());
+                    }
                     seen = now;
                 }
-                () = tokio::time::sleep(RESYNC) => return Ok(()),
+                () = &mut resync => return Ok(()),
             }
         }
     }
 
-    /// An instance that ended takes its node with it.
-    async fn see_store(&self, since: u64) -> Result<(), NodesError> {
+    /// An instance that ended takes its node with it. `false` when it is too long ago to know what changed.
+    async fn see_store(&self, since: u64) -> Result<bool, NodesError> {
         let view = self.eks.cloud.store.view();
         let prefix = keys::scoped(keys::INSTANCES, &self.scope);
-        let changed = view.changed_since(since).unwrap_or_default();
+        let Some(changed) = view.changed_since(since) else { return Ok(false) };
         for key in changed.iter().filter(|key| key.starts_with(&prefix)) {
             if let Some(instance) = view.get_as::<Instance>(key)
                 && !instance.state.is_alive()
             {
-                self.delete_node(&instance.private_dns_name).await?;
+                self.delete_node_of(&instance).await?;
             }
+        }
+        Ok(true)
+    }
+
+    /// Names are reused with their addresses: the node of a later instance is not this one's.
+    async fn delete_node_of(&self, instance: &Instance) -> Result<(), NodesError> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let Some(node) = nodes.get_opt(&instance.private_dns_name).await? else { return Ok(()) };
+        let provider = node.spec.as_ref().and_then(|s| s.provider_id.as_deref()).unwrap_or_default();
+        if provider.ends_with(&format!("/{}", instance.id)) {
+            return self.delete_node(&instance.private_dns_name).await;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// LocalStack's port, which people's configurations already name.
@@ -77,6 +77,8 @@ impl Home {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
             made.with_context(|| format!("the home {} cannot be made", path.display()))?;
         }
+        // Also when somebody made it before: secrets lie in it.
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
         Ok(())
     }
 
@@ -138,12 +140,32 @@ impl Home {
         Ok(fs::rename(&partial, &target)?)
     }
 
-    /// Held by `serve` while it runs.
+    /// Held by `serve` while it runs; names its process.
     pub(crate) fn lock(&self) -> Result<Flock<fs::File>> {
+        let mut lock = self.try_lock()?.with_context(|| {
+            format!("a service already runs in {}; `ekstra status` shows it", self.root.display())
+        })?;
+        lock.set_len(0)?;
+        write!(lock, "{}", std::process::id())?;
+        Ok(lock)
+    }
+
+    /// The process that holds the lock.
+    pub(crate) fn serving_process(&self) -> Result<Option<i32>> {
+        if self.try_lock()?.is_some() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(self.path("serve.lock"))?;
+        Ok(Some(text.trim().parse().context("the service's lock names no process")?))
+    }
+
+    fn try_lock(&self) -> Result<Option<Flock<fs::File>>> {
         let file = fs::OpenOptions::new().create(true).append(true).open(self.path("serve.lock"))?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
-            anyhow::anyhow!("a service already runs in {}; `ekstra status` shows it", self.root.display())
-        })
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno.into()),
+        }
     }
 }
 

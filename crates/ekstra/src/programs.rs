@@ -50,7 +50,7 @@ impl Components {
             return Ok(known.clone());
         }
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(what) {
+        if let Some(known) = lock().get(what).filter(|paths| paths.iter().all(|p| p.exists())) {
             return Ok(known.clone());
         }
         let paths = find()?;

@@ -36,6 +36,9 @@ CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT
 INSERT INTO head VALUES (1, 0);
 ";
 
+/// A revision and what it changed.
+pub(crate) type Commit = (Revision, Vec<Change>);
+
 /// One open connection to the file.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -103,10 +106,7 @@ impl Disk {
     }
 
     /// The commits after `since`, or `None` when the log no longer reaches back that far.
-    pub(crate) fn commits_after(
-        &self,
-        since: Revision,
-    ) -> rusqlite::Result<Option<Vec<(Revision, Vec<Change>)>>> {
+    pub(crate) fn commits_after(&self, since: Revision) -> rusqlite::Result<Option<Vec<Commit>>> {
         let read = self.connection.unchecked_transaction()?;
         let head: i64 = read.query_row("SELECT revision FROM head", [], |row| row.get(0))?;
         let mut statement = read

@@ -106,21 +106,11 @@ fn last_line(home: &Home) -> String {
     log.lines().last().unwrap_or_default().trim_start_matches("ekstra: ").to_owned()
 }
 
-/// The process that holds the home's lock.
-fn serve_pid(home: &Home) -> Option<i32> {
-    let wanted = home.root.display().to_string();
-    let entries = fs::read_dir("/proc").ok()?;
-    entries.flatten().find_map(|entry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let args: Vec<&str> = line.split(|b| *b == 0).filter_map(|a| std::str::from_utf8(a).ok()).collect();
-        let serves = args.contains(&"serve") && args.contains(&wanted.as_str());
-        (serves && args.first().is_some_and(|a| a.ends_with("ekstra"))).then_some(pid)
-    })
-}
-
 pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
-    if let Some(pid) = serve_pid(home) {
+    if !home.root.exists() {
+        bail!("no service has been started in {}", home.root.display());
+    }
+    if let Some(pid) = home.serving_process()? {
         let process = nix::unistd::Pid::from_raw(pid);
         nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)?;
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -88,6 +88,8 @@ pub(crate) fn stop(run: &Path, id: &ChildId, grace: Duration) -> Result<(), Host
         } else if Instant::now() > deadline && signal == Signal::SIGTERM {
             signal = Signal::SIGKILL;
             sent = false;
+        } else if Instant::now() > deadline + Duration::from_secs(10) {
+            return Err(HostError::Immortal { id: id.clone() });
         }
         std::thread::sleep(Duration::from_millis(5));
     }

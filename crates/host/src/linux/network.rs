@@ -182,7 +182,7 @@ pub(crate) fn ensure_service_address(names: &Names, spec: &ServiceAddress) -> Re
 
 /// Routers reach the outside, and nothing else: not this host, not each other, not link-local addresses.
 fn host_rules(names: &Names, spec: &ServiceAddress) -> String {
-    let (table, uplinks, transit) = (names.table(), names.uplinks(), spec.transit);
+    let (table, uplinks, transit, address) = (names.table(), names.uplinks(), spec.transit, spec.address);
     format!(
         "table ip {table}
 delete table ip {table}
@@ -191,11 +191,13 @@ table ip {table} {{
     type filter hook input priority filter - 10; policy accept;
     iifname \"{uplinks}\" ct state established,related accept
     iifname \"{uplinks}\" drop
+    iifname != \"lo\" ip daddr {address} drop
   }}
   chain forward {{
     type filter hook forward priority filter - 10; policy accept;
     iifname \"{uplinks}\" oifname \"ek*\" drop
     iifname \"{uplinks}\" ip daddr 169.254.0.0/16 drop
+    iifname \"{uplinks}\" ct status dnat drop
     iifname \"{uplinks}\" accept
     oifname \"{uplinks}\" ct state established,related accept
     oifname \"{uplinks}\" drop
