@@ -1,5 +1,6 @@
 """Bad input: AWS's error, or one line of the command line that says what to do."""
 
+import json
 import socket
 import subprocess
 import time
@@ -47,12 +48,27 @@ def test_wrong_secret_and_unknown_key(service, name, call):
     assert code_of(lambda: call(unknown)) in UNKNOWN_KEY
 
 
-def test_corrupted_session_token(service, cluster):
-    session = service.client("sts").assume_role(RoleArn=ROLE, RoleSessionName="e2e")["Credentials"]
+@pytest.fixture(scope="module")
+def own_role(service):
+    """One that people of the account may assume, unlike the roles of services."""
+    principal = {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
+    statement = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    made = service.client("iam").create_role(RoleName="developer", AssumeRolePolicyDocument=policy)
+    return made["Role"]["Arn"]
+
+
+def test_a_service_s_role_is_not_for_people(service):
+    sts = service.client("sts")
+    assert code_of(lambda: sts.assume_role(RoleArn=ROLE, RoleSessionName="e2e")) == "AccessDenied"
+
+
+def test_corrupted_session_token(service, cluster, own_role):
+    session = service.client("sts").assume_role(RoleArn=own_role, RoleSessionName="e2e")["Credentials"]
     keys = {"aws_access_key_id": session["AccessKeyId"], "aws_secret_access_key": session["SecretAccessKey"]}
     token = session["SessionToken"]
     good = service.client("sts", aws_session_token=token, **keys).get_caller_identity()
-    assert good["Arn"].endswith(":assumed-role/eksClusterRole/e2e")
+    assert good["Arn"].endswith(":assumed-role/developer/e2e")
     broken = token[:20] + ("A" if token[20] != "A" else "B") + token[21:]
     client = service.client("sts", aws_session_token=broken, **keys)
     assert code_of(client.get_caller_identity) in {"InvalidClientTokenId", "UnrecognizedClientException"}

@@ -130,6 +130,24 @@ def test_a_control_plane_process_dies(service, cluster, child):
     service.kubectl("delete", "deployment", "after", "--grace-period=1")
 
 
+@pytest.mark.parametrize("moment", ["before", "as soon as it answers", "as soon as the API server answers"])
+def test_etcd_dies_while_a_new_serve_takes_the_cluster_over(service, cluster, moment):
+    """Whatever the new service is doing with the API server must not keep it from starting etcd again."""
+    etcd = lambda: [pid for pid, args in control_plane(service) if args[0].endswith("/etcd")]  # noqa: E731
+    service.kill("serve")
+    (old,) = etcd()
+    if moment == "before":
+        os.kill(old, signal.SIGKILL)
+    service.start()
+    if moment == "as soon as the API server answers":
+        service.kubectl("create", "configmap", f"moment-{time.time_ns()}")
+    if moment != "before":
+        os.kill(old, signal.SIGKILL)
+    wait("etcd again", lambda: (bool(p := etcd()) and p != [old], p), 20, 0.02)
+    wait("the API server", lambda: ("default" in service.kubectl("get", "ns", timeout=20).stdout, ""), 30)
+    service.wait_nodes(2)
+
+
 def control_plane(service):
     """Children of the one cluster that these cases share."""
     (slot,) = os.listdir(f"{service.home}/slots")

@@ -104,7 +104,11 @@ fn boundary(text: &str) -> Option<String> {
 }
 
 fn split_part(part: &str) -> (String, String) {
-    let (head, body) = part.split_once("\n\n").unwrap_or((part, ""));
+    // A part without headers begins with the blank line that ends them.
+    let (head, body) = match part.strip_prefix('\n') {
+        Some(body) => ("", body),
+        None => part.split_once("\n\n").unwrap_or((part, "")),
+    };
     let kind = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-type")
