@@ -51,6 +51,9 @@ impl Clients {
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         config.connect_timeout = Some(Duration::from_secs(5));
         config.proxy_url = None;
+        // A refused eviction is an answer (429), not a reason to wait inside the call: reconcilers come back by
+        // themselves.
+        config.default_retry = false;
         let client = Client::try_from(config)?;
         self.lock().insert(slot.id.clone(), client.clone());
         Ok(client)
