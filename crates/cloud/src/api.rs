@@ -64,13 +64,7 @@ impl Router {
         call: Call,
         input: Value,
     ) -> Option<BoxFuture<'static, Result<Value, ApiError>>> {
-        let find = |(key, handler): (&(&'static str, &'static str), &Handler)| {
-            (key.0 == service && key.1 == operation).then(|| handler.clone())
-        };
-        let handler = match self.handlers.get(&(service, operation) as &(&str, &str)) {
-            Some(handler) => handler.clone(),
-            None => self.handlers.iter().find_map(find)?,
-        };
+        let handler = self.handlers.get(&(service, operation))?;
         Some(handler(call, input))
     }
 }

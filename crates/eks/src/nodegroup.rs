@@ -41,8 +41,6 @@ pub enum NodegroupError {
     Store(#[from] CommitError),
     #[error("API server: {0}")]
     Kube(#[from] kube::Error),
-    #[error("{0}")]
-    Client(String),
     #[error("{0} is not recorded")]
     Unrecorded(String),
 }

@@ -223,12 +223,13 @@ impl Watcher<'_> {
         let status = Patch::Strategic(json!({"status": {"addresses": addresses}}));
         nodes.patch_status(&name, &PatchParams::default(), &status).await?;
         let region = &instance.scope.region;
-        let kept =
-            node.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.key != UNINITIALIZED);
-        let kept: Vec<_> = kept.cloned().collect();
+        // The status patch moved the version on; what is kept must be what is there now.
+        let current = nodes.get(&name).await?;
+        let taints = current.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        let kept: Vec<_> = taints.filter(|t| t.key != UNINITIALIZED).cloned().collect();
         let patch = json!({
             "metadata": {
-                "resourceVersion": node.resource_version(),
+                "resourceVersion": current.resource_version(),
                 "labels": {
                     "node.kubernetes.io/instance-type": instance.instance_type,
                     "beta.kubernetes.io/instance-type": instance.instance_type,
@@ -241,13 +242,6 @@ impl Watcher<'_> {
             },
             "spec": {"taints": kept},
         });
-        // The status patch moved the version on; what was read before it must still be what is there.
-        let current = nodes.get(&name).await?;
-        let mut patch = patch;
-        patch["metadata"]["resourceVersion"] = json!(current.resource_version());
-        let taints =
-            current.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.key != UNINITIALIZED);
-        patch["spec"]["taints"] = json!(taints.cloned().collect::<Vec<_>>());
         match nodes.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
             // Somebody was faster; the event of that change brings the node here again.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
