@@ -5,22 +5,28 @@ mod child;
 mod command;
 mod disk;
 pub(crate) mod launch;
+mod lock;
 pub(crate) mod machine;
 mod mounts;
-mod network;
+pub(crate) mod network;
 
 use crate::{
     ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running,
     ServiceAddress, netns,
 };
+use lock::ChildLock;
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use child::exit as child_exit;
 pub(crate) use child::start_ticks;
+
+/// For everything in a group to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// A launch that goes on without the service that began it takes a second at most.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Global names of one home on this machine.
 #[derive(Clone, Debug)]
@@ -61,9 +67,9 @@ pub struct LinuxHost {
     /// The program that implements `launch` ([`crate::launch_main`]).
     launcher: PathBuf,
     cgroups: cgroup::Hierarchies,
-    /// Routers made by this process, with their namespace's inode: making one takes many commands, and two at once
-    /// would trip over each other.
-    routers: Arc<Mutex<HashMap<String, (RouterSpec, u64)>>>,
+    /// Routers made by this process, and the namespaces that it made them in: making one takes many commands, and two
+    /// at once would trip over each other.
+    routers: Arc<Mutex<HashMap<String, (RouterSpec, netns::Identity)>>>,
 }
 
 impl LinuxHost {
@@ -75,6 +81,10 @@ impl LinuxHost {
 
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    fn forget_router(&self, namespace: &str) {
+        self.routers.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace);
     }
 
     fn group(&self, id: &ChildId) -> cgroup::Group<'_> {
@@ -91,18 +101,28 @@ impl Host for LinuxHost {
         if let ChildStatus::Running(running) = child::status(&self.run, &spec.id)? {
             return Ok(running);
         }
+        let lock = ChildLock::take(&self.run, &spec.id, LOCK_PATIENCE)?;
+        // Whoever held it may have started the child.
+        if let ChildStatus::Running(running) = child::status(&self.run, &spec.id)? {
+            return Ok(running);
+        }
         let group = self.group(&spec.id);
-        group.kill_all(&spec.id, Duration::from_secs(10))?;
+        group.kill_all(&spec.id, KILL_PATIENCE)?;
         group.create(&spec.limits)?;
-        child::start(&self.launcher, &self.run, spec, &group)
+        child::start(&self.launcher, &self.run, spec, &group, &lock)
     }
 
     fn remove_child(&self, id: &ChildId, grace: Duration) -> Result<(), HostError> {
-        child::stop(&self.run, id, grace)?;
         let group = self.group(id);
-        group.kill_all(id, Duration::from_secs(10))?;
+        let end = || child::stop(&self.run, id, grace).and_then(|()| group.kill_all(id, KILL_PATIENCE));
+        // Once before the lock, since a launcher may hold it for as long as its child takes, and once behind it, since
+        // a launcher may have started one.
+        end()?;
+        let lock = ChildLock::take(&self.run, id, LOCK_PATIENCE)?;
+        end()?;
         group.remove()?;
-        child::forget(&self.run, id)
+        child::forget(&self.run, id)?;
+        lock.retire()
     }
 
     fn children(&self) -> Result<Vec<ChildId>, HostError> {
@@ -118,6 +138,7 @@ impl Host for LinuxHost {
     }
 
     fn remove_namespace(&self, name: &str) -> Result<(), HostError> {
+        self.forget_router(name);
         network::remove_namespace(name)
     }
 
@@ -127,18 +148,19 @@ impl Host for LinuxHost {
 
     fn ensure_router(&self, spec: &RouterSpec) -> Result<(), HostError> {
         let mut made = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
-        let inode = || std::fs::metadata(netns::path(&spec.namespace)).map(|m| m.ino()).ok();
-        if made.get(&spec.namespace).is_some_and(|(old, at)| old == spec && Some(*at) == inode()) {
+        let now = || netns::identity(&spec.namespace);
+        if made.get(&spec.namespace).is_some_and(|(old, at)| old == spec && Some(*at) == now()) {
             return Ok(());
         }
         network::ensure_router(spec)?;
-        if let Some(inode) = inode() {
-            made.insert(spec.namespace.clone(), (spec.clone(), inode));
+        if let Some(identity) = now() {
+            made.insert(spec.namespace.clone(), (spec.clone(), identity));
         }
         Ok(())
     }
 
     fn remove_router(&self, spec: &RouterSpec) -> Result<(), HostError> {
+        self.forget_router(&spec.namespace);
         network::remove_router(spec)
     }
 

@@ -6,6 +6,7 @@
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Where namespaces are bound, as `ip netns` does.
@@ -13,6 +14,25 @@ pub const RUN_NETNS: &str = "/run/netns";
 
 pub fn path(name: &str) -> PathBuf {
     PathBuf::from(RUN_NETNS).join(name)
+}
+
+/// Tells one namespace from every other of this boot, whatever their names. The inode alone does not: its number is
+/// free again as soon as a namespace is gone, and the next one gets it. The time at which the kernel made the inode
+/// is another one then; the name's bind mount keeps inode and time as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// Of the namespace that has this name now; `None` when no namespace has.
+pub fn identity(name: &str) -> Option<Identity> {
+    // A file that no namespace is mounted on lies on the directory's own device.
+    let directory = std::fs::metadata(RUN_NETNS).ok()?;
+    let file = std::fs::metadata(path(name)).ok()?;
+    let identity = Identity { inode: file.ino(), seconds: file.ctime(), nanoseconds: file.ctime_nsec() };
+    (file.dev() != directory.dev()).then_some(identity)
 }
 
 /// Runs `body` inside the namespace.
@@ -53,4 +73,29 @@ pub fn write_settings(name: &str, settings: &[(String, String)]) -> io::Result<(
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_made_anew_is_another_one_though_its_inode_is_the_same() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: namespaces need root");
+            return;
+        }
+        let name = format!("ekstra-identity-{}", std::process::id());
+        let mut seen = std::collections::BTreeSet::new();
+        for round in 0..20 {
+            crate::linux::network::ensure_namespace(&name).expect("made");
+            let first = identity(&name).expect("is there");
+            assert_eq!(identity(&name), Some(first), "it stays the same");
+            crate::linux::network::ensure_namespace(&name).expect("still there");
+            assert_eq!(identity(&name), Some(first), "nothing was made");
+            assert!(seen.insert(first), "round {round}: {first:?} was there before");
+            crate::linux::network::remove_namespace(&name).expect("removed");
+            assert_eq!(identity(&name), None);
+        }
+    }
 }

@@ -136,8 +136,10 @@ pub enum HostError {
     Namespace { name: String, source: std::io::Error },
     #[error("child {id} did not start: {detail}")]
     Launch { id: ChildId, detail: String },
-    #[error("child {id} does not end")]
-    Immortal { id: ChildId },
+    #[error("child {id} does not end: {survivors} go on after SIGKILL")]
+    Immortal { id: ChildId, survivors: String },
+    #[error("child {id} is being started or removed by another process, which does not come to an end")]
+    Busy { id: ChildId },
 }
 
 impl HostError {

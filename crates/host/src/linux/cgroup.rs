@@ -1,7 +1,9 @@
-//! Control groups, version 1 (a hierarchy a controller) and version 2 (one hierarchy).
+//! Control groups: one group a child, in every hierarchy. What differs between versions 1 and 2 is in `version.rs`.
 //!
 //! Invariant: a child's group exists before the child does, under its id in every hierarchy; so whatever runs on the
 //! child's behalf can be found by name alone.
+
+mod version;
 
 use crate::{ChildId, HostError, Limits};
 use nix::sys::signal::{Signal, kill};
@@ -10,29 +12,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use version::Version;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers of version 1 that a node's kubelet and container runtime use.
 const CONTROLLERS: [&str; 9] =
     ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"];
-/// What a container host opens: null, zero, full, random, urandom, tty, console, ptmx, pts, kmsg, fuse, tun; and
-/// making nodes of any kind, which a container runtime grants its containers.
-const DEVICES: [&str; 14] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-    "c 1:11 rwm",
-    "c 10:229 rwm",
-    "c 10:200 rwm",
-];
 
 /// Whether this is the `cgroup.procs` file of version 1's device controller.
 pub(crate) fn is_device_group(procs: &Path) -> bool {
@@ -41,9 +26,10 @@ pub(crate) fn is_device_group(procs: &Path) -> bool {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Hierarchies {
-    /// Mount points; one for version 2.
+    root: PathBuf,
+    version: Version,
+    /// Controller and mount point; one for version 2.
     mounts: Vec<(String, PathBuf)>,
-    unified: bool,
 }
 
 /// One group, in every hierarchy.
@@ -55,9 +41,14 @@ pub(crate) struct Group<'a> {
 
 impl Hierarchies {
     pub(crate) fn detect() -> Result<Self, HostError> {
-        let root = Path::new(ROOT);
+        Self::at(Path::new(ROOT))
+    }
+
+    fn at(root: &Path) -> Result<Self, HostError> {
+        let root = root.to_owned();
         if root.join("cgroup.controllers").exists() {
-            return Ok(Self { mounts: vec![("unified".into(), root.to_owned())], unified: true });
+            let mounts = vec![("unified".into(), root.clone())];
+            return Ok(Self { root, version: Version::V2, mounts });
         }
         let mounted = |name: &&&str| root.join(name).join("cgroup.procs").exists();
         let mounts: Vec<_> =
@@ -66,7 +57,7 @@ impl Hierarchies {
             let source = std::io::Error::other("neither cgroup v2 nor v1 controllers are mounted");
             return Err(HostError::io("find", root)(source));
         }
-        Ok(Self { mounts, unified: false })
+        Ok(Self { root, version: Version::V1, mounts })
     }
 
     pub(crate) fn group(&self, name: String) -> Group<'_> {
@@ -94,37 +85,49 @@ impl Group<'_> {
     }
 
     pub(crate) fn create(&self, limits: &Limits) -> Result<(), HostError> {
+        let Hierarchies { root, version, .. } = self.hierarchies;
         for (controller, path) in self.paths() {
             fs::create_dir_all(&path).map_err(HostError::io("create", &path))?;
-            if self.hierarchies.unified {
-                delegate(&path)?;
-                limit_unified(&path, limits)?;
-            } else {
-                limit_v1(controller, &path, limits)?;
-            }
+            // One that was left frozen would stop whoever joins.
+            version.set_frozen(&path, false);
+            version.limit(root, controller, &path, limits)?;
         }
         Ok(())
     }
 
-    /// Ends everything in the group and below it.
+    fn pids(&self) -> BTreeSet<i32> {
+        let mut pids = BTreeSet::new();
+        self.paths().for_each(|(_, path)| collect_pids(&path, &mut pids));
+        pids
+    }
+
+    /// Ends everything in the group and below it, frozen or not, however fast it multiplies.
     pub(crate) fn kill_all(&self, id: &ChildId, patience: Duration) -> Result<(), HostError> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut pids = BTreeSet::new();
-            for (_, path) in self.paths() {
-                collect_pids(&path, &mut pids);
-            }
+            let pids = self.pids();
             if pids.is_empty() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(HostError::Immortal { id: id.clone() });
+                return Err(HostError::Immortal { id: id.clone(), survivors: describe(&pids) });
             }
-            for pid in pids {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+            self.kill_once();
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    fn kill_once(&self) {
+        let version = self.hierarchies.version;
+        if self.paths().all(|(_, path)| version.kill_at_once(&path)) {
+            return;
+        }
+        // Who is frozen makes no children while the list is being read. Version 1 delivers the signal after the thaw.
+        self.paths().for_each(|(_, path)| version.set_frozen(&path, true));
+        for pid in self.pids() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        self.paths().for_each(|(_, path)| thaw_tree(version, &path));
     }
 
     pub(crate) fn remove(&self) -> Result<(), HostError> {
@@ -133,6 +136,28 @@ impl Group<'_> {
         }
         Ok(())
     }
+}
+
+/// A container runtime freezes groups of its own below ours.
+fn thaw_tree(version: Version, path: &Path) {
+    version.set_frozen(path, false);
+    for child in directories(path).unwrap_or_default() {
+        thaw_tree(version, &path.join(child));
+    }
+}
+
+/// The first few, with their names.
+pub(super) fn describe(pids: &BTreeSet<i32>) -> String {
+    const SHOWN: usize = 5;
+    let name = |pid: &i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("{pid} ({})", name.trim())
+    };
+    let mut text = pids.iter().take(SHOWN).map(name).collect::<Vec<_>>().join(", ");
+    if pids.len() > SHOWN {
+        text.push_str(&format!(" and {} more", pids.len() - SHOWN));
+    }
+    text
 }
 
 fn directories(path: &Path) -> Result<Vec<String>, HostError> {
@@ -169,73 +194,94 @@ fn remove_tree(path: &Path) -> Result<(), HostError> {
     }
 }
 
-fn write(path: &Path, file: &str, value: &str) -> Result<(), HostError> {
-    let path = path.join(file);
-    fs::write(&path, value).map_err(HostError::io("write", path))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command, Stdio};
 
-fn limit_v1(controller: &str, path: &Path, limits: &Limits) -> Result<(), HostError> {
-    match controller {
-        "cpuset" => inherit_cpuset(path),
-        "memory" => {
-            write(path, "memory.use_hierarchy", "1").or_else(ignore_busy)?;
-            limits.memory_bytes.map_or(Ok(()), |b| write(path, "memory.limit_in_bytes", &b.to_string()))
-        }
-        "cpu" => limits.cpu_millis.map_or(Ok(()), |millis| {
-            write(path, "cpu.cfs_period_us", "100000")?;
-            write(path, "cpu.cfs_quota_us", &(u64::from(millis) * 100).to_string())
-        }),
-        "pids" => limits.pids.map_or(Ok(()), |pids| write(path, "pids.max", &pids.to_string())),
-        "devices" if limits.restrict_devices => {
-            write(path, "devices.deny", "a")?;
-            DEVICES.iter().try_for_each(|device| write(path, "devices.allow", device))
-        }
-        _ => Ok(()),
+    fn unified() -> Option<Hierarchies> {
+        let root = [Path::new(ROOT), Path::new("/sys/fs/cgroup/unified")]
+            .into_iter()
+            .find(|root| root.join("cgroup.controllers").exists())?;
+        Some(Hierarchies::at(root).expect("is there"))
     }
-}
 
-/// Already set, or not settable any more: the kernel's default is hierarchical by now.
-fn ignore_busy(_: HostError) -> Result<(), HostError> {
-    Ok(())
-}
-
-/// A new cpuset is empty until told; the parent's values are copied down, from the first ancestor that has any.
-fn inherit_cpuset(path: &Path) -> Result<(), HostError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own = fs::read_to_string(path.join(file)).unwrap_or_default();
-        if !own.trim().is_empty() {
-            continue;
+    /// Every kind of group that this machine has.
+    fn machine() -> Vec<Hierarchies> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: control groups need root");
+            return Vec::new();
         }
-        let Some(parent) = path.parent() else { continue };
-        if fs::read_to_string(parent.join(file)).is_ok_and(|v| v.trim().is_empty()) {
-            inherit_cpuset(parent)?;
-        }
-        let value =
-            fs::read_to_string(parent.join(file)).map_err(HostError::io("read", parent.join(file)))?;
-        write(path, file, value.trim())?;
+        let mut found: Vec<_> = Hierarchies::detect().into_iter().chain(unified()).collect();
+        found.dedup_by_key(|h| h.version);
+        found
     }
-    Ok(())
-}
 
-/// Version 2: controllers must be enabled in every ancestor.
-fn delegate(path: &Path) -> Result<(), HostError> {
-    let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
-    ancestors.reverse();
-    for ancestor in ancestors.into_iter().filter(|a| a.starts_with(ROOT)) {
-        for controller in ["cpu", "cpuset", "memory", "pids", "io"] {
-            // An absent controller is seen where a limit needs it.
-            let _ = fs::write(ancestor.join("cgroup.subtree_control"), format!("+{controller}"));
+    fn join(group: &Group<'_>, script: &str) -> Child {
+        let files: Vec<_> = group.procs_files().iter().map(|f| f.display().to_string()).collect();
+        let script = format!("for f in {}; do echo 0 > $f; done; {script}", files.join(" "));
+        Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().expect("sh runs")
+    }
+
+    fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
-    Ok(())
-}
 
-fn limit_unified(path: &Path, limits: &Limits) -> Result<(), HostError> {
-    if let Some(bytes) = limits.memory_bytes {
-        write(path, "memory.max", &bytes.to_string())?;
+    fn id(name: &str) -> (ChildId, String) {
+        (ChildId(name.into()), format!("ekstra-test-{}-{name}", std::process::id()))
     }
-    if let Some(millis) = limits.cpu_millis {
-        write(path, "cpu.max", &format!("{} 100000", u64::from(millis) * 100))?;
+
+    fn end(group: &Group<'_>, id: &ChildId, mut child: Child) {
+        let reaper = std::thread::spawn(move || child.wait().expect("ended"));
+        group.kill_all(id, Duration::from_secs(10)).expect("everything ends");
+        assert!(group.pids().is_empty());
+        assert!(!reaper.join().expect("reaped").success());
+        group.remove().expect("removed");
     }
-    limits.pids.map_or(Ok(()), |pids| write(path, "pids.max", &pids.to_string()))
+
+    #[test]
+    fn a_frozen_group_is_killed_with_what_is_frozen_below_it() {
+        for hierarchies in machine() {
+            let (id, name) = id("frozen");
+            let (group, below) =
+                (hierarchies.group(name.clone()), hierarchies.group(format!("{name}/below")));
+            below.create(&Limits::default()).expect("made");
+            let child = join(&below, "exec sleep 600");
+            wait_until("it sleeps", || !below.pids().is_empty());
+            for frozen in [&group, &below] {
+                frozen.paths().for_each(|(_, path)| hierarchies.version.set_frozen(&path, true));
+            }
+            end(&group, &id, child);
+        }
+    }
+
+    #[test]
+    fn a_group_that_multiplies_is_killed() {
+        for hierarchies in machine() {
+            let (id, name) = id("bomb");
+            let group = hierarchies.group(name);
+            // Bounded where it can be, so that a failure of this test is not one of the machine.
+            group
+                .create(&Limits { pids: Some(200), ..Limits::default() })
+                .or_else(|_| group.create(&Limits::default()))
+                .expect("made");
+            let child =
+                join(&group, "f() { while :; do sh -c 'sleep 0.2' & sleep 0.02; done; }; f & f & f & wait");
+            wait_until("it multiplies", || group.pids().len() > 20);
+            end(&group, &id, child);
+        }
+    }
+
+    #[test]
+    fn survivors_are_named() {
+        let own = i32::try_from(std::process::id()).expect("fits");
+        let named = describe(&BTreeSet::from([own]));
+        assert!(named.starts_with(&format!("{own} (")) && named.len() > format!("{own} ()").len(), "{named}");
+        let many = describe(&(1..=8).collect());
+        assert!(many.ends_with(" and 3 more"), "{many}");
+    }
 }

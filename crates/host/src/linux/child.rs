@@ -1,20 +1,28 @@
 //! Children that outlive the service: starting through the launcher, recognising them again, ending them.
 //!
 //! Invariant: the pid file is written before the child runs any code of its own (`launch.rs`), and names its start
-//! time and this boot; so a recorded process is never confused with another one.
+//! time and this boot; so a recorded process is never confused with another one. It appears by rename, and only the
+//! boot in which it was written believes it: one that the machine's crash tore is from before the boot.
 
-use super::cgroup::Group;
+use super::cgroup::{Group, describe};
+use super::command::finish;
 use super::launch::LaunchRequest;
+use super::lock::ChildLock;
 use super::machine::boot_id;
 use crate::{ChildId, ChildSpec, ChildStatus, HostError, Running};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// A sandbox's root is assembled in a tenth of a second; a machine that is short of everything takes longer.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(60);
+/// For a child that was told to end and could not be asked.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn pid_file(run: &Path, id: &ChildId) -> PathBuf {
     run.join(format!("{id}.pid"))
@@ -28,7 +36,7 @@ pub(crate) fn status(run: &Path, id: &ChildId) -> Result<ChildStatus, HostError>
         Err(error) => return Err(HostError::io("read", path)(error)),
     };
     let Ok(running) = serde_json::from_slice::<Running>(&text) else {
-        return Ok(ChildStatus::Exited);
+        return Ok(ChildStatus::BeforeBoot);
     };
     if running.boot_id != boot_id() {
         return Ok(ChildStatus::BeforeBoot);
@@ -53,28 +61,31 @@ pub(crate) fn start(
     run: &Path,
     spec: &ChildSpec,
     group: &Group<'_>,
+    lock: &ChildLock,
 ) -> Result<Running, HostError> {
     let fail = |detail: String| HostError::Launch { id: spec.id.clone(), detail };
     let request =
         LaunchRequest { spec: spec.clone(), procs: group.procs_files(), pid_file: pid_file(run, &spec.id) };
     let encoded = serde_json::to_vec(&request).map_err(|e| fail(e.to_string()))?;
-    let mut shim = Command::new(launcher)
+    let shim = Command::new(launcher)
         .arg("launch")
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
-        .stdin(Stdio::piped())
+        .stdin(lock.with_request(&encoded).map_err(|e| fail(e.to_string()))?)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(HostError::io("run", launcher))?;
-    if let Some(mut stdin) = shim.stdin.take() {
-        stdin.write_all(&encoded).map_err(|e| fail(e.to_string()))?;
+    let ended = finish(shim, &[], LAUNCH_LIMIT).map_err(|e| fail(e.to_string()))?;
+    lock.clear().map_err(|e| fail(e.to_string()))?;
+    if ended.overdue {
+        group.kill_all(&spec.id, KILL_PATIENCE)?;
+        return Err(fail(format!("its set-up took more than {} s", LAUNCH_LIMIT.as_secs())));
     }
-    let output = shim.wait_with_output().map_err(|e| fail(e.to_string()))?;
-    if !output.status.success() {
-        return Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    if !ended.status.success() {
+        return Err(fail(ended.stderr_text()));
     }
-    serde_json::from_slice(&output.stdout).map_err(|e| fail(format!("the launcher answered no pid: {e}")))
+    serde_json::from_slice(&ended.stdout).map_err(|e| fail(format!("the launcher answered no pid: {e}")))
 }
 
 pub(crate) fn stop(run: &Path, id: &ChildId, grace: Duration) -> Result<(), HostError> {
@@ -88,8 +99,9 @@ pub(crate) fn stop(run: &Path, id: &ChildId, grace: Duration) -> Result<(), Host
         } else if Instant::now() > deadline && signal == Signal::SIGTERM {
             signal = Signal::SIGKILL;
             sent = false;
-        } else if Instant::now() > deadline + Duration::from_secs(10) {
-            return Err(HostError::Immortal { id: id.clone() });
+        } else if Instant::now() > deadline + KILL_PATIENCE {
+            let survivors = describe(&BTreeSet::from([running.pid]));
+            return Err(HostError::Immortal { id: id.clone(), survivors });
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -123,17 +135,47 @@ pub async fn exit(running: &Running) -> std::io::Result<()> {
     watched.readable().await.map(drop)
 }
 
-#[expect(unsafe_code, reason = "pidfd_open has no safe wrapper in nix 0.31")]
 fn open_pidfd(running: &Running) -> std::io::Result<Option<OwnedFd>> {
-    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1; it is owned from here on.
-    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, running.pid, libc::PIDFD_NONBLOCK) };
+    let descriptor = pidfd(running.pid)?;
+    // The pid may have been reused before it was opened.
+    Ok(descriptor.filter(|_| start_ticks(running.pid) == Some(running.start_ticks)))
+}
+
+/// Readable when the process has ended; `None` when there is none.
+#[expect(unsafe_code, reason = "pidfd_open has no safe wrapper in nix 0.31")]
+pub(super) fn pidfd(pid: i32) -> std::io::Result<Option<OwnedFd>> {
+    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) };
     if descriptor < 0 {
         let error = std::io::Error::last_os_error();
         return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
     }
-    // SAFETY: as above.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
-    debug_assert!(descriptor.as_raw_fd() >= 0);
-    // The pid may have been reused before it was opened.
-    Ok((start_ticks(running.pid) == Some(running.start_ticks)).then_some(descriptor))
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor as i32) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_pid_file_is_from_before_the_boot() {
+        let run = std::env::temp_dir().join(format!("ekstra-torn-{}", std::process::id()));
+        fs::create_dir_all(&run).expect("made");
+        let id = ChildId("a".into());
+        assert_eq!(status(&run, &id).expect("read"), ChildStatus::Absent);
+        let pid = i32::try_from(std::process::id()).expect("fits");
+        let start_ticks = start_ticks(pid).expect("runs");
+        let running = Running { pid, start_ticks, boot_id: boot_id() };
+        let whole = serde_json::to_vec(&running).expect("encodes");
+        for length in 0..whole.len() {
+            fs::write(pid_file(&run, &id), &whole[..length]).expect("written");
+            assert_eq!(status(&run, &id).expect("read"), ChildStatus::BeforeBoot, "{length} bytes");
+        }
+        fs::write(pid_file(&run, &id), vec![0; whole.len()]).expect("written");
+        assert_eq!(status(&run, &id).expect("read"), ChildStatus::BeforeBoot, "zeros");
+        fs::write(pid_file(&run, &id), whole).expect("written");
+        assert_eq!(status(&run, &id).expect("read"), ChildStatus::Running(running));
+        fs::remove_dir_all(run).expect("removed");
+    }
 }

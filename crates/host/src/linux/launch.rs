@@ -1,8 +1,12 @@
 //! The launcher: a short-lived, single-threaded process between the service and a child.
 //!
-//! It joins the cgroups, opens the log, enters the namespaces, forks, records the pid, and lets the child go on. Killed
-//! anywhere, it leaves nothing running: the child waits for the word that its pid is on disk, and ends when the
-//! launcher does before that.
+//! It opens the log, enters the namespaces, forks, records the pid, and lets the child go on. Killed anywhere, it
+//! leaves nothing running: the child waits for the word that its pid is recorded, and ends when the launcher does
+//! before that. Only the child joins the child's cgroup: with a second process in it, version 2 would not let an
+//! instance's PID 1 give controllers to groups of its own.
+//!
+//! Its standard input is the request and the child's lock (`lock.rs`), which both of them hold until the child is the
+//! program that was asked for.
 
 use super::machine::boot_id;
 use super::{cgroup, child, mounts};
@@ -54,9 +58,6 @@ fn context(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> io::Error 
 fn run() -> io::Result<Running> {
     let request: LaunchRequest = serde_json::from_reader(io::stdin().lock()).map_err(io::Error::other)?;
     let spec = &request.spec;
-    for file in request.procs.iter().filter(|file| !joins_late(spec, file)) {
-        fs::write(file, "0").map_err(context(file.display()))?;
-    }
     setsid()?;
     raise_open_files()?;
     if let Some(name) = &spec.namespace {
@@ -128,6 +129,9 @@ fn record(request: &LaunchRequest, pid: Pid) -> io::Result<Running> {
 
 fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert::Infallible> {
     let spec = &request.spec;
+    for file in request.procs.iter().filter(|file| !joins_late(spec, file)) {
+        fs::write(file, "0").map_err(context(file.display()))?;
+    }
     if let Some(sandbox) = &spec.sandbox {
         let root = mounts::mount_root(sandbox)?;
         for file in request.procs.iter().filter(|file| joins_late(spec, file)) {

@@ -3,6 +3,7 @@
 //! Invariant: nothing is mounted in the host's namespace. The disk's loop device clears itself when the last mount
 //! goes, which is when the instance's last process ends.
 
+use super::command::run;
 use crate::Sandbox;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
@@ -11,7 +12,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const NONE: Option<&str> = None;
 /// Host-wide settings that a kubelet insists on. The instance sees these values and cannot change the host's.
@@ -34,7 +34,7 @@ fn at<T>(what: impl std::fmt::Display, result: nix::Result<T>) -> io::Result<T> 
 pub(super) fn enter_sandbox(sandbox: &Sandbox, root: &Path) -> io::Result<()> {
     umask(Mode::empty());
     mount_proc(root, sandbox)?;
-    mount_sys(root)?;
+    mount_sys(root, sandbox)?;
     mount_dev(root)?;
     for (directory, options) in [("run", "mode=755"), ("tmp", "mode=1777")] {
         mount_tmpfs(&root.join(directory), options)?;
@@ -67,13 +67,9 @@ pub(super) fn mount_root(sandbox: &Sandbox) -> io::Result<PathBuf> {
     at("make mounts private", mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE))?;
     let top = &sandbox.mountpoint;
     fs::create_dir_all(top)?;
-    let mounted = Command::new("mount")
-        .args(["-t", "ext4", "-o", "loop,noatime,nobarrier"])
-        .args([&sandbox.disk, top])
-        .output()?;
-    if !mounted.status.success() {
-        return Err(io::Error::other(String::from_utf8_lossy(&mounted.stderr).trim().to_owned()));
-    }
+    let (disk, at_top) = (sandbox.disk.to_string_lossy(), top.to_string_lossy());
+    let args = ["-t", "ext4", "-o", "loop,noatime,nobarrier", &disk, &at_top];
+    run("mount", "mount", &args, "").map_err(io::Error::other)?;
     let (upper, work, root) = (top.join("upper"), top.join("work"), top.join("root"));
     for directory in [&upper, &work, &root] {
         fs::create_dir_all(directory)?;
@@ -140,11 +136,34 @@ fn limited_cpuinfo(host: &str, cpus: u32) -> String {
         + "\n"
 }
 
-fn mount_sys(root: &Path) -> io::Result<()> {
+/// The first processors of a list such as `0-3,6`.
+fn limited_processors(host: &str, cpus: u32) -> String {
+    let mut left = cpus;
+    let mut shown = Vec::new();
+    for range in host.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) else { continue };
+        let count = (last.saturating_sub(first) + 1).min(left);
+        left -= count;
+        match count {
+            0 => {}
+            1 => shown.push(first.to_string()),
+            _ => shown.push(format!("{first}-{}", first + count - 1)),
+        }
+    }
+    shown.join(",")
+}
+
+fn mount_sys(root: &Path, sandbox: &Sandbox) -> io::Result<()> {
     let sys = root.join("sys");
     fs::create_dir_all(&sys)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     at("sys", mount(Some("sysfs"), &sys, Some("sysfs"), flags | MsFlags::MS_RDONLY, NONE))?;
+    // Where a kubelet counts processors; those in the other files of /sys are not more.
+    let online = Path::new("devices/system/cpu/online");
+    let host = fs::read_to_string(Path::new("/sys").join(online))?;
+    let shown = sandbox.mountpoint.join("data/shown/online");
+    show(&shown, &limited_processors(host.trim(), sandbox.cpus), &sys.join(online))?;
     let groups = sys.join("fs/cgroup");
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         return at("cgroup2", mount(Some("cgroup2"), &groups, Some("cgroup2"), flags, NONE));
@@ -232,6 +251,20 @@ mod tests {
         assert_eq!(shown.lines().next(), Some("MemTotal:         4194304 kB"));
         assert!(shown.contains("MemFree:          901234 kB"), "{shown}");
         assert!(shown.ends_with("SwapTotal:               0 kB"), "{shown}");
+    }
+
+    #[test]
+    fn no_more_processors_are_online_than_the_type_has() {
+        let cases = [
+            ("0-7", 2, "0-1"),
+            ("0-1", 4, "0-1"),
+            ("0", 2, "0"),
+            ("0,2-3,6", 3, "0,2-3"),
+            ("0-3,6", 2, "0-1"),
+        ];
+        for (host, cpus, shown) in cases {
+            assert_eq!(limited_processors(host, cpus), shown, "{host} for {cpus}");
+        }
     }
 
     #[test]

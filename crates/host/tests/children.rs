@@ -1,0 +1,178 @@
+//! Children on the real machine: this program is also the launcher that starts them, so it has a `main` of its own.
+//!
+//! Invariant: each test has its own home; what it starts is gone when it ends.
+
+use ekstra_host::{ChildId, ChildSpec, ChildStatus, Host, Limits, LinuxHost, Names};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+type Test = fn(&Home);
+
+const TESTS: [(&str, Test); 3] = [
+    ("asked_for_many_times_at_once_it_runs_once", asked_for_many_times_at_once_it_runs_once),
+    (
+        "a_launcher_that_outlives_its_service_is_waited_for",
+        a_launcher_that_outlives_its_service_is_waited_for,
+    ),
+    ("a_removal_takes_away_what_a_launcher_still_starts", a_removal_takes_away_what_a_launcher_still_starts),
+];
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        // No thread has been started.
+        Some("launch") => std::process::exit(ekstra_host::launch_main()),
+        Some("ensure") => {
+            let home = Home { root: PathBuf::from(&args[1]) };
+            home.host(&home.slow_launcher()).ensure_child(&home.spec()).expect("started");
+        }
+        Some("--list") => {}
+        _ if !is_root() => println!("skipped: control groups need root"),
+        filter => run(filter.filter(|f| !f.starts_with('-')).unwrap_or_default()),
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+fn run(filter: &str) {
+    for (number, (name, test)) in TESTS.iter().enumerate().filter(|(_, (name, _))| name.contains(filter)) {
+        let root = std::env::temp_dir().join(format!("ekstra-children-{number}-{}", std::process::id()));
+        fs::create_dir_all(&root).expect("made");
+        let home = Home { root };
+        test(&home);
+        home.host(&own_program()).remove_child(&home.spec().id, Duration::ZERO).expect("removed");
+        home.assert_nothing_is_left();
+        fs::remove_dir_all(&home.root).expect("removed");
+        println!("test {name} ... ok");
+    }
+}
+
+fn own_program() -> PathBuf {
+    std::env::current_exe().expect("runs")
+}
+
+struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn id(&self) -> String {
+        let name = self.root.file_name().expect("has one").to_string_lossy().into_owned();
+        name.trim_start_matches("ekstra-").to_owned()
+    }
+
+    fn host(&self, launcher: &Path) -> LinuxHost {
+        LinuxHost::new(Names { home_id: self.id() }, self.path("run"), launcher.to_owned()).expect("a host")
+    }
+
+    /// Says that it is there and stays.
+    fn spec(&self) -> ChildSpec {
+        ChildSpec {
+            id: ChildId("sleeper".into()),
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), "echo started; exec sleep 600".into()],
+            env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("SECRET".into(), "word".into())],
+            namespace: None,
+            log: self.path("sleeper.log"),
+            limits: Limits::default(),
+            sandbox: None,
+        }
+    }
+
+    /// Waits for a word before it does anything.
+    fn slow_launcher(&self) -> PathBuf {
+        let path = self.path("slow");
+        let script = format!(
+            "#!/bin/sh\ntouch {0}/waiting\nuntil [ -e {0}/go ]; do sleep 0.01; done\nexec {1} launch\n",
+            self.root.display(),
+            own_program().display()
+        );
+        fs::write(&path, script).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("allowed");
+        path
+    }
+
+    /// A service that is killed while its launcher has done nothing yet.
+    fn lose_a_service(&self) {
+        let mut service = Command::new(own_program())
+            .arg("ensure")
+            .arg(&self.root)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("runs");
+        wait_until("the launcher waits", || self.path("waiting").exists());
+        service.kill().expect("killed");
+        service.wait().expect("ended");
+    }
+
+    fn starts(&self) -> usize {
+        fs::read_to_string(self.path("sleeper.log")).unwrap_or_default().lines().count()
+    }
+
+    fn assert_nothing_is_left(&self) {
+        let left: Vec<_> = fs::read_dir(self.path("run")).expect("listed").flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(self.host(&own_program()).children().expect("listed"), []);
+        let name = format!("ekstra-{}", self.id());
+        let groups = fs::read_dir("/sys/fs/cgroup").expect("listed").flatten().map(|h| h.path().join(&name));
+        for group in groups.chain([Path::new("/sys/fs/cgroup").join(&name)]) {
+            let _ = fs::remove_dir(&group);
+            assert!(!group.exists(), "{}", group.display());
+        }
+    }
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "not in 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn asked_for_many_times_at_once_it_runs_once(home: &Home) {
+    let ensure = || home.host(&own_program()).ensure_child(&home.spec()).expect("started");
+    let running = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..4).map(|_| scope.spawn(ensure)).collect();
+        asked.into_iter().map(|a| a.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    assert!(running.iter().all(|r| *r == running[0]), "{running:?}");
+    wait_until("it says that it runs", || home.starts() > 0);
+    assert_eq!(home.starts(), 1);
+    let kept = fs::read(home.path("run/sleeper.lock")).expect("is there");
+    assert!(kept.is_empty(), "the request is not kept: {}", String::from_utf8_lossy(&kept));
+}
+
+fn a_launcher_that_outlives_its_service_is_waited_for(home: &Home) {
+    home.lose_a_service();
+    let host = home.host(&own_program());
+    assert_eq!(host.child_status(&home.spec().id).expect("read"), ChildStatus::Absent);
+    let running = std::thread::scope(|scope| {
+        let next = scope.spawn(|| host.ensure_child(&home.spec()).expect("started"));
+        fs::write(home.path("go"), "").expect("written");
+        next.join().expect("no panic")
+    });
+    assert_eq!(host.child_status(&home.spec().id).expect("read"), ChildStatus::Running(running));
+    wait_until("it says that it runs", || home.starts() > 0);
+    assert_eq!(home.starts(), 1, "the first launcher's child is the only one");
+}
+
+fn a_removal_takes_away_what_a_launcher_still_starts(home: &Home) {
+    home.lose_a_service();
+    let host = home.host(&own_program());
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| host.remove_child(&home.spec().id, Duration::from_secs(1)));
+        fs::write(home.path("go"), "").expect("written");
+        removal.join().expect("no panic").expect("removed");
+    });
+    assert_eq!(host.child_status(&home.spec().id).expect("read"), ChildStatus::Absent);
+}
