@@ -1,5 +1,6 @@
 //! From PID 1 to a running kubelet.
 
+use crate::cgroup;
 use crate::config::{self, Facts};
 use crate::files;
 use crate::metadata::Metadata;
@@ -7,7 +8,6 @@ use crate::supervise::{Service, Supervisor, block_signals};
 use crate::user_data::{self, UserData};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run() -> io::Result<()> {
     let mut supervisor = Supervisor::new(block_signals()?);
-    leave_root_group()?;
+    cgroup::leave_root_group()?;
     let clock = Instant::now();
     let say = |what: &str| println!("ekstra-node: {:.2} s {what}", clock.elapsed().as_secs_f32());
     let (facts, data) = read_metadata()?;
@@ -24,12 +24,12 @@ pub(crate) fn run() -> io::Result<()> {
     run_scripts(&data.scripts)?;
     say("configured");
     let containerd = vec!["--config".to_owned(), config::CONTAINERD_CONFIG.to_owned()];
-    supervisor.start(Service::new("containerd", "/usr/local/bin/containerd", containerd))?;
+    supervisor.start(Service::new("containerd", "/usr/local/bin/containerd", containerd));
     let up = || UnixStream::connect(config::CONTAINERD_SOCKET).is_ok();
     if supervisor.run_until(up)? {
         say("containerd answers");
         let flags = config::kubelet_flags(&facts, &data.node.spec);
-        supervisor.start(Service::new("kubelet", "/usr/local/bin/kubelet", flags))?;
+        supervisor.start(Service::new("kubelet", "/usr/local/bin/kubelet", flags));
         supervisor.run()?;
     }
     say("stopping");
@@ -58,19 +58,6 @@ fn read_metadata() -> io::Result<(Facts, UserData)> {
     };
     let data = user_data::parse(&metadata.get("user-data")?.unwrap_or_default())?;
     Ok((facts, data))
-}
-
-/// Version 2 lets a group have processes or controllers for its children, not both; the kubelet wants the children's.
-fn leave_root_group() -> io::Result<()> {
-    let root = Path::new("/sys/fs/cgroup");
-    let Ok(controllers) = std::fs::read_to_string(root.join("cgroup.controllers")) else { return Ok(()) };
-    std::fs::create_dir_all(root.join("init"))?;
-    std::fs::write(root.join("init/cgroup.procs"), "0")?;
-    for controller in controllers.split_whitespace() {
-        // One that cannot be had is missed by whoever needs it, in its own words.
-        let _ = std::fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
-    }
-    Ok(())
 }
 
 fn run_scripts(scripts: &[String]) -> io::Result<()> {

@@ -7,6 +7,7 @@
 //! Invariant: everything that it needs comes from the metadata service or the image, so the same image boots anywhere.
 
 mod boot;
+mod cgroup;
 mod config;
 mod files;
 mod metadata;

@@ -12,6 +12,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// After the first failure; doubled by each one that follows.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// Who has run for so long starts afresh.
+const HEALTHY: Duration = Duration::from_secs(60);
+
 /// A program that should always run.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -29,7 +35,17 @@ impl Service {
         Self { name, program, args, pid: None, started: Instant::now(), failures: 0, next_start: None }
     }
 
-    fn start(&mut self) -> io::Result<()> {
+    /// One that cannot be started is a failure like any other: this is PID 1, which may not end for it.
+    fn start(&mut self) {
+        self.next_start = None;
+        self.started = Instant::now();
+        match self.spawn() {
+            Ok(pid) => self.pid = Some(pid),
+            Err(error) => self.failed(&format!("cannot be started: {error}"), Instant::now()),
+        }
+    }
+
+    fn spawn(&self) -> io::Result<Pid> {
         let mut command = Command::new(self.program);
         command
             .args(&self.args)
@@ -43,19 +59,18 @@ impl Service {
         unblock_signals(&mut command);
         let child =
             command.spawn().map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", self.program)))?;
-        self.pid = Some(Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?));
-        self.started = Instant::now();
-        self.next_start = None;
-        Ok(())
+        Ok(Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?))
     }
 
-    /// Waits 0.1 s after a first failure, up to 10 s after many in a row.
-    fn ended(&mut self, status: &WaitStatus) {
-        eprintln!("ekstra-node: {} ended: {status:?}", self.name);
+    fn failed(&mut self, how: &str, now: Instant) {
         self.pid = None;
-        self.failures = if self.started.elapsed() > Duration::from_secs(60) { 0 } else { self.failures + 1 };
-        let delay = Duration::from_millis(100 << self.failures.min(7)).min(Duration::from_secs(10));
-        self.next_start = Some(Instant::now() + delay);
+        if now.saturating_duration_since(self.started) >= HEALTHY {
+            self.failures = 0;
+        }
+        let delay = FIRST_DELAY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_DELAY);
+        self.failures += 1;
+        self.next_start = Some(now + delay);
+        eprintln!("ekstra-node: {} {how}; again in {} s", self.name, delay.as_secs());
     }
 }
 
@@ -89,17 +104,16 @@ impl Supervisor {
         Self { signals, services: Vec::new(), stopping: false }
     }
 
-    pub(crate) fn start(&mut self, mut service: Service) -> io::Result<()> {
-        service.start()?;
+    pub(crate) fn start(&mut self, mut service: Service) {
+        service.start();
         self.services.push(service);
-        Ok(())
     }
 
     /// Reaps, restarts and takes signals until `done` says so or the instance is told to stop.
     pub(crate) fn run_until(&mut self, mut done: impl FnMut() -> bool) -> io::Result<bool> {
         loop {
             self.reap();
-            self.restart_due()?;
+            self.restart_due();
             if self.stopping {
                 return Ok(false);
             }
@@ -114,7 +128,7 @@ impl Supervisor {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         while !self.stopping {
             self.reap();
-            self.restart_due()?;
+            self.restart_due();
             self.wait(Duration::from_secs(2))?;
         }
         Ok(())
@@ -142,17 +156,16 @@ impl Supervisor {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             let Some(pid) = status.pid() else { return };
             if let Some(service) = self.services.iter_mut().find(|s| s.pid == Some(pid)) {
-                service.ended(&status);
+                service.failed(&format!("ended: {status:?}"), Instant::now());
             }
         }
     }
 
-    fn restart_due(&mut self) -> io::Result<()> {
+    fn restart_due(&mut self) {
         let due = |s: &&mut Service| s.pid.is_none() && s.next_start.is_some_and(|at| at <= Instant::now());
-        if self.stopping {
-            return Ok(());
+        if !self.stopping {
+            self.services.iter_mut().filter(due).for_each(Service::start);
         }
-        self.services.iter_mut().filter(due).try_for_each(Service::start)
     }
 
     /// Everything in the instance is told to end, and has `grace` to do so.
@@ -169,5 +182,44 @@ impl Supervisor {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delay(service: &Service, now: Instant) -> u64 {
+        service.next_start.expect("it is to be started again").saturating_duration_since(now).as_secs()
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_half_a_minute_and_health_ends_it() {
+        let mut service = Service::new("kubelet", "/bin/false", Vec::new());
+        let mut delays = Vec::new();
+        for _ in 0..40 {
+            service.failed("ended", service.started);
+            delays.push(delay(&service, service.started));
+        }
+        assert_eq!(delays[..7], [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(delays[39], 30);
+        let later = service.started + HEALTHY;
+        service.failed("ended", later);
+        assert_eq!(delay(&service, later), 1);
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_started_is_tried_again_and_nothing_else_suffers() {
+        let mut supervisor = Supervisor::new(SignalFd::new(&SigSet::empty()).expect("a descriptor"));
+        supervisor.start(Service::new("gone", "/no/such/program", Vec::new()));
+        supervisor.start(Service::new("there", "/bin/sleep", vec!["600".into()]));
+        assert_eq!(supervisor.services[0].failures, 1);
+        supervisor.services[0].next_start = Some(Instant::now());
+        supervisor.restart_due();
+        assert_eq!(supervisor.services[0].failures, 2);
+        assert!(supervisor.services[0].next_start > Some(Instant::now()), "later, not at once");
+        let pid = supervisor.services[1].pid.expect("runs");
+        kill(pid, Signal::SIGKILL).expect("killed");
+        waitpid(pid, None).expect("reaped");
     }
 }
