@@ -17,7 +17,7 @@ use ekstra_host::{
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,9 +32,12 @@ pub struct ClusterReconciler {
     eks: Eks,
     /// Slots whose built-in objects this process has applied.
     bootstrapped: Mutex<HashSet<String>>,
-    /// Namespaces that this process has given their links, by inode.
-    networked: Mutex<HashSet<u64>>,
+    /// Slots whose links this process has made, and between which namespaces.
+    networked: Mutex<HashMap<String, Ends>>,
 }
+
+/// The namespaces of a control plane and of its router.
+type Ends = (netns::Identity, netns::Identity);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -145,8 +148,8 @@ impl ClusterReconciler {
         observed.has_nodegroups = !self.eks.cloud.store.view().list_as::<Nodegroup>(&groups).is_empty();
         observed.keys_on_disk =
             self.eks.files(&slot.id).pki().exists() && slot.certificate_authority.is_some();
-        observed.networked = namespace_inode(slot).is_some_and(|inode| {
-            self.networked.lock().unwrap_or_else(PoisonError::into_inner).contains(&inode)
+        observed.networked = self.ends(cluster, slot).is_some_and(|ends| {
+            self.networked.lock().unwrap_or_else(PoisonError::into_inner).get(&slot.id) == Some(&ends)
         });
         let namespace = netns::path(&slot.namespace).exists();
         observed.leftovers = namespace || self.eks.slot_directory(&slot.id).exists();
@@ -243,6 +246,12 @@ impl ClusterReconciler {
         Ok((router, links))
     }
 
+    /// Links are gone with either of their ends, and a namespace made anew under the same name is another one.
+    fn ends(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Option<Ends> {
+        let router = router_of(&self.eks.cloud, &self.eks.names, &cluster.scope, &slot.vpc)?;
+        Some((netns::identity(&slot.namespace)?, netns::identity(&router.namespace)?))
+    }
+
     async fn make_network(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
         let (router, links) = self.links(cluster, slot)?;
         let namespace = slot.namespace.clone();
@@ -253,8 +262,8 @@ impl ClusterReconciler {
             links.iter().try_for_each(|link| host.ensure_interface(link))
         })
         .await?;
-        if let Some(inode) = namespace_inode(slot) {
-            self.networked.lock().unwrap_or_else(PoisonError::into_inner).insert(inode);
+        if let Some(ends) = self.ends(cluster, slot) {
+            self.networked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone(), ends);
         }
         Ok(())
     }
@@ -322,6 +331,7 @@ impl ClusterReconciler {
 
     async fn remove_leftovers(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
         let links = self.links(cluster, slot);
+        self.networked.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot.id);
         let namespace = slot.namespace.clone();
         let directory = self.eks.slot_directory(&slot.id);
         self.on_host(move |host| {
@@ -333,7 +343,7 @@ impl ClusterReconciler {
         })
         .await?;
         for program in CONTROL_PLANE_PROGRAMS {
-            let _ = std::fs::remove_file(flags::log(&self.eks, slot, program));
+            let _ = ekstra_host::remove_log(&flags::log(&self.eks, slot, program));
         }
         Ok(())
     }
@@ -392,12 +402,6 @@ impl ClusterReconciler {
         }
         Ok(Next::After(Duration::from_millis(1)))
     }
-}
-
-/// A namespace of another boot, or one made anew, has another inode.
-fn namespace_inode(slot: &ControlPlaneSlot) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(netns::path(&slot.namespace)).ok().map(|m| m.ino())
 }
 
 /// Removes the updates of a cluster, or of one of its node groups, a transaction's worth at a time: whoever makes

@@ -179,7 +179,7 @@ fn same_content(a: &Path, b: &Path) -> bool {
 }
 
 /// Shared by all homes of the machine, or of the user where there is no root.
-fn registry_directory() -> Result<PathBuf> {
+pub(crate) fn registry_directory() -> Result<PathBuf> {
     let directory = if nix::unistd::geteuid().is_root() {
         PathBuf::from("/var/lib/ekstra")
     } else {
@@ -187,6 +187,11 @@ fn registry_directory() -> Result<PathBuf> {
     };
     fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     Ok(directory)
+}
+
+/// What the uplinks of all homes have their addresses of, a /24 each.
+pub(crate) fn transits() -> Prefix {
+    Prefix::new(Ipv4Addr::new(198, 18, 0, 0), 20)
 }
 
 fn choose(env: &Env, taken: &[&Settings], listen: Option<u16>, region: &str) -> Result<Settings> {

@@ -3,7 +3,7 @@
 //! Order: everything is read and checked, then listeners are bound, then reconcilers start. What fails before that has
 //! changed nothing.
 
-use crate::home::Home;
+use crate::home::{Home, registry_directory};
 use crate::programs::Components;
 use crate::service::Service;
 use crate::{credentials, http, tls};
@@ -16,8 +16,8 @@ use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler};
 use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::{
-    ChildId, ChildSpec, ChildStatus, Host, Limits, LinuxHost, Running, ServiceAddress, child_exit,
-    raise_inotify_limits,
+    ChildId, ChildSpec, ChildStatus, Host, LOG_LIMIT, Limits, LinuxHost, Running, ServiceAddress, child_exit,
+    raise_settings, rotate_logs,
 };
 use ekstra_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,6 +29,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// A log grows by less than its limit in this time, and a firewall's new rules stop nodes for no longer.
+const TEND_EVERY: Duration = Duration::from_secs(15);
 /// The child that runs `ekstra gate`.
 const GATE: &str = "gate";
 
@@ -63,7 +65,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
     credentials::ensure(&home, &cloud).await?;
     let loopback = bind(Ipv4Addr::LOCALHOST, settings.port).await?;
-    prepare_machine(&*host, &settings)?;
+    prepare_machine(&*host, &home, &settings)?;
     let components = Arc::new(Components::open(&home)?);
     let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
     eks.drain_limit_seconds = options.drain_limit_seconds;
@@ -81,6 +83,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
     }
     tasks.spawn(keep_gate(host.clone(), home.clone()));
+    tasks.spawn(tend(host.clone(), home.clone(), settings.clone()));
     let routers = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names: names.clone() };
     let instances = InstanceReconciler { cloud, host, names, images: components };
     start(&mut tasks, routers, &store, &shutdown);
@@ -104,15 +107,30 @@ fn start<R: Reconciler>(
     tasks.spawn(drive(Arc::new(reconciler), store.clone(), shutdown.clone()));
 }
 
-fn prepare_machine(host: &dyn Host, settings: &Settings) -> Result<()> {
-    for (setting, before) in raise_inotify_limits()? {
-        tracing::info!(setting, before, "raised: a kubelet takes about 50 inotify instances");
+fn prepare_machine(host: &dyn Host, home: &Home, settings: &Settings) -> Result<()> {
+    for change in raise_settings(&registry_directory()?, &home.root)? {
+        let setting = change.setting.display();
+        tracing::info!(%setting, before = change.before, now = change.now, "raised until the last home stops");
     }
     Ok(host.ensure_service_address(&service_address(settings))?)
 }
 
 pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
     ServiceAddress { address: settings.address, transit: settings.transit }
+}
+
+/// What grows and what others may undo, seen to now and then.
+async fn tend(host: Arc<dyn Host>, home: Home, settings: Settings) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        let (host, logs, address) = (host.clone(), home.path("logs"), service_address(&settings));
+        let tended = tokio::task::spawn_blocking(move || {
+            rotate_logs(&logs, LOG_LIMIT).and_then(|_| host.tend_service_address(&address))
+        });
+        if let Ok(Err(error)) = tended.await {
+            tracing::warn!(%error, "looking after the machine");
+        }
+    }
 }
 
 async fn bind(address: Ipv4Addr, port: u16) -> Result<TcpListener> {

@@ -1,6 +1,6 @@
 //! Which listeners there should be, and keeping it so.
 //!
-//! Invariant: a listener is known by what it serves and by the inode of its namespace; so a namespace that was made
+//! Invariant: a listener is known by what it serves and by the identity of its namespace; so a namespace that was made
 //! anew under an old name gets new listeners.
 
 use crate::{Gate, door, metadata, registry, resolver, webhook};
@@ -12,7 +12,6 @@ use ekstra_store::Revision;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
@@ -44,8 +43,8 @@ enum Role {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    /// Name and inode; `None` is the host's.
-    namespace: Option<(String, u64)>,
+    /// Name, and which of that name; `None` is the host's.
+    namespace: Option<(String, netns::Identity)>,
     address: SocketAddr,
     role: Role,
 }
@@ -106,11 +105,11 @@ impl Listeners {
     fn wanted(&self) -> Vec<Place> {
         let facts = &self.gate.facts;
         let vpcs: Vec<Vpc> = self.gate.view.list_as(keys::VPCS).into_iter().map(|(_, vpc)| vpc).collect();
-        let routers: BTreeMap<String, (String, u64)> = vpcs
+        let routers: BTreeMap<String, (String, netns::Identity)> = vpcs
             .iter()
             .filter_map(|vpc| {
-                let name = format!("{}vpc-{}", facts.namespace_prefix, vpc.number);
-                Some((vpc.id.clone(), (name.clone(), inode(&name)?)))
+                let name = format!("{}vpc-{}", facts.namespace_prefix, vpc.number?);
+                Some((vpc.id.clone(), (name.clone(), netns::identity(&name)?)))
             })
             .collect();
         let mut places = Vec::new();
@@ -128,7 +127,7 @@ impl Listeners {
     fn add_slot(
         &self,
         slot: &ControlPlaneSlot,
-        routers: &BTreeMap<String, (String, u64)>,
+        routers: &BTreeMap<String, (String, netns::Identity)>,
         places: &mut Vec<Place>,
     ) {
         let role = Role::Door { slot: slot.id.clone() };
@@ -139,16 +138,16 @@ impl Listeners {
             let address = at(self.gate.facts.address, slot.port);
             places.push(Place { namespace: Some(router.clone()), address, role });
         }
-        if let Some(inode) = inode(&slot.namespace) {
+        if let Some(identity) = netns::identity(&slot.namespace) {
             places.push(Place {
-                namespace: Some((slot.namespace.clone(), inode)),
+                namespace: Some((slot.namespace.clone(), identity)),
                 address: at(Ipv4Addr::LOCALHOST, TOKEN_WEBHOOK_PORT),
                 role: Role::Webhook { slot: slot.id.clone() },
             });
         }
     }
 
-    fn add_router(&self, vpc: &Vpc, router: &(String, u64), places: &mut Vec<Place>) {
+    fn add_router(&self, vpc: &Vpc, router: &(String, netns::Identity), places: &mut Vec<Place>) {
         let facts = &self.gate.facts;
         let listeners = [
             (at(METADATA_ADDRESS, 80), Role::Metadata { vpc: vpc.id.clone() }),
@@ -166,13 +165,6 @@ impl Listeners {
 
 fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(address), port)
-}
-
-fn inode(namespace: &str) -> Option<u64> {
-    // A file that no namespace is mounted on lies on the directory's own device.
-    let directory = std::fs::metadata(netns::RUN_NETNS).ok()?;
-    let file = std::fs::metadata(netns::path(namespace)).ok()?;
-    (file.dev() != directory.dev()).then(|| file.ino())
 }
 
 async fn open(gate: &Gate, place: &Place) -> io::Result<JoinHandle<()>> {

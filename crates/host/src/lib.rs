@@ -7,13 +7,15 @@
 //! that services of other homes are never touched.
 
 mod linux;
+mod logs;
 pub mod netns;
 pub mod sim;
 mod spec;
 
 pub use linux::launch::launch_main;
-pub use linux::machine::{boot_id, raise_inotify_limits};
-pub use linux::{LinuxHost, Names, child_exit};
+pub use linux::machine::{SettingChange, boot_id, raise_settings, restore_settings};
+pub use linux::{Firewall, LinuxHost, Names, child_exit, firewalls};
+pub use logs::{LOG_LIMIT, older_log, remove_log, rotate_logs};
 pub use spec::*;
 
 /// What the service asks of a machine. Arguments are owned and serialisable, so that the same trait can be an RPC
@@ -36,6 +38,8 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     fn remove_interface(&self, router: &str, id: &str) -> Result<(), HostError>;
     /// The addresses of the service itself on this machine, and the firewall around all of its routers.
     fn ensure_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
+    /// Puts right what others may have undone of that since; called now and then.
+    fn tend_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
     fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError>;

@@ -4,6 +4,7 @@ pub(crate) mod cgroup;
 mod child;
 mod command;
 mod disk;
+mod firewall;
 pub(crate) mod launch;
 mod lock;
 pub(crate) mod machine;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use child::exit as child_exit;
 pub(crate) use child::start_ticks;
+pub use firewall::Firewall;
 
 /// For everything in a group to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -53,9 +55,19 @@ impl Names {
         format!("ekstra_{}", self.home_id)
     }
 
+    /// What our rules in other people's tables carry.
+    pub(crate) fn comment(&self) -> String {
+        format!("ekstra-{}", self.home_id)
+    }
+
     pub(crate) fn cgroup(&self) -> String {
         format!("ekstra-{}", self.home_id)
     }
+}
+
+/// Firewalls of others that packets of every home have to pass on this machine.
+pub fn firewalls() -> Result<Vec<Firewall>, HostError> {
+    firewall::survey(None)
 }
 
 /// This machine, on behalf of one home.
@@ -174,6 +186,10 @@ impl Host for LinuxHost {
 
     fn ensure_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError> {
         network::ensure_service_address(&self.names, spec)
+    }
+
+    fn tend_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError> {
+        network::tend_service_address(&self.names, spec)
     }
 
     fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError> {

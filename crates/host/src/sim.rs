@@ -132,6 +132,10 @@ impl Host for SimHost {
         Ok(())
     }
 
+    fn tend_service_address(&self, _: &ServiceAddress) -> Result<(), HostError> {
+        Ok(())
+    }
+
     fn remove_service_address(&self, _: &ServiceAddress) -> Result<(), HostError> {
         Ok(())
     }

@@ -331,7 +331,8 @@ impl InstanceReconciler {
         let left = instance.state_since_ms + REMEMBERED - self.cloud.env.now_ms();
         // Whose end was asked for needs no explanation.
         if instance.state_reason.is_none() || left <= 0 {
-            let _ = std::fs::remove_file(self.cloud.home.join("logs").join(format!("{}.log", instance.id)));
+            let log = self.cloud.home.join("logs").join(format!("{}.log", instance.id));
+            let _ = ekstra_host::remove_log(&log);
         }
         if left > 0 {
             return Ok(Next::After(Duration::from_millis(left.unsigned_abs())));

@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::credentials::StoredCredentials;
-use crate::home::Home;
+use crate::home::{Home, registry_directory};
 use crate::serve::{Options, service_address};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -131,6 +131,9 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
     let names = home.names(&settings);
     let host = LinuxHost::new(names, home.path("run"), home.program())?;
     take_down(&host, &settings)?;
+    for change in ekstra_host::restore_settings(&registry_directory()?, &home.root)? {
+        println!("{} is {} again", change.setting.display(), change.now);
+    }
     println!("stopped, with every cluster; `ekstra start` brings them back");
     Ok(())
 }
@@ -221,6 +224,9 @@ pub(super) fn doctor() -> Result<i32> {
                 println!("missing  {tool:<11} needed for {purpose}; Debian: apt-get install {package}");
             }
         }
+    }
+    for firewall in ekstra_host::firewalls().unwrap_or_default() {
+        println!("note     {:<11} {firewall}: {}", "firewall", firewall.remedy(crate::home::transits()));
     }
     if !nix::unistd::geteuid().is_root() {
         missing += 1;

@@ -150,12 +150,22 @@ fn with_line(error: HostError, commands: &[String]) -> HostError {
     HostError::Command { program, status, output: format!("{output} (ip {line})") }
 }
 
-/// `nft`, inside a namespace or on the host.
-pub(crate) fn nft_output(namespace: Option<&str>, args: &[&str], input: &str) -> Result<String, HostError> {
+/// A tool inside a namespace, or on the host.
+pub(super) fn in_namespace(
+    namespace: Option<&str>,
+    program: &str,
+    package: &'static str,
+    args: &[&str],
+    input: &str,
+) -> Result<String, HostError> {
     match namespace {
-        Some(name) => run("ip", "iproute2", &[&["netns", "exec", name, "nft"], args].concat(), input),
-        None => run("nft", "nftables", args, input),
+        Some(name) => run("ip", "iproute2", &[&["netns", "exec", name, program], args].concat(), input),
+        None => run(program, package, args, input),
     }
+}
+
+pub(super) fn nft_output(namespace: Option<&str>, args: &[&str], input: &str) -> Result<String, HostError> {
+    in_namespace(namespace, "nft", "nftables", args, input)
 }
 
 /// Loads a ruleset in one transaction.

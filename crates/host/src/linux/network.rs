@@ -5,6 +5,7 @@
 
 use super::Names;
 use super::command::{ip, ip_batch, nft};
+use super::firewall::{self, Firewall};
 use crate::{HostError, InterfaceSpec, RouterSpec, ServiceAddress, netns};
 use std::path::Path;
 
@@ -96,7 +97,8 @@ table ip vpc {{
   }}
   chain input {{
     type filter hook input priority filter; policy drop;
-    iifname {{ \"lo\", \"e-*\" }} accept
+    iifname \"lo\" accept
+    iifname \"e-*\" accept
     ct state established,related accept
   }}
   chain forward {{
@@ -173,12 +175,38 @@ pub(crate) fn remove_interface(router: &str, id: &str) -> Result<(), HostError> 
 
 pub(crate) fn ensure_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
     ip_batch(None, &[format!("addr replace {}/32 dev lo scope host", spec.address)])?;
-    let forward = "/proc/sys/net/ipv4/ip_forward";
-    if std::fs::read_to_string(forward).is_ok_and(|v| v.trim() == "0") {
-        std::fs::write(forward, "1").map_err(HostError::io("write", forward))?;
-    }
-    nft(None, &host_rules(names, spec))
+    nft(None, &host_rules(names, spec))?;
+    pass_firewalls(names, spec, true);
+    Ok(())
 }
+
+/// What others may have undone since: a firewall that loads its rules anew may flush ours, Docker may start later.
+pub(crate) fn tend_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
+    if !firewall::is_loaded(None, &names.table(), HOST_CHAINS)? {
+        tracing::warn!(table = names.table(), "was removed by somebody; loading it again");
+        return ensure_service_address(names, spec);
+    }
+    pass_firewalls(names, spec, false);
+    Ok(())
+}
+
+/// A machine whose firewalls cannot be looked at has none, as far as we can help it.
+fn pass_firewalls(names: &Names, spec: &ServiceAddress, tell: bool) {
+    let told = |found: Vec<Firewall>| {
+        for found in found {
+            tracing::warn!("{found}; {}", found.remedy(spec.transit));
+        }
+    };
+    let untold = if tell { firewall::survey(None) } else { Ok(Vec::new()) };
+    match untold.and_then(|found| Ok((found, firewall::ensure_passage(None, names)?))) {
+        Ok((found, _)) if tell => told(found),
+        Ok((_, changed)) => told(changed),
+        Err(error) => tracing::warn!(%error, "other firewalls cannot be looked at"),
+    }
+}
+
+/// Chains of [`host_rules`].
+const HOST_CHAINS: usize = 3;
 
 /// Routers reach the outside, and nothing else: not this host, not each other, not link-local addresses.
 fn host_rules(names: &Names, spec: &ServiceAddress) -> String {
@@ -213,8 +241,63 @@ table ip {table} {{
 
 pub(crate) fn remove_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
     let table = names.table();
+    firewall::remove_passage(None, names)?;
     nft(None, &format!("table ip {table}\ndelete table ip {table}\n"))?;
     let address = format!("{}/32", spec.address);
     let held = ip(&["-o", "addr", "show", "dev", "lo"])?.contains(&format!(" {address} "));
     if held { ip(&["addr", "del", &address, "dev", "lo"]).map(drop) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router() -> RouterSpec {
+        RouterSpec {
+            namespace: "ekstra-beef-vpc-0".into(),
+            uplink: "ekbeefu0".into(),
+            transit: ([198, 18, 0, 0].into(), [198, 18, 0, 1].into()),
+            cidr: "172.31.0.0/16".parse().expect("valid"),
+            own_addresses: Vec::new(),
+            mtu: 1500,
+        }
+    }
+
+    fn host() -> String {
+        let transit = "198.18.0.0/24".parse().expect("valid");
+        let names = Names { home_id: "beef".into() };
+        host_rules(&names, &ServiceAddress { address: [169, 254, 80, 1].into(), transit })
+    }
+
+    /// nftables before 1.0.3 refuses a wildcard in a set, and Debian 11 and Ubuntu 20.04 have older ones.
+    #[test]
+    fn rules_have_no_wildcard_in_a_set() {
+        for rules in [router_rules(&router()), host()] {
+            for line in rules.lines().filter(|line| line.contains('*')) {
+                assert!(!line.contains('{'), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_hosts_table_has_as_many_chains_as_are_looked_for() {
+        assert_eq!(host().matches("chain ").count(), HOST_CHAINS);
+    }
+
+    #[test]
+    fn nft_takes_the_rules() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: namespaces need root");
+            return;
+        }
+        let name = format!("ekstra-rules-{}", std::process::id());
+        ensure_namespace(&name).expect("made");
+        let table = "ekstra_beef";
+        assert!(!firewall::is_loaded(Some(&name), table, HOST_CHAINS).expect("looked at"));
+        for rules in [router_rules(&router()), host(), host()] {
+            nft(Some(&name), &rules).expect("loaded, also when it is there");
+        }
+        assert!(firewall::is_loaded(Some(&name), table, HOST_CHAINS).expect("looked at"));
+        remove_namespace(&name).expect("removed");
+    }
 }
