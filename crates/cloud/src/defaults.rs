@@ -8,8 +8,6 @@ use ekstra_domain::names::{Scope, keys};
 use ekstra_domain::prefix::Prefix;
 use std::collections::BTreeMap;
 
-const ROUTER_NUMBERS: &str = "ec2/router-number";
-
 /// Makes sure that the account and the region are furnished; does nothing when they are.
 pub async fn ensure_scope(cloud: &Cloud, scope: &Scope) -> Result<(), Refusal> {
     let vpcs = keys::scoped(keys::VPCS, scope);
@@ -37,14 +35,12 @@ pub async fn ensure_scope(cloud: &Cloud, scope: &Scope) -> Result<(), Refusal> {
 
 fn furnish_region(cloud: &Cloud, scope: &Scope, txn: &mut ekstra_store::Txn) -> Result<(), Refusal> {
     let cidr: Prefix = DEFAULT_VPC_CIDR.parse().expect("a constant");
-    let number = txn.get::<u32>(ROUTER_NUMBERS)?.unwrap_or(0);
-    txn.put(ROUTER_NUMBERS, &(number + 1))?;
     let vpc = Vpc {
         id: cloud.env.ec2_id("vpc"),
         scope: scope.clone(),
         cidr,
         is_default: true,
-        number,
+        number: None,
         tags: BTreeMap::new(),
     };
     txn.put(&keys::vpc(scope, &vpc.id), &vpc)?;

@@ -25,8 +25,9 @@ pub struct Vpc {
     pub scope: Scope,
     pub cidr: Prefix,
     pub is_default: bool,
-    /// Tells its router from others of the home; also picks the uplink's addresses.
-    pub number: u32,
+    /// Tells its router from others of the home; also picks the uplink's addresses. There are as many as the home has
+    /// uplink addresses, so only a VPC with interfaces has one.
+    pub number: Option<u32>,
     pub tags: BTreeMap<String, String>,
 }
 

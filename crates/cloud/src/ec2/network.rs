@@ -9,6 +9,11 @@ use ekstra_domain::names::{Scope, keys};
 use ekstra_host::{InterfaceSpec, Names, RouterSpec};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// What EC2 says when an account has too many.
+pub const VPC_LIMIT: &str = "VpcLimitExceeded";
 
 /// What a set of interfaces takes of its subnet.
 pub(crate) fn subnet_use<'a>(interfaces: impl Iterator<Item = &'a Interface>) -> SubnetUse {
@@ -39,6 +44,7 @@ pub fn create_interface(cloud: &Cloud, txn: &mut Txn, new: NewInterface<'_>) -> 
         let message = format!("{full}, which nodes need for their pods");
         ApiError::client("InsufficientFreeAddressesInSubnet", 400, message)
     })?;
+    ensure_router_number(&cloud.settings, txn, &scope, &new.subnet.vpc)?;
     let id = cloud.env.ec2_id("eni");
     let interface = Interface {
         id,
@@ -56,26 +62,42 @@ pub fn create_interface(cloud: &Cloud, txn: &mut Txn, new: NewInterface<'_>) -> 
     Ok(interface)
 }
 
+/// A VPC's first interface gives it a router; the last one's end takes it away (`routers.rs`).
+fn ensure_router_number(settings: &Settings, txn: &mut Txn, scope: &Scope, id: &str) -> Result<(), Refusal> {
+    let key = keys::vpc(scope, id);
+    let Some(mut vpc) = txn.get::<Vpc>(&key)?.filter(|vpc| vpc.number.is_none()) else { return Ok(()) };
+    let used: BTreeSet<u32> =
+        txn.list::<Vpc>(keys::VPCS)?.into_iter().filter_map(|(_, vpc)| vpc.number).collect();
+    let all = (0..).take_while(|number| transit(settings, *number).is_some());
+    let free = all.into_iter().find(|number| !used.contains(number)).ok_or_else(|| {
+        let message = format!("{} VPCs are in use, and no more have room on this machine", used.len());
+        ApiError::client(VPC_LIMIT, 400, message)
+    })?;
+    vpc.number = Some(free);
+    Ok(txn.put(&key, &vpc)?)
+}
+
+/// The two addresses of a router's uplink.
+fn transit(settings: &Settings, number: u32) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let first = number.checked_mul(2)?;
+    Some((settings.transit.nth(first)?, settings.transit.nth(first + 1)?))
+}
+
 /// Locally administered, unique within a VPC because the address is.
-fn mac_of(address: std::net::Ipv4Addr) -> String {
+fn mac_of(address: Ipv4Addr) -> String {
     let [a, b, c, d] = address.octets();
     format!("0a:{:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}", 0x58)
 }
 
-pub fn router_namespace(names: &Names, vpc: &Vpc) -> String {
-    names.namespace(&format!("vpc-{}", vpc.number))
-}
-
-/// The router of a VPC, as the host is to make it.
+/// The router of a VPC, as the host is to make it; `None` when no interface needs one.
 pub fn router_spec(settings: &Settings, names: &Names, vpc: &Vpc, subnets: &[Subnet]) -> Option<RouterSpec> {
-    let first = vpc.number.checked_mul(2)?;
-    let transit = (settings.transit.nth(first)?, settings.transit.nth(first + 1)?);
+    let number = vpc.number?;
     let mut own_addresses = vec![settings.address, METADATA_ADDRESS, vpc.resolver()];
     own_addresses.extend(subnets.iter().filter(|s| s.vpc == vpc.id).map(Subnet::gateway));
     Some(RouterSpec {
-        namespace: router_namespace(names, vpc),
-        uplink: names.uplink(vpc.number),
-        transit,
+        namespace: names.namespace(&format!("vpc-{number}")),
+        uplink: names.uplink(number),
+        transit: transit(settings, number)?,
         cidr: vpc.cidr,
         own_addresses,
         mtu: settings.mtu,

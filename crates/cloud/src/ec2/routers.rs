@@ -1,11 +1,15 @@
-//! Takes away the router of a VPC that nothing is connected to any more. Making one is up to whoever connects.
+//! Takes away the router of a VPC that nothing is connected to any more, and frees its number. Making one is up to
+//! whoever connects.
+//!
+//! Invariant: a number is freed after its router is gone, in a transaction that has seen no interface.
 
 use super::network::router_of;
 use crate::Cloud;
 use ekstra_domain::ec2::{Interface, Vpc};
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler};
-use ekstra_host::{Host, HostError, Names, netns};
+use ekstra_host::{Host, HostError, Names};
+use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -18,8 +22,18 @@ pub struct RouterReconciler {
     pub names: Names,
 }
 
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Store(#[from] CommitError),
+    #[error("the task was cancelled")]
+    Cancelled,
+}
+
 impl Reconciler for RouterReconciler {
-    type Error = HostError;
+    type Error = RouterError;
 
     fn name(&self) -> &'static str {
         "router"
@@ -34,24 +48,45 @@ impl Reconciler for RouterReconciler {
         if changed.starts_with(keys::INTERFACES) { self.keys() } else { Vec::new() }
     }
 
-    fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, HostError>> {
+    fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, RouterError>> {
         async move {
-            let Some(vpc) = self.cloud.store.view().get_as::<Vpc>(&key) else { return Ok(Next::OnChange) };
-            let _alone = self.cloud.router_use.write().await;
-            let interfaces =
-                self.cloud.store.view().list_as::<Interface>(&keys::scoped(keys::INTERFACES, &vpc.scope));
-            if interfaces.iter().any(|(_, interface)| interface.vpc == vpc.id) {
+            if self.unused(&key).is_none() {
                 return Ok(Next::OnChange);
             }
-            if let Some(router) = router_of(&self.cloud, &self.names, &vpc.scope, &vpc.id)
-                && netns::path(&router.namespace).exists()
-            {
+            // Nobody connects until this is done; somebody may have done so just before.
+            let _alone = self.cloud.router_use.write().await;
+            let Some(vpc) = self.unused(&key) else { return Ok(Next::OnChange) };
+            if let Some(router) = router_of(&self.cloud, &self.names, &vpc.scope, &vpc.id) {
                 let host = self.host.clone();
                 let removed = tokio::task::spawn_blocking(move || host.remove_router(&router)).await;
-                removed.unwrap_or(Ok(()))?;
+                removed.map_err(|_| RouterError::Cancelled)??;
             }
+            self.free_number(&key, &vpc).await?;
             Ok(Next::OnChange)
         }
         .boxed()
+    }
+}
+
+impl RouterReconciler {
+    /// The VPC, if it has a router, or may have, and nobody needs it.
+    fn unused(&self, key: &str) -> Option<Vpc> {
+        let view = self.cloud.store.view();
+        let vpc = view.get_as::<Vpc>(key).filter(|vpc| vpc.number.is_some())?;
+        let interfaces = view.list_as::<Interface>(&keys::scoped(keys::INTERFACES, &vpc.scope));
+        (!interfaces.iter().any(|(_, interface)| interface.vpc == vpc.id)).then_some(vpc)
+    }
+
+    async fn free_number(&self, key: &str, vpc: &Vpc) -> Result<(), CommitError> {
+        let interfaces = keys::scoped(keys::INTERFACES, &vpc.scope);
+        let body = |txn: &mut Txn| {
+            let used = txn.list::<Interface>(&interfaces)?.iter().any(|(_, i)| i.vpc == vpc.id);
+            if let Some(mut vpc) = txn.get::<Vpc>(key)?.filter(|_| !used) {
+                vpc.number = None;
+                txn.put(key, &vpc)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        self.cloud.store.transact(body).await
     }
 }

@@ -4,7 +4,7 @@
 use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_cloud::ec2::network::{NewInterface, create_interface};
+use ekstra_cloud::ec2::network::{NewInterface, VPC_LIMIT, create_interface};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::ec2::{Attachment, SecurityGroup, Subnet, Vpc};
 use ekstra_domain::eks::{
@@ -239,6 +239,15 @@ fn write(
     Ok(cluster)
 }
 
+fn in_words_of_eks(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Api(error) if error.code == VPC_LIMIT => {
+            Refusal::Api(ApiError::new(&model::errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, error.message))
+        }
+        other => other,
+    }
+}
+
 /// The control plane's place: a port, and interfaces in two zones.
 fn write_slot(
     eks: &Eks,
@@ -267,7 +276,7 @@ fn write_slot(
             attachment: Attachment::ControlPlane { slot: id.clone() },
             device_index: u32::try_from(interfaces.len()).unwrap_or(0),
         };
-        interfaces.push(create_interface(cloud, txn, new)?);
+        interfaces.push(create_interface(cloud, txn, new).map_err(in_words_of_eks)?);
     }
     let slot = ControlPlaneSlot {
         namespace: eks.names.namespace(&format!("cp-{id}")),
