@@ -4,15 +4,16 @@ use crate::Eks;
 use crate::control_plane::{flags, keys as pki};
 use crate::{bootstrap, kubernetes};
 use ekstra_cloud::ec2::network::{interface_spec, router_of};
+use ekstra_cloud::on_host;
 use ekstra_domain::ec2::{Interface, Subnet};
 use ekstra_domain::eks::{
     CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup,
     ObservedCluster, Update, UpdateStatus, plan_cluster,
 };
 use ekstra_domain::names::keys;
-use ekstra_engine::{Next, Reconciler};
+use ekstra_engine::{Next, Reconciler, blocking};
 use ekstra_host::{
-    ChildId, ChildStatus, Host, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns,
+    ChildId, ChildStatus, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns,
 };
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
@@ -50,8 +51,6 @@ pub enum ClusterError {
     Unrecorded(String),
     #[error("built-in objects: {0}")]
     Bootstrap(String),
-    #[error("the task was cancelled")]
-    Cancelled,
 }
 
 impl Reconciler for ClusterReconciler {
@@ -107,15 +106,6 @@ impl ClusterReconciler {
         Self { eks, bootstrapped: Mutex::default(), networked: Mutex::default() }
     }
 
-    async fn on_host<T: Send + 'static>(
-        &self,
-        body: impl FnOnce(&dyn Host) -> Result<T, HostError> + Send + 'static,
-    ) -> Result<T, ClusterError> {
-        let host = self.eks.host.clone();
-        let done = tokio::task::spawn_blocking(move || body(&*host)).await;
-        Ok(done.map_err(|_| ClusterError::Cancelled)??)
-    }
-
     fn is_bootstrapped(&self, slot: &str) -> bool {
         self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).contains(slot)
     }
@@ -126,12 +116,11 @@ impl ClusterReconciler {
         slot: &ControlPlaneSlot,
     ) -> Result<ObservedCluster, ClusterError> {
         let children: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
-        let (statuses, listed) = self
-            .on_host(move |host| {
-                let statuses: Result<Vec<_>, _> = children.iter().map(|id| host.child_status(id)).collect();
-                Ok((statuses?, host.children()?))
-            })
-            .await?;
+        let (statuses, listed) = on_host(&self.eks.host, move |host| {
+            let statuses: Result<Vec<_>, _> = children.iter().map(|id| host.child_status(id)).collect();
+            Ok((statuses?, host.children()?))
+        })
+        .await?;
         let mut observed = ObservedCluster::default();
         for (program, status) in CONTROL_PLANE_PROGRAMS.iter().zip(&statuses) {
             if matches!(status, ChildStatus::Running(_)) {
@@ -175,7 +164,7 @@ impl ClusterReconciler {
             ClusterAction::MarkActive => self.mark_active(key).await,
             ClusterAction::Stop(program) => {
                 let id = ChildId(slot.child(program));
-                self.on_host(move |host| host.remove_child(&id, STOP_GRACE)).await
+                Ok(on_host(&self.eks.host, move |host| host.remove_child(&id, STOP_GRACE)).await?)
             }
             ClusterAction::RemoveLeftovers => self.remove_leftovers(cluster, slot).await,
             ClusterAction::Forget => self.forget(key, cluster, slot).await,
@@ -198,11 +187,11 @@ impl ClusterReconciler {
         server.extend(slot.service_cidr.nth(1).map(|a| a.to_string()));
         server.extend(self.interfaces(slot)?.into_iter().map(|(i, _)| i.address.to_string()));
         let ca = files.key("ca.crt");
-        let made = tokio::task::spawn_blocking(move || {
+        let made = blocking(move || {
             pki::ensure(&files, &pki::Names { server }).map_err(|e| ClusterError::Keys(e.to_string()))?;
             std::fs::read_to_string(&ca).map_err(|e| ClusterError::Keys(e.to_string()))
         });
-        let ca = made.await.map_err(|_| ClusterError::Cancelled)??;
+        let ca = made.await?;
         let key = keys::slot(&slot.id);
         let body = |txn: &mut Txn| {
             if let Some(mut slot) = txn.get::<ControlPlaneSlot>(&key)? {
@@ -247,7 +236,7 @@ impl ClusterReconciler {
         let (router, links) = self.links(cluster, slot)?;
         let namespace = slot.namespace.clone();
         let _connecting = self.eks.cloud.router_use.read().await;
-        self.on_host(move |host| {
+        on_host(&self.eks.host, move |host| {
             host.ensure_router(&router)?;
             host.ensure_namespace(&namespace)?;
             links.iter().try_for_each(|link| host.ensure_interface(link))
@@ -269,10 +258,10 @@ impl ClusterReconciler {
         let find = move || {
             if program == "etcd" { programs.etcd() } else { programs.kube_control(&version) }
         };
-        let found = tokio::task::spawn_blocking(find).await.map_err(|_| ClusterError::Cancelled)?;
-        let executable = found.map_err(ClusterError::Program)?;
+        let executable = blocking(find).await.map_err(ClusterError::Program)?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
-        self.on_host(move |host| host.ensure_child(&spec)).await.map(drop)
+        on_host(&self.eks.host, move |host| host.ensure_child(&spec)).await?;
+        Ok(())
     }
 
     async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
@@ -324,7 +313,7 @@ impl ClusterReconciler {
         let links = self.links(cluster, slot);
         let namespace = slot.namespace.clone();
         let directory = self.eks.slot_directory(&slot.id);
-        self.on_host(move |host| {
+        on_host(&self.eks.host, move |host| {
             if let Ok((router, links)) = links {
                 links.iter().try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
             }
@@ -362,16 +351,15 @@ impl ClusterReconciler {
     /// Waits until a program ends or the record changes.
     async fn watch(&self, key: &str, slot: &ControlPlaneSlot) -> Result<Next, ClusterError> {
         let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
-        let running: Vec<Running> = self
-            .on_host(move |host| {
-                let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
-                let alive = statuses?.into_iter().filter_map(|s| match s {
-                    ChildStatus::Running(running) => Some(running),
-                    _ => None,
-                });
-                Ok(alive.collect())
-            })
-            .await?;
+        let running: Vec<Running> = on_host(&self.eks.host, move |host| {
+            let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
+            let alive = statuses?.into_iter().filter_map(|s| match s {
+                ChildStatus::Running(running) => Some(running),
+                _ => None,
+            });
+            Ok(alive.collect())
+        })
+        .await?;
         if running.len() < CONTROL_PLANE_PROGRAMS.len() {
             return Ok(Next::After(Duration::from_millis(1)));
         }
