@@ -12,9 +12,7 @@ use ekstra_domain::eks::{
 };
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, blocking};
-use ekstra_host::{
-    ChildId, ChildStatus, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns,
-};
+use ekstra_host::{ChildId, ChildStatus, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns};
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
