@@ -4,13 +4,19 @@
 //! Invariant: it writes nothing to the store. So it can be killed and started again at any moment, and goes on working
 //! when `serve` is dead. Its listeners are derived from the followed state and from the namespaces that exist.
 
+mod accept;
 mod door;
+#[cfg(test)]
+mod fixture;
 mod http;
 mod identity;
+mod limits;
 mod listeners;
 mod metadata;
 mod registry;
 mod resolver;
+mod scope;
+mod splice;
 mod webhook;
 
 use ekstra_domain::iam::MasterKey;
@@ -44,7 +50,9 @@ pub struct Gate {
 
 /// Serves until the shutdown comes.
 pub async fn run(gate: Gate, head: watch::Receiver<Revision>, mut shutdown: watch::Receiver<bool>) {
-    let mut listeners = listeners::Listeners::new(gate);
+    let descriptors = limits::raise_descriptors();
+    tracing::info!(descriptors, "the data side serves");
+    let mut listeners = listeners::Listeners::new(gate, limits::Budget::new(descriptors));
     tokio::select! {
         () = listeners.follow(head) => {}
         _ = shutdown.wait_for(|stop| *stop) => {}
