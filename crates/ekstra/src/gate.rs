@@ -29,7 +29,7 @@ pub(crate) async fn run(home: Home) -> Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let mut term = signal(SignalKind::terminate())?;
     tokio::select! {
-        () = ekstra_gate::run(gate, follower.head(), shutdown) => {}
+        ended = ekstra_gate::run(gate, follower.head(), shutdown) => ended?,
         _ = term.recv() => { stop.send_replace(true); }
     }
     Ok(())

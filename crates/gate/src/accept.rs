@@ -10,6 +10,7 @@ use crate::scope::Scope;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -32,7 +33,7 @@ pub(crate) trait Incoming: Send + Sync {
     fn next(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
 
-impl Incoming for TcpListener {
+impl Incoming for Arc<TcpListener> {
     fn next(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send {
         self.accept()
     }
@@ -166,7 +167,7 @@ pub(crate) mod tests {
     async fn a_peer_has_its_share_and_gets_it_back() {
         let (listener, address) = listener().await;
         let (_drain, terms) = terms(1024);
-        let _running = tokio::spawn(run(terms, listener, greet));
+        let _running = tokio::spawn(run(terms, Arc::new(listener), greet));
         let mut held = Vec::new();
         while let Some(stream) = greeted(address).await {
             held.push(stream);
@@ -181,7 +182,7 @@ pub(crate) mod tests {
     async fn a_dropped_listener_closes_its_connections() {
         let (listener, address) = listener().await;
         let (_drain, terms) = terms(1024);
-        let running = tokio::spawn(run(terms, listener, greet));
+        let running = tokio::spawn(run(terms, Arc::new(listener), greet));
         let mut stream = greeted(address).await.expect("greeted");
         running.abort();
         assert!(closed(&mut stream).await);
@@ -192,7 +193,7 @@ pub(crate) mod tests {
     async fn a_draining_listener_refuses_and_finishes() {
         let (listener, address) = listener().await;
         let (drain, terms) = terms(1024);
-        let running = tokio::spawn(run(terms, listener, greet));
+        let running = tokio::spawn(run(terms, Arc::new(listener), greet));
         let stream = greeted(address).await.expect("greeted");
         drain.send_replace(true);
         let refused = async { while TcpStream::connect(address).await.is_ok() {} };

@@ -85,7 +85,7 @@ pub(crate) async fn serve(
     slot: String,
     way: Arc<Way>,
     from: SocketAddr,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
 ) {
     accept::run(terms, listener, |stream, peer| {
         let slot = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(&slot))?;
@@ -96,7 +96,7 @@ pub(crate) async fn serve(
 }
 
 /// A listener inside the cluster's VPC, where every address may come in.
-pub(crate) async fn serve_inside(terms: Terms, way: Arc<Way>, listener: TcpListener) {
+pub(crate) async fn serve_inside(terms: Terms, way: Arc<Way>, listener: Arc<TcpListener>) {
     accept::run(terms, listener, |stream, _| Some(forward(stream, way.clone()))).await;
 }
 
@@ -188,7 +188,7 @@ mod tests {
         let (server, door) = (vacant().await, TcpListener::bind("127.0.0.1:0").await.expect("bound"));
         let at = door.local_addr().expect("bound");
         let (_drain, terms) = crate::accept::tests::terms(1024);
-        tokio::spawn(serve_inside(terms, way(server, Duration::from_secs(20)), door));
+        tokio::spawn(serve_inside(terms, way(server, Duration::from_secs(20)), Arc::new(door)));
         let mut client = TcpStream::connect(at).await.expect("connected");
         client.write_all(b"hello").await.expect("sent");
         tokio::spawn(echo(TcpListener::bind(server).await.expect("bound")));

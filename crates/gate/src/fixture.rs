@@ -5,11 +5,12 @@ use ekstra_domain::iam::{AccessKey, MasterKey, Principal, Secret};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_images::ImageStore;
 use ekstra_images::registry::{Policy, Registry};
-use ekstra_store::Store;
+use ekstra_store::{Revision, Store};
 use ekstra_wire::sigv4::Credentials;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 pub(crate) const ACCOUNT: &str = "000000000000";
 pub(crate) const USER: &str = "arn:aws:iam::000000000000:user/dev";
@@ -25,13 +26,14 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(home.path().join("run")).expect("a directory");
         let store = Store::open(&home.path().join("state.db")).expect("a new store");
         let images = ImageStore::open(home.path().join("images")).expect("a new store");
         let gate = Gate {
             view: store.view().clone(),
             master: MasterKey([7; 32]),
             facts: Arc::new(Facts {
-                address: Ipv4Addr::new(127, 0, 0, 1),
+                address: Ipv4Addr::new(127, 0, 0, 3),
                 port: 4566,
                 registry_port: 4567,
                 namespace_prefix: "ekstra-test-".into(),
@@ -42,18 +44,22 @@ impl Fixture {
         Self { gate, store, _home: home }
     }
 
+    pub(crate) fn head(&self) -> watch::Receiver<Revision> {
+        self.store.head()
+    }
+
     pub(crate) async fn put(&self, key: &str, value: &Value) {
         let mut txn = self.store.begin();
         txn.put(key, value).expect("encodes");
         self.store.commit(txn).await.expect("committed");
     }
 
-    /// A cluster `c`, created by [`USER`].
-    pub(crate) async fn put_cluster(&self) {
+    /// A cluster `c`, created by [`USER`], with its door at this port.
+    pub(crate) async fn put_cluster(&self, port: u16) {
         let scope = Scope::new(ACCOUNT, "us-east-1");
         let key = keys::cluster(&scope, "c");
         let slot = json!({
-            "id": SLOT, "namespace": "ekstra-test-cp", "port": 1, "issuer_id": "", "version": "1.37",
+            "id": SLOT, "namespace": "ekstra-test-cp", "port": port, "issuer_id": "", "version": "1.37",
             "cluster": key, "vpc": VPC, "interfaces": [], "advertise_address": "10.0.0.9",
             "service_cidr": "172.20.0.0/16", "certificate_authority": null,
         });

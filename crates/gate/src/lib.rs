@@ -8,6 +8,7 @@ mod accept;
 mod door;
 #[cfg(test)]
 mod fixture;
+mod handover;
 mod http;
 mod identity;
 mod limits;
@@ -22,6 +23,8 @@ mod webhook;
 use ekstra_domain::iam::MasterKey;
 use ekstra_images::registry::Registry;
 use ekstra_store::{Revision, View};
+use handover::Predecessor;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,15 +51,30 @@ pub struct Gate {
     pub images: Registry,
 }
 
-/// Serves until the shutdown comes.
-pub async fn run(gate: Gate, head: watch::Receiver<Revision>, mut shutdown: watch::Receiver<bool>) {
+/// Takes over from the home's present gate, if there is one, and serves until a successor does the same, or the shutdown
+/// comes. An error says that the present gate has something and did not give it; it goes on.
+pub async fn run(
+    gate: Gate,
+    head: watch::Receiver<Revision>,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
     let descriptors = limits::raise_descriptors();
-    tracing::info!(descriptors, "the data side serves");
+    let path = handover::path(&gate.facts.home);
     let mut listeners = listeners::Listeners::new(gate, limits::Budget::new(descriptors));
+    let asked = path.clone();
+    let predecessor = tokio::task::spawn_blocking(move || Predecessor::ask(&asked));
+    if let Some((predecessor, sockets)) = predecessor.await.map_err(io::Error::other)?? {
+        tracing::info!(sockets = sockets.len(), "taking over");
+        listeners.adopt(sockets);
+        predecessor.taken()?;
+    }
+    let successors = handover::listen(&path)?;
+    tracing::info!(descriptors, "the data side serves");
     tokio::select! {
-        () = listeners.follow(head) => {}
+        () = listeners.follow(head, successors) => {}
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
+    Ok(())
 }
 
 fn now() -> i64 {

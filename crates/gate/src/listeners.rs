@@ -6,22 +6,24 @@
 
 use crate::accept::Terms;
 use crate::door::Way;
+use crate::handover::Given;
 use crate::limits::{Budget, Kind};
-use crate::{Gate, door, metadata, registry, resolver, webhook};
+use crate::{Gate, door, handover, metadata, registry, resolver, webhook};
 use ekstra_domain::ec2::{METADATA_ADDRESS, Vpc};
 use ekstra_domain::eks::{ControlPlaneSlot, INTERNAL_ADDRESS, TOKEN_WEBHOOK_PORT};
 use ekstra_domain::names::keys;
 use ekstra_host::netns;
 use ekstra_store::Revision;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::{TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -29,8 +31,10 @@ use tokio::task::JoinHandle;
 const RETRY: Duration = Duration::from_millis(100);
 /// Namespaces come and go without a change of the state.
 const RESYNC: Duration = Duration::from_secs(1);
+/// What is under way when a successor takes over may go on for so long: a `kubectl exec` to its end, mostly.
+const RETIREMENT: Duration = Duration::from_secs(5 * 60);
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Role {
     Door {
         slot: String,
@@ -54,8 +58,8 @@ enum Role {
     Endpoint,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Place {
     /// Name and inode; `None` is the host's.
     namespace: Option<(String, u64)>,
     address: SocketAddr,
@@ -86,17 +90,32 @@ impl fmt::Display for Place {
 pub(crate) struct Listeners {
     gate: Gate,
     budget: Budget,
-    running: BTreeMap<Place, JoinHandle<()>>,
+    running: BTreeMap<Place, Listener>,
     /// By slot; the doors of a slot have one in common.
     ways: BTreeMap<String, Arc<Way>>,
     to_endpoint: Arc<Way>,
     drain: watch::Sender<bool>,
 }
 
-impl Drop for Listeners {
+#[derive(Debug)]
+struct Listener {
+    task: JoinHandle<()>,
+    /// For a successor; the task has it too.
+    socket: Socket,
+}
+
+impl Drop for Listener {
     fn drop(&mut self) {
-        self.running.values().for_each(JoinHandle::abort);
+        self.task.abort();
     }
+}
+
+#[derive(Clone, Debug)]
+enum Socket {
+    Tcp(Arc<TcpListener>),
+    Udp(Arc<UdpSocket>),
+    /// It is the successor's.
+    Given,
 }
 
 impl Listeners {
@@ -112,27 +131,70 @@ impl Listeners {
         }
     }
 
-    pub(crate) async fn follow(&mut self, mut head: watch::Receiver<Revision>) {
+    /// What a predecessor had, as far as it is still wanted.
+    pub(crate) fn adopt(&mut self, sockets: Vec<Given>) {
+        let wanted = self.wanted();
+        for (place, socket) in sockets {
+            if wanted.contains(&place)
+                && let Err(error) = self.start(place.clone(), socket)
+            {
+                tracing::warn!(%place, %error, "a predecessor's listener is of no use; opening it anew");
+            }
+        }
+    }
+
+    /// Keeps the listeners that there should be, until a successor has them and what was under way has ended.
+    pub(crate) async fn follow(&mut self, mut head: watch::Receiver<Revision>, successors: UnixListener) {
         loop {
             head.borrow_and_update();
             let wait = if self.adjust() { RESYNC } else { RETRY };
-            let _ = tokio::time::timeout(wait, head.changed()).await;
+            tokio::select! {
+                () = change(&mut head, wait) => {}
+                Ok((stream, _)) = successors.accept() => match self.give(stream).await {
+                    Ok(()) => break,
+                    Err(error) => tracing::warn!(%error, "a successor did not take over; going on"),
+                },
+            }
+        }
+        drop(successors);
+        self.retire(&mut head).await;
+    }
+
+    async fn give(&self, stream: UnixStream) -> io::Result<()> {
+        let stream = stream.into_std()?;
+        let sockets: Vec<Given> = self
+            .running
+            .iter()
+            .filter_map(|(place, listener)| Some((place.clone(), listener.socket.duplicate()?)))
+            .collect();
+        let given = tokio::task::spawn_blocking(move || handover::give(stream, &sockets));
+        given.await.map_err(io::Error::other)?
+    }
+
+    async fn retire(&mut self, head: &mut watch::Receiver<Revision>) {
+        tracing::info!("a successor has the listeners; finishing what is under way");
+        self.drain.send_replace(true);
+        self.running.values_mut().for_each(|listener| listener.socket = Socket::Given);
+        let deadline = Instant::now() + RETIREMENT;
+        loop {
+            let wanted = self.wanted();
+            self.running.retain(|place, listener| !listener.task.is_finished() && wanted.contains(place));
+            if self.running.is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            change(head, RETRY).await;
         }
     }
 
     /// `false` when something could not be opened.
     fn adjust(&mut self) -> bool {
         let wanted = self.wanted();
-        self.running.retain(|place, task| {
-            if task.is_finished() {
+        self.running.retain(|place, listener| {
+            let ended = listener.task.is_finished();
+            if ended {
                 tracing::error!(%place, "a listener ended by itself; opening it again");
-                return false;
             }
-            let keep = wanted.contains(place);
-            if !keep {
-                task.abort();
-            }
-            keep
+            !ended && wanted.contains(place)
         });
         self.ways.retain(|_, way| Arc::strong_count(way) > 1);
         let mut complete = true;
@@ -140,18 +202,16 @@ impl Listeners {
             if self.running.contains_key(&place) {
                 continue;
             }
-            match open(&place).and_then(|socket| self.start(&place, socket)) {
-                Ok(task) => drop(self.running.insert(place, task)),
-                Err(error) => {
-                    complete = false;
-                    tracing::debug!(%place, %error, "not yet");
-                }
+            if let Err(error) = open(&place).and_then(|socket| self.start(place.clone(), socket)) {
+                complete = false;
+                tracing::debug!(%place, %error, "not yet");
             }
         }
         complete
     }
 
-    fn start(&mut self, place: &Place, socket: OwnedFd) -> io::Result<JoinHandle<()>> {
+    fn start(&mut self, place: Place, socket: OwnedFd) -> io::Result<()> {
+        let socket = Socket::of(&place, socket)?;
         // On the host and in a control plane everybody has the same few addresses.
         let many_peers = place.namespace.is_some() && !matches!(place.role, Role::Webhook { .. });
         let terms = Terms {
@@ -160,21 +220,36 @@ impl Listeners {
             drain: self.drain.subscribe(),
         };
         let gate = self.gate.clone();
-        Ok(match place.role.clone() {
-            Role::Door { slot } => {
+        let task = match (place.role.clone(), socket.clone()) {
+            (Role::Door { slot }, Socket::Tcp(tcp)) => {
                 let (way, from) = (self.way(&slot), place.address);
                 match place.namespace {
-                    Some(_) => tokio::spawn(door::serve_inside(terms, way, tcp(socket)?)),
-                    None => tokio::spawn(door::serve(terms, gate, slot, way, from, tcp(socket)?)),
+                    Some(_) => tokio::spawn(door::serve_inside(terms, way, tcp)),
+                    None => tokio::spawn(door::serve(terms, gate, slot, way, from, tcp)),
                 }
             }
-            Role::Webhook { slot } => tokio::spawn(webhook::serve(terms, gate, slot, tcp(socket)?)),
-            Role::Metadata { vpc } => tokio::spawn(metadata::serve(terms, gate, vpc, tcp(socket)?)),
-            Role::Names { vpc } => tokio::spawn(resolver::serve_udp(terms, gate, vpc, udp(socket)?)),
-            Role::LongNames { vpc } => tokio::spawn(resolver::serve_tcp(terms, gate, vpc, tcp(socket)?)),
-            Role::Images => tokio::spawn(registry::serve(terms, gate, tcp(socket)?)),
-            Role::Endpoint => tokio::spawn(door::serve_inside(terms, self.to_endpoint.clone(), tcp(socket)?)),
-        })
+            (Role::Webhook { slot }, Socket::Tcp(tcp)) => {
+                tokio::spawn(webhook::serve(terms, gate, slot, tcp))
+            }
+            (Role::Metadata { vpc }, Socket::Tcp(tcp)) => {
+                tokio::spawn(metadata::serve(terms, gate, vpc, tcp))
+            }
+            (Role::Names { vpc }, Socket::Udp(udp)) => {
+                tokio::spawn(resolver::serve_udp(terms, gate, vpc, udp))
+            }
+            (Role::LongNames { vpc }, Socket::Tcp(tcp)) => {
+                tokio::spawn(resolver::serve_tcp(terms, gate, vpc, tcp))
+            }
+            (Role::Images, Socket::Tcp(tcp)) => tokio::spawn(registry::serve(terms, gate, tcp)),
+            (Role::Endpoint, Socket::Tcp(tcp)) => {
+                tokio::spawn(door::serve_inside(terms, self.to_endpoint.clone(), tcp))
+            }
+            (_, Socket::Tcp(_) | Socket::Udp(_) | Socket::Given) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+        };
+        self.running.insert(place, Listener { task, socket });
+        Ok(())
     }
 
     /// To the API server of a slot; where its namespace is does not change.
@@ -269,14 +344,34 @@ fn open(place: &Place) -> io::Result<OwnedFd> {
     })
 }
 
-fn tcp(socket: OwnedFd) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::from(socket);
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+impl Socket {
+    fn of(place: &Place, socket: OwnedFd) -> io::Result<Self> {
+        if matches!(place.role, Role::Names { .. }) {
+            let socket = std::net::UdpSocket::from(socket);
+            socket.set_nonblocking(true)?;
+            return Ok(Self::Udp(Arc::new(UdpSocket::from_std(socket)?)));
+        }
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(Arc::new(TcpListener::from_std(listener)?)))
+    }
+
+    fn duplicate(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned().ok(),
+            Self::Udp(socket) => socket.as_fd().try_clone_to_owned().ok(),
+            Self::Given => None,
+        }
+    }
 }
 
-fn udp(socket: OwnedFd) -> io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::from(socket);
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+/// Until the state changes, at most so long.
+async fn change(head: &mut watch::Receiver<Revision>, most: Duration) {
+    let changed = async {
+        if head.changed().await.is_err() {
+            // Nobody follows the state any more; that is no reason to hurry.
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ = tokio::time::timeout(most, changed).await;
 }

@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 
 /// AWS hands out credentials of six hours.
@@ -24,7 +25,7 @@ const TOKEN_LIFETIME_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const LONGEST_TOKEN_LIFETIME: i64 = 21_600;
 
-pub(crate) async fn serve(terms: Terms, gate: Gate, vpc: String, listener: TcpListener) {
+pub(crate) async fn serve(terms: Terms, gate: Gate, vpc: String, listener: Arc<TcpListener>) {
     accept::run(terms, listener, |stream, peer| {
         let IpAddr::V4(peer) = peer.ip() else { return None };
         let (instance, interface) = find(&gate, &vpc, peer)?;

@@ -12,12 +12,13 @@ use hyper::{Request, Response, StatusCode};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 
 /// What is read from a blob at once.
 const CHUNK: usize = 256 * 1024;
 
-pub(crate) async fn serve(terms: Terms, gate: Gate, listener: TcpListener) {
+pub(crate) async fn serve(terms: Terms, gate: Gate, listener: Arc<TcpListener>) {
     accept::run(terms, listener, |stream, _| {
         let images = gate.images.clone();
         Some(serve_connection(stream, Patience::STRANGERS, move |request| answer(images.clone(), request)))

@@ -30,9 +30,9 @@ const IDLE: Duration = Duration::from_secs(20);
 const STALLED: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) async fn serve_udp(terms: Terms, gate: Gate, vpc: String, socket: UdpSocket) {
+pub(crate) async fn serve_udp(terms: Terms, gate: Gate, vpc: String, socket: Arc<UdpSocket>) {
     let Terms { name, limits, mut drain } = terms;
-    let (scope, socket) = (Scope::new(name.clone()), Arc::new(socket));
+    let scope = Scope::new(name.clone());
     let (mut failing, mut refusing) = (Seldom::default(), Seldom::default());
     let mut buffer = vec![0; LARGEST];
     loop {
@@ -73,7 +73,7 @@ async fn answer_datagram(gate: &Gate, vpc: &str, query: &[u8], socket: &UdpSocke
     }
 }
 
-pub(crate) async fn serve_tcp(terms: Terms, gate: Gate, vpc: String, listener: TcpListener) {
+pub(crate) async fn serve_tcp(terms: Terms, gate: Gate, vpc: String, listener: Arc<TcpListener>) {
     accept::run(terms, listener, |stream, _| {
         let (gate, vpc) = (gate.clone(), vpc.clone());
         Some(async move {
@@ -177,8 +177,8 @@ mod tests {
         let at = listener.local_addr().expect("bound");
         let socket = UdpSocket::bind(at).await.expect("bound");
         let ((_tcp, long), (_udp, short)) = (accept::tests::terms(1024), accept::tests::terms(1024));
-        tokio::spawn(serve_tcp(long, fixture.gate.clone(), VPC.into(), listener));
-        tokio::spawn(serve_udp(short, fixture.gate.clone(), VPC.into(), socket));
+        tokio::spawn(serve_tcp(long, fixture.gate.clone(), VPC.into(), Arc::new(listener)));
+        tokio::spawn(serve_udp(short, fixture.gate.clone(), VPC.into(), Arc::new(socket)));
         let _idle = TcpStream::connect(at).await.expect("connected");
         let question = query("ip-10-0-0-1.ec2.internal.");
         let mut stream = TcpStream::connect(at).await.expect("connected");

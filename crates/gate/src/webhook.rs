@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -39,7 +40,7 @@ struct Spec {
     token: String,
 }
 
-pub(crate) async fn serve(terms: Terms, gate: Gate, slot: String, listener: TcpListener) {
+pub(crate) async fn serve(terms: Terms, gate: Gate, slot: String, listener: Arc<TcpListener>) {
     accept::run(terms, listener, |stream, _| {
         let (gate, slot) = (gate.clone(), slot.clone());
         Some(serve_connection(stream, PATIENCE, move |request| answer(gate.clone(), slot.clone(), request)))
@@ -128,7 +129,7 @@ mod tests {
         let token = token(&credentials());
         let refused = (StatusCode::FORBIDDEN, json!({"authenticated": false}));
         assert_eq!(reviewed(&fixture.gate, &token).await, refused, "no cluster");
-        fixture.put_cluster().await;
+        fixture.put_cluster(1).await;
         assert_eq!(reviewed(&fixture.gate, &token).await, refused, "no such key");
         assert_eq!(reviewed(&fixture.gate, "k8s-aws-v1.nonsense").await, refused);
         fixture.put_access_key().await;
