@@ -26,7 +26,7 @@ use ekstra_store::{Revision, View};
 use handover::Predecessor;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -75,6 +75,11 @@ pub async fn run(
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
     Ok(())
+}
+
+/// Whether the gate that runs in this home waits for a successor.
+pub fn hands_over(home: &Path) -> bool {
+    handover::path(home).exists()
 }
 
 fn now() -> i64 {
