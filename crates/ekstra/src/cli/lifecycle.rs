@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::credentials::StoredCredentials;
+use crate::gate;
 use crate::home::Home;
 use crate::serve::{Options, service_address};
 use anyhow::{Context, Result, bail};
@@ -144,7 +145,7 @@ fn is_zombie(pid: i32) -> bool {
 fn take_down(host: &LinuxHost, settings: &ekstra_cloud::Settings) -> Result<()> {
     let mut children = host.children()?;
     // Nodes before control planes, and the gate last.
-    children.sort_by_key(|id| (id.0 == "gate", id.0.starts_with("cp-"), id.0.clone()));
+    children.sort_by_key(|id| (gate::CHILDREN.contains(&&*id.0), id.0.starts_with("cp-"), id.0.clone()));
     std::thread::scope(|scope| {
         let ends: Vec<_> = children
             .iter()
@@ -173,7 +174,8 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
     let running = |id: &ChildId| matches!(host.child_status(id), Ok(ChildStatus::Running(_)));
     let children = host.children()?;
     let count = |prefix: &str| children.iter().filter(|id| id.0.starts_with(prefix) && running(id)).count();
-    println!("gate      {}", if running(&ChildId("gate".into())) { "running" } else { "not running" });
+    let gate = gate::CHILDREN.iter().any(|id| running(&ChildId((*id).into())));
+    println!("gate      {}", if gate { "running" } else { "not running" });
     println!("running   {} control plane processes, {} instances", count("cp-"), count("i-"));
     Ok(0)
 }
