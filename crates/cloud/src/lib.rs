@@ -7,10 +7,12 @@ mod context;
 mod defaults;
 pub mod ec2;
 pub mod iam;
+mod machine;
 mod sts;
 
 pub use context::{Cloud, Settings};
 pub use defaults::ensure_scope;
+pub use machine::on_host;
 
 /// Every operation of this crate.
 pub fn serve(router: &mut api::Router, cloud: &Cloud) {

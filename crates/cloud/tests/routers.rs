@@ -3,14 +3,14 @@
 use ekstra_cloud::api::Refusal;
 use ekstra_cloud::ec2::network::{NewInterface, create_interface, router_of};
 use ekstra_cloud::ec2::routers::RouterReconciler;
-use ekstra_cloud::{Cloud, Settings, ensure_scope};
+use ekstra_cloud::{Cloud, ensure_scope};
 use ekstra_domain::ec2::{Attachment, Interface, Subnet, Vpc};
-use ekstra_domain::iam::MasterKey;
 use ekstra_domain::names::{Scope, keys};
-use ekstra_engine::{Env, Reconciler};
+use ekstra_engine::Reconciler;
+use ekstra_host::Host;
 use ekstra_host::sim::SimHost;
-use ekstra_host::{Host, Names};
-use ekstra_store::{CommitError, Store};
+use ekstra_store::CommitError;
+use ekstra_testkit::TestEnv;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,41 +18,23 @@ use std::time::Duration;
 const NUMBERS: usize = 128;
 
 struct World {
-    _home: tempfile::TempDir,
     cloud: Cloud,
     host: Arc<SimHost>,
     reconciler: RouterReconciler,
+    _env: TestEnv,
 }
 
-fn world() -> World {
-    let home = tempfile::tempdir().expect("tempdir");
-    let cloud = Cloud {
-        store: Store::open(&home.path().join("state.db")).expect("opens"),
-        env: Env::system(),
-        master: MasterKey([1; 32]),
-        settings: Arc::new(Settings {
-            home_id: "beef".into(),
-            address: [169, 254, 80, 1].into(),
-            port: 4566,
-            registry_port: 4567,
-            first_cluster_port: 16443,
-            transit: "198.18.0.0/24".parse().expect("valid"),
-            mtu: 1500,
-            region: "us-east-1".into(),
-        }),
-        home: home.path().to_owned(),
-        router_use: Arc::default(),
-    };
-    let host = Arc::new(SimHost::default());
-    let names = Names { home_id: "beef".into() };
+async fn world() -> World {
+    let env = TestEnv::new().await;
+    let (cloud, host, names) = (env.cloud.clone(), env.host.clone(), env.names.clone());
     let reconciler = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names };
-    World { _home: home, cloud, host, reconciler }
+    World { cloud, host, reconciler, _env: env }
 }
 
 impl World {
-    /// An interface in the default VPC of a region.
-    async fn connect(&self, region: &str) -> Result<Interface, Refusal> {
-        let scope = Scope::new("000000000000", region);
+    /// An interface in the default VPC of an account.
+    async fn connect(&self, account: usize) -> Result<Interface, Refusal> {
+        let scope = Scope::new(format!("{account:012}"), "us-east-1");
         ensure_scope(&self.cloud, &scope).await?;
         let subnets = self.cloud.store.view().list_as::<Subnet>(&keys::scoped(keys::SUBNETS, &scope));
         let body = |txn: &mut ekstra_store::Txn| {
@@ -94,31 +76,31 @@ impl World {
 
 #[tokio::test]
 async fn numbers_are_for_vpcs_in_use_and_running_out_of_them_is_an_answer() {
-    let world = world();
+    let world = world().await;
     let mut interfaces = Vec::new();
     for number in 0..NUMBERS {
-        interfaces.push(world.connect(&format!("invented-{number}")).await.expect("there is room"));
+        interfaces.push(world.connect(number).await.expect("there is room"));
     }
     let numbers: BTreeSet<_> = interfaces.iter().filter_map(|i| world.vpc(i).number).collect();
     assert_eq!(numbers.len(), NUMBERS);
-    match world.connect("one-too-many").await {
+    match world.connect(NUMBERS).await {
         Err(Refusal::Api(error)) => assert_eq!(error.code, "VpcLimitExceeded"),
         other => panic!("{other:?}"),
     }
-    world.connect("invented-7").await.expect("a VPC that has a router needs no number");
+    world.connect(7).await.expect("a VPC that has a router needs no number");
     let (gone, freed) = (&interfaces[5], world.vpc(&interfaces[5]).number);
     world.disconnect(gone).await;
     world.reconcile(gone).await;
     assert_eq!(world.vpc(gone).number, None);
-    let next = world.connect("one-too-many").await.expect("there is room again");
+    let next = world.connect(NUMBERS).await.expect("there is room again");
     assert_eq!(world.vpc(&next).number, freed);
 }
 
 #[tokio::test]
 async fn a_router_goes_with_its_last_interface_whichever_step_fails() {
-    let world = world();
-    let first = world.connect("us-east-1").await.expect("connected");
-    let second = world.connect("us-east-1").await.expect("connected");
+    let world = world().await;
+    let first = world.connect(0).await.expect("connected");
+    let second = world.connect(0).await.expect("connected");
     world.make_router(&first);
     world.disconnect(&first).await;
     world.reconcile(&first).await;
@@ -135,9 +117,9 @@ async fn a_router_goes_with_its_last_interface_whichever_step_fails() {
 
 #[tokio::test]
 async fn whoever_connects_is_not_waited_for_where_nothing_is_to_be_done() {
-    let world = world();
-    let used = world.connect("us-east-1").await.expect("connected");
-    let unused = world.connect("eu-west-1").await.expect("connected");
+    let world = world().await;
+    let used = world.connect(0).await.expect("connected");
+    let unused = world.connect(1).await.expect("connected");
     world.disconnect(&unused).await;
     world.reconcile(&unused).await;
     let _connecting = world.cloud.router_use.read().await;

@@ -10,7 +10,7 @@ mod validate;
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, VpcAccess,
 };
-pub use nodegroup::{Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};
+pub use nodegroup::{NodeChange, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};
 pub use plan_cluster::{ClusterAction, ObservedCluster, plan_cluster};
 pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegroup};
 pub use update::{Update, UpdateStatus, UpdateType};

@@ -3,7 +3,7 @@
 mod session;
 mod trust;
 
-pub use session::{MasterKey, Session, SessionError};
+pub use session::{Credential, MasterKey, Session, SessionError};
 pub use trust::trusts;
 
 use serde::{Deserialize, Serialize};

@@ -52,13 +52,49 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A region as AWS spells them: `us-east-1`, `ap-southeast-2`, `us-gov-west-1`.
+/// The regions of the partition `aws`, to which every ARN here belongs. Source: botocore's `partitions.json`.
+const REGIONS: [&str; 36] = [
+    "af-south-1",
+    "ap-east-1",
+    "ap-east-2",
+    "ap-northeast-1",
+    "ap-northeast-2",
+    "ap-northeast-3",
+    "ap-south-1",
+    "ap-south-2",
+    "ap-southeast-1",
+    "ap-southeast-2",
+    "ap-southeast-3",
+    "ap-southeast-4",
+    "ap-southeast-5",
+    "ap-southeast-6",
+    "ap-southeast-7",
+    "ca-central-1",
+    "ca-west-1",
+    "eu-central-1",
+    "eu-central-2",
+    "eu-north-1",
+    "eu-south-1",
+    "eu-south-2",
+    "eu-west-1",
+    "eu-west-2",
+    "eu-west-3",
+    "il-central-1",
+    "me-central-1",
+    "me-south-1",
+    "me-west-1",
+    "mx-central-1",
+    "sa-east-1",
+    "sa-west-1",
+    "us-east-1",
+    "us-east-2",
+    "us-west-1",
+    "us-west-2",
+];
+
+/// Whether AWS has such a region. Only these are furnished: a name that anybody can make up must not cost a network.
 pub fn is_region(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let word = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase());
-    (3..=4).contains(&parts.len())
-        && parts[..parts.len() - 1].iter().all(word)
-        && parts.last().is_some_and(|n| n.len() == 1 && n.bytes().all(|b| b.is_ascii_digit()))
+    REGIONS.binary_search(&text).is_ok()
 }
 
 /// Where a record of each kind is stored.
@@ -118,6 +154,11 @@ pub mod keys {
         format!("{SUBNETS}{scope}/{id}")
     }
 
+    /// The address that was given last in a subnet.
+    pub fn latest_address(scope: &Scope, subnet: &str) -> String {
+        format!("ec2/latest-address/{scope}/{subnet}")
+    }
+
     pub fn security_groups(scope: &Scope) -> String {
         format!("ec2/security-groups/{scope}/")
     }
@@ -145,11 +186,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regions_are_spelled_as_aws_does() {
-        for good in ["us-east-1", "ap-southeast-2", "us-gov-west-1", "eu-central-1"] {
+    fn only_awss_regions_are_regions() {
+        assert!(REGIONS.is_sorted());
+        for good in REGIONS {
             assert!(is_region(good), "{good}");
         }
-        for bad in ["local", "us-east", "us-east-11", "US-east-1", "us--1", "", "us-east-1-"] {
+        for bad in ["local", "us-east", "us-east-9", "US-east-1", "us--1", "", "us-east-1-", "cn-north-1"] {
             assert!(!is_region(bad), "{bad}");
         }
     }

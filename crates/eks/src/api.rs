@@ -12,10 +12,11 @@ mod update_cluster;
 mod update_nodegroup;
 
 use crate::Eks;
-use ekstra_cloud::api::{Call, Router};
-use ekstra_domain::eks::{Cluster, Invalid, Nodegroup};
+use ekstra_cloud::api::{Call, Refusal, Router};
+use ekstra_domain::eks::{Cluster, Invalid, Nodegroup, Update};
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{errors, ops};
+use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 use sha2::{Digest, Sha256};
 
@@ -85,4 +86,29 @@ fn digest(input: &impl std::fmt::Debug) -> String {
 /// A request that came again because its answer was lost.
 fn is_repeat(token: Option<&String>, digest: &str, known: Option<&String>, known_digest: &str) -> bool {
     token.is_some() && token == known && digest == known_digest
+}
+
+/// The request token of an operation that makes an update, and what was asked with it.
+struct Repeat {
+    token: Option<String>,
+    digest: String,
+}
+
+impl Repeat {
+    fn of(token: Option<String>, input: &impl std::fmt::Debug) -> Self {
+        Self { token, digest: digest(input) }
+    }
+
+    /// The update that this very request has made already. The same token with other words is refused.
+    fn find(&self, txn: &mut Txn, updates: &str) -> Result<Option<Update>, Refusal> {
+        let Some(token) = &self.token else { return Ok(None) };
+        let known = txn.list::<Update>(updates)?.into_iter().map(|(_, update)| update);
+        match known.into_iter().find(|update| update.request_token.as_ref() == Some(token)) {
+            Some(update) if update.request_digest != self.digest => {
+                let message = "The client request token was used before with other parameters";
+                Err(invalid_parameter(message).into())
+            }
+            found => Ok(found),
+        }
+    }
 }

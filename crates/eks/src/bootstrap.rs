@@ -9,11 +9,9 @@ use kube::Client;
 use serde::Deserialize;
 use serde_json::Value;
 
-const MANIFESTS: [&str; 3] = [
-    include_str!("bootstrap/access.yaml"),
-    include_str!("bootstrap/kube-proxy.yaml"),
-    include_str!("bootstrap/coredns.yaml"),
-];
+const ALWAYS: &str = include_str!("bootstrap/access.yaml");
+/// What `bootstrapSelfManagedAddons` is about.
+const ADDONS: [&str; 2] = [include_str!("bootstrap/kube-proxy.yaml"), include_str!("bootstrap/coredns.yaml")];
 /// As EKS's own.
 const FIELD_MANAGER: &str = "eks";
 
@@ -24,6 +22,8 @@ pub(crate) struct Facts {
     pub(crate) service_cidr: Prefix,
     /// `1.36.3`.
     pub(crate) kubernetes_version: String,
+    /// Whether kube-proxy and CoreDNS are wanted.
+    pub(crate) addons: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,8 @@ async fn apply_one(client: &Client, path: String, body: Vec<u8>) -> Result<(), B
 fn render(facts: &Facts) -> Result<Vec<(String, Vec<u8>)>, BootstrapError> {
     let dns = facts.service_cidr.nth(10).map(|a| a.to_string()).unwrap_or_default();
     let mut objects = Vec::new();
-    for manifest in MANIFESTS {
+    let addons = if facts.addons { &ADDONS[..] } else { &[] };
+    for manifest in std::iter::once(&ALWAYS).chain(addons) {
         let text = manifest
             .replace("{{endpoint}}", &facts.endpoint)
             .replace("{{clusterDns}}", &dns)
@@ -103,6 +104,7 @@ mod tests {
             endpoint: "https://169.254.80.1:16443".into(),
             service_cidr: "10.100.0.0/16".parse().expect("valid"),
             kubernetes_version: "1.36.3".into(),
+            addons: true,
         };
         let objects = render(&facts).expect("renders");
         let paths: Vec<&str> = objects.iter().map(|(path, _)| path.as_str()).collect();
@@ -112,5 +114,9 @@ mod tests {
         for (path, body) in &objects {
             assert!(!String::from_utf8_lossy(body).contains("{{"), "{path} is not filled");
         }
+        let bare = render(&Facts { addons: false, ..facts }).expect("renders");
+        let workloads = bare.iter().filter(|(path, _)| path.starts_with("/apis/apps/"));
+        assert_eq!(workloads.count(), 0);
+        assert!(bare.iter().any(|(path, _)| path.ends_with("/storageclasses/gp2")));
     }
 }

@@ -2,18 +2,18 @@
 
 use crate::Eks;
 use crate::control_plane::{flags, keys as pki};
-use crate::{bootstrap, kubernetes};
+use crate::restarts::Restarts;
+use crate::{bootstrap, kubernetes, updates};
 use ekstra_cloud::ec2::network::{interface_spec, router_of};
+use ekstra_cloud::on_host;
 use ekstra_domain::ec2::{Interface, Subnet};
 use ekstra_domain::eks::{
-    CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup,
-    ObservedCluster, Update, UpdateStatus, plan_cluster,
+    CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, HealthIssue, Nodegroup,
+    ObservedCluster, plan_cluster,
 };
 use ekstra_domain::names::keys;
-use ekstra_engine::{Next, Reconciler};
-use ekstra_host::{
-    ChildId, ChildStatus, Host, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns,
-};
+use ekstra_engine::{Next, Reconciler, blocking};
+use ekstra_host::{ChildId, ChildStatus, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns};
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
@@ -34,6 +34,7 @@ pub struct ClusterReconciler {
     bootstrapped: Mutex<HashSet<String>>,
     /// Slots whose links this process has made, and between which namespaces.
     networked: Mutex<HashMap<String, Ends>>,
+    restarts: Restarts,
 }
 
 /// The namespaces of a control plane and of its router.
@@ -53,8 +54,6 @@ pub enum ClusterError {
     Unrecorded(String),
     #[error("built-in objects: {0}")]
     Bootstrap(String),
-    #[error("the task was cancelled")]
-    Cancelled,
 }
 
 impl Reconciler for ClusterReconciler {
@@ -85,21 +84,13 @@ impl Reconciler for ClusterReconciler {
             };
             let slot = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot));
             let slot = slot.ok_or_else(|| ClusterError::Unrecorded(cluster.slot.clone()))?;
-            let observed = self.observe(&cluster, &slot).await?;
-            let actions = plan_cluster(&cluster, &observed);
-            let idle = actions.is_empty();
-            for action in actions {
-                if action == ClusterAction::AwaitReady {
-                    self.note_progress(&key, "waiting for the API server").await?;
-                    return Ok(Next::After(POLL));
-                }
-                tracing::info!(cluster = cluster.name, ?action);
-                self.apply(&key, &cluster, &slot, action).await?;
+            let step = self.step(&key, &cluster, &slot).await;
+            if let Err(error) = &step
+                && cluster.status == ClusterStatus::Creating
+            {
+                self.note_trouble(&key, &error.to_string()).await?;
             }
-            if idle && cluster.status != ClusterStatus::Deleting {
-                return self.watch(&key, &slot).await;
-            }
-            Ok(Next::After(Duration::from_millis(1)))
+            step
         }
         .boxed()
     }
@@ -107,16 +98,45 @@ impl Reconciler for ClusterReconciler {
 
 impl ClusterReconciler {
     pub fn new(eks: Eks) -> Self {
-        Self { eks, bootstrapped: Mutex::default(), networked: Mutex::default() }
+        Self {
+            eks,
+            bootstrapped: Mutex::default(),
+            networked: Mutex::default(),
+            restarts: Restarts::default(),
+        }
     }
 
-    async fn on_host<T: Send + 'static>(
+    async fn step(
         &self,
-        body: impl FnOnce(&dyn Host) -> Result<T, HostError> + Send + 'static,
-    ) -> Result<T, ClusterError> {
-        let host = self.eks.host.clone();
-        let done = tokio::task::spawn_blocking(move || body(&*host)).await;
-        Ok(done.map_err(|_| ClusterError::Cancelled)??)
+        key: &str,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+    ) -> Result<Next, ClusterError> {
+        let observed = self.observe(cluster, slot).await?;
+        let actions = plan_cluster(cluster, &observed);
+        let idle = actions.is_empty();
+        for action in actions {
+            match action {
+                ClusterAction::AwaitReady => {
+                    self.note_progress(key, "waiting for the API server").await?;
+                    return Ok(Next::After(POLL));
+                }
+                ClusterAction::Start(program) => {
+                    let pause = self.restarts.pause(&slot.child(program), observed.now_ms);
+                    if !pause.is_zero() {
+                        return Ok(Next::After(pause));
+                    }
+                }
+                _ => {}
+            }
+            tracing::info!(cluster = cluster.name, ?action);
+            self.apply(key, cluster, slot, action).await?;
+        }
+        match cluster.status {
+            _ if !idle => Ok(Next::After(Duration::from_millis(1))),
+            ClusterStatus::Deleting | ClusterStatus::Failed => Ok(Next::OnChange),
+            _ => self.watch(key, slot).await,
+        }
     }
 
     fn is_bootstrapped(&self, slot: &str) -> bool {
@@ -129,13 +149,12 @@ impl ClusterReconciler {
         slot: &ControlPlaneSlot,
     ) -> Result<ObservedCluster, ClusterError> {
         let children: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
-        let (statuses, listed) = self
-            .on_host(move |host| {
-                let statuses: Result<Vec<_>, _> = children.iter().map(|id| host.child_status(id)).collect();
-                Ok((statuses?, host.children()?))
-            })
-            .await?;
-        let mut observed = ObservedCluster::default();
+        let (statuses, listed) = on_host(&self.eks.host, move |host| {
+            let statuses: Result<Vec<_>, _> = children.iter().map(|id| host.child_status(id)).collect();
+            Ok((statuses?, host.children()?))
+        })
+        .await?;
+        let mut observed = ObservedCluster { now_ms: self.eks.cloud.env.now_ms(), ..Default::default() };
         for (program, status) in CONTROL_PLANE_PROGRAMS.iter().zip(&statuses) {
             if matches!(status, ChildStatus::Running(_)) {
                 observed.running.push((*program).to_owned());
@@ -176,9 +195,10 @@ impl ClusterReconciler {
             ClusterAction::AwaitReady => Ok(()),
             ClusterAction::Bootstrap => self.bootstrap(cluster, slot).await,
             ClusterAction::MarkActive => self.mark_active(key).await,
+            ClusterAction::MarkFailed => self.mark_failed(key, slot).await,
             ClusterAction::Stop(program) => {
                 let id = ChildId(slot.child(program));
-                self.on_host(move |host| host.remove_child(&id, STOP_GRACE)).await
+                Ok(on_host(&self.eks.host, move |host| host.remove_child(&id, STOP_GRACE)).await?)
             }
             ClusterAction::RemoveLeftovers => self.remove_leftovers(cluster, slot).await,
             ClusterAction::Forget => self.forget(key, cluster, slot).await,
@@ -201,11 +221,11 @@ impl ClusterReconciler {
         server.extend(slot.service_cidr.nth(1).map(|a| a.to_string()));
         server.extend(self.interfaces(slot)?.into_iter().map(|(i, _)| i.address.to_string()));
         let ca = files.key("ca.crt");
-        let made = tokio::task::spawn_blocking(move || {
+        let made = blocking(move || {
             pki::ensure(&files, &pki::Names { server }).map_err(|e| ClusterError::Keys(e.to_string()))?;
             std::fs::read_to_string(&ca).map_err(|e| ClusterError::Keys(e.to_string()))
         });
-        let ca = made.await.map_err(|_| ClusterError::Cancelled)??;
+        let ca = made.await?;
         let key = keys::slot(&slot.id);
         let body = |txn: &mut Txn| {
             if let Some(mut slot) = txn.get::<ControlPlaneSlot>(&key)? {
@@ -256,7 +276,7 @@ impl ClusterReconciler {
         let (router, links) = self.links(cluster, slot)?;
         let namespace = slot.namespace.clone();
         let _connecting = self.eks.cloud.router_use.read().await;
-        self.on_host(move |host| {
+        on_host(&self.eks.host, move |host| {
             host.ensure_router(&router)?;
             host.ensure_namespace(&namespace)?;
             links.iter().try_for_each(|link| host.ensure_interface(link))
@@ -278,10 +298,11 @@ impl ClusterReconciler {
         let find = move || {
             if program == "etcd" { programs.etcd() } else { programs.kube_control(&version) }
         };
-        let found = tokio::task::spawn_blocking(find).await.map_err(|_| ClusterError::Cancelled)?;
-        let executable = found.map_err(ClusterError::Program)?;
+        let executable = blocking(find).await.map_err(ClusterError::Program)?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
-        self.on_host(move |host| host.ensure_child(&spec)).await.map(drop)
+        on_host(&self.eks.host, move |host| host.ensure_child(&spec)).await?;
+        self.restarts.note(&slot.child(program), self.eks.cloud.env.now_ms());
+        Ok(())
     }
 
     async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
@@ -293,6 +314,7 @@ impl ClusterReconciler {
             endpoint: self.eks.endpoint(slot),
             service_cidr: cluster.service_cidr,
             kubernetes_version: patch.unwrap_or_default(),
+            addons: cluster.self_managed_addons,
         };
         bootstrap::apply(&client, &facts).await.map_err(|e| fail(&e))?;
         self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone());
@@ -309,20 +331,60 @@ impl ClusterReconciler {
             }
             cluster.status = ClusterStatus::Active;
             cluster.progress = None;
-            finish_updates(txn, &keys::updates(&cluster.scope, &cluster.name), None)?;
+            cluster.unready_since_ms = None;
+            cluster.issues.clear();
+            updates::finish(txn, &keys::updates(&cluster.scope, &cluster.name), None)?;
             Ok::<_, CommitError>(txn.put(key, &cluster)?)
         };
         Ok(self.eks.cloud.store.transact(body).await?)
     }
 
+    /// Gives a cluster up; what the programs had to say is in their logs.
+    async fn mark_failed(&self, key: &str, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+        self.change_new(key, |cluster| {
+            cluster.status = ClusterStatus::Failed;
+            cluster.progress = None;
+            if cluster.issues.is_empty() {
+                let message = format!(
+                    "The API server did not become ready in time; see the logs {0}-kube-apiserver and {0}-etcd",
+                    slot.id
+                );
+                cluster.issues = vec![internal_failure(message)];
+            }
+        })
+        .await
+    }
+
     async fn note_progress(&self, key: &str, progress: &str) -> Result<(), ClusterError> {
+        let now = self.eks.cloud.env.now_ms();
+        self.change_new(key, |cluster| {
+            cluster.progress = Some(progress.to_owned());
+            cluster.unready_since_ms.get_or_insert(now);
+        })
+        .await
+    }
+
+    /// A step failed: DescribeCluster says why while it is tried again.
+    async fn note_trouble(&self, key: &str, message: &str) -> Result<(), ClusterError> {
+        let now = self.eks.cloud.env.now_ms();
+        self.change_new(key, |cluster| {
+            cluster.issues = vec![internal_failure(message.to_owned())];
+            cluster.unready_since_ms.get_or_insert(now);
+        })
+        .await
+    }
+
+    /// Changes the record of a cluster that is still being created.
+    async fn change_new(&self, key: &str, change: impl Fn(&mut Cluster)) -> Result<(), ClusterError> {
         let body = |txn: &mut Txn| {
-            if let Some(mut cluster) = txn.get::<Cluster>(key)?
-                && cluster.progress.as_deref() != Some(progress)
-                && cluster.status == ClusterStatus::Creating
+            if let Some(before) = txn.get::<Cluster>(key)?
+                && before.status == ClusterStatus::Creating
             {
-                cluster.progress = Some(progress.to_owned());
-                txn.put(key, &cluster)?;
+                let mut after = before.clone();
+                change(&mut after);
+                if after != before {
+                    txn.put(key, &after)?;
+                }
             }
             Ok::<_, CommitError>(())
         };
@@ -334,17 +396,19 @@ impl ClusterReconciler {
         self.networked.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot.id);
         let namespace = slot.namespace.clone();
         let directory = self.eks.slot_directory(&slot.id);
-        self.on_host(move |host| {
+        // The directory last: while it is there, all of this comes again.
+        let logs: Vec<_> = CONTROL_PLANE_PROGRAMS.iter().map(|p| flags::log(&self.eks, slot, p)).collect();
+        on_host(&self.eks.host, move |host| {
             if let Ok((router, links)) = links {
                 links.iter().try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
             }
             host.remove_namespace(&namespace)?;
+            for log in logs {
+                let _ = ekstra_host::remove_log(&log);
+            }
             host.remove_directory(&directory)
         })
         .await?;
-        for program in CONTROL_PLANE_PROGRAMS {
-            let _ = ekstra_host::remove_log(&flags::log(&self.eks, slot, program));
-        }
         Ok(())
     }
 
@@ -355,8 +419,9 @@ impl ClusterReconciler {
         slot: &ControlPlaneSlot,
     ) -> Result<(), ClusterError> {
         self.eks.clients.forget(&slot.id);
+        CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.forget(&slot.child(program)));
         let scope = &cluster.scope;
-        forget_updates(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), None).await?;
+        updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), None).await?;
         let body = |txn: &mut Txn| {
             for interface in &slot.interfaces {
                 txn.delete(&keys::interface(scope, interface));
@@ -372,16 +437,15 @@ impl ClusterReconciler {
     /// Waits until a program ends or the record changes.
     async fn watch(&self, key: &str, slot: &ControlPlaneSlot) -> Result<Next, ClusterError> {
         let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
-        let running: Vec<Running> = self
-            .on_host(move |host| {
-                let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
-                let alive = statuses?.into_iter().filter_map(|s| match s {
-                    ChildStatus::Running(running) => Some(running),
-                    _ => None,
-                });
-                Ok(alive.collect())
-            })
-            .await?;
+        let running: Vec<Running> = on_host(&self.eks.host, move |host| {
+            let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
+            let alive = statuses?.into_iter().filter_map(|s| match s {
+                ChildStatus::Running(running) => Some(running),
+                _ => None,
+            });
+            Ok(alive.collect())
+        })
+        .await?;
         if running.len() < CONTROL_PLANE_PROGRAMS.len() {
             return Ok(Next::After(Duration::from_millis(1)));
         }
@@ -404,39 +468,6 @@ impl ClusterReconciler {
     }
 }
 
-/// Removes the updates of a cluster, or of one of its node groups, a transaction's worth at a time: whoever makes
-/// another of the same name must not find them.
-pub(crate) async fn forget_updates(
-    store: &ekstra_store::Store,
-    prefix: &str,
-    nodegroup: Option<&str>,
-) -> Result<(), CommitError> {
-    loop {
-        let body = |txn: &mut Txn| {
-            let all = txn.list::<Update>(prefix)?;
-            let of_group = |update: &Update| nodegroup.is_none() || update.nodegroup.as_deref() == nodegroup;
-            let found: Vec<_> =
-                all.into_iter().filter(|(_, u)| of_group(u)).take(ekstra_store::MAX_WRITES).collect();
-            found.iter().for_each(|(key, _)| txn.delete(key));
-            Ok::<_, CommitError>(found.len())
-        };
-        if store.transact(body).await? < ekstra_store::MAX_WRITES {
-            return Ok(());
-        }
-    }
-}
-
-/// Updates that were waiting for what is now true.
-pub(crate) fn finish_updates(
-    txn: &mut Txn,
-    prefix: &str,
-    nodegroup: Option<&str>,
-) -> Result<(), CommitError> {
-    for (key, mut update) in txn.list::<Update>(prefix)? {
-        if update.status == UpdateStatus::InProgress && update.nodegroup.as_deref() == nodegroup {
-            update.status = UpdateStatus::Successful;
-            txn.put(&key, &update)?;
-        }
-    }
-    Ok(())
+fn internal_failure(message: String) -> HealthIssue {
+    HealthIssue { code: "InternalFailure".to_owned(), message, resource_ids: Vec::new() }
 }

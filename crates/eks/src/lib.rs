@@ -11,6 +11,9 @@ mod drain;
 mod kubernetes;
 mod nodegroup;
 mod nodes;
+mod relabel;
+mod restarts;
+mod updates;
 mod user_data;
 
 pub use cluster::ClusterReconciler;

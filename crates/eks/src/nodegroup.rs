@@ -1,7 +1,7 @@
 //! The node group reconciler: instances are launched, drained and terminated until the group is as its record says.
 
-use crate::cluster::{finish_updates, forget_updates};
-use crate::{Eks, drain, user_data};
+use crate::{Eks, drain, relabel, updates, user_data};
+use ekstra_cloud::Cloud;
 use ekstra_cloud::api::Refusal;
 use ekstra_cloud::ec2::instances::{Launch, launch, terminate};
 use ekstra_domain::ec2::{Instance, InstanceState, Subnet};
@@ -12,10 +12,11 @@ use ekstra_domain::eks::{
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler};
 use ekstra_store::{CommitError, Txn};
+use ekstra_wire::ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,7 +25,9 @@ use std::time::Duration;
 const POLL: Duration = Duration::from_millis(150);
 /// How soon a launch that was refused is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// Instances in one transaction: two writes each.
+/// The refusal of a subnet that is full.
+const NO_ROOM: &str = "InsufficientFreeAddressesInSubnet";
+/// Instances in one transaction: two writes each, and one for each subnet.
 const LAUNCHED_AT_ONCE: u32 = 40;
 /// After an instance ended by itself, the next is launched no sooner: an image that cannot boot must not spin.
 const RELAUNCH_PAUSE_MS: i64 = 5_000;
@@ -106,7 +109,7 @@ impl Reconciler for NodegroupReconciler {
                 }
                 self.apply(&context, action).await?;
             }
-            let failing = !context.group.issues.is_empty();
+            let failing = context.group.status == NodegroupStatus::Degraded;
             Ok(match (settled, failing) {
                 (true, _) => Next::OnChange,
                 (false, true) => Next::After(RETRY),
@@ -191,11 +194,17 @@ impl NodegroupReconciler {
                 _ => Ok(()),
             },
             NodegroupAction::Terminate { instance } => self.terminate(context, &instance).await,
+            NodegroupAction::SyncNodes => self.sync_nodes(context).await,
             NodegroupAction::MarkActive => self.mark_active(context).await,
+            NodegroupAction::MarkUnjoined { missing } => {
+                let message = format!("{missing} instances did not join the Kubernetes cluster");
+                self.give_up(context, "NodeCreationFailure", &message).await
+            }
             NodegroupAction::Forget => self.forget(context).await,
         }
     }
 
+    /// Launches what fits, and says what did not.
     async fn launch(&self, context: &Context, count: u32) -> Result<(), NodegroupError> {
         let group = &context.group;
         let image = format!("ami-ekstra-{}", context.cluster.version.replace('.', "-"));
@@ -204,33 +213,35 @@ impl NodegroupReconciler {
         let view = self.eks.cloud.store.view();
         let find = |id: &String| view.get_as::<Subnet>(&keys::subnet(&group.scope, id));
         let subnets: Vec<Subnet> = group.subnets.iter().filter_map(find).collect();
-        let body = |txn: &mut Txn| {
-            for subnet in spread(&subnets, &context.instances, count.min(LAUNCHED_AT_ONCE)) {
-                let new = Launch {
-                    subnet,
-                    instance_type: group.instance_types.first().map_or("t3.medium", String::as_str),
-                    image: image.clone(),
-                    kubernetes_version: group.version.clone(),
-                    disk_gib: group.disk_gib,
-                    user_data: user_data.clone(),
-                    role_arn: Some(group.node_role.clone()),
-                    security_groups: vec![context.cluster.vpc.cluster_security_group.clone()],
-                    metadata_hop_limit: 1,
-                    tags: group.instance_tags(),
-                };
-                launch(&self.eks.cloud, txn, new)?;
-            }
-            Ok::<_, Refusal>(())
+        let new = |subnet| Launch {
+            subnet,
+            instance_type: group.instance_types.first().map_or("t3.medium", String::as_str),
+            image: image.clone(),
+            kubernetes_version: group.version.clone(),
+            disk_gib: group.disk_gib,
+            user_data: user_data.clone(),
+            role_arn: Some(group.node_role.clone()),
+            security_groups: vec![context.cluster.vpc.cluster_security_group.clone()],
+            metadata_hop_limit: 1,
+            tags: group.instance_tags(),
         };
-        match self.eks.cloud.store.transact(body).await {
-            Ok(()) => Ok(()),
-            Err(Refusal::Store(error)) => Err(error.into()),
-            Err(Refusal::Api(error)) => {
-                let code = match error.code.as_str() {
-                    "InsufficientFreeAddressesInSubnet" => "InsufficientFreeAddresses",
+        let body = |txn: &mut Txn| {
+            let mut spread = Spread::new(&subnets, &context.instances);
+            for _ in 0..count.min(LAUNCHED_AT_ONCE) {
+                if let Some(refused) = launch_one(&self.eks.cloud, txn, &mut spread, &new)? {
+                    return Ok(Some(refused));
+                }
+            }
+            Ok::<_, CommitError>(None)
+        };
+        match self.eks.cloud.store.transact(body).await? {
+            None => Ok(()),
+            Some(refused) => {
+                let code = match refused.code.as_str() {
+                    NO_ROOM => "InsufficientFreeAddresses",
                     _ => "AsgInstanceLaunchFailures",
                 };
-                self.note_issue(context, code, &error.message).await
+                self.give_up(context, code, &refused.message).await
             }
         }
     }
@@ -242,19 +253,47 @@ impl NodegroupReconciler {
         })
     }
 
-    async fn note_issue(&self, context: &Context, code: &str, message: &str) -> Result<(), NodegroupError> {
+    /// What was being made has failed; the group itself goes on trying, unless it never was.
+    async fn give_up(&self, context: &Context, code: &str, message: &str) -> Result<(), NodegroupError> {
         let issue = HealthIssue {
             code: code.to_owned(),
             message: message.to_owned(),
             resource_ids: context.group.subnets.clone(),
         };
-        self.update(context, |group| {
-            let changed = group.issues != [issue.clone()];
+        let pending = keys::updates(&context.group.scope, &context.cluster.name);
+        let body = |txn: &mut Txn| {
+            let Some(before) = txn.get::<Nodegroup>(&context.key)? else {
+                return Ok(());
+            };
+            let mut group = before.clone();
             group.issues = vec![issue.clone()];
-            if group.status == NodegroupStatus::Creating {
-                group.status = NodegroupStatus::CreateFailed;
+            group.status = match group.status {
+                NodegroupStatus::Creating => NodegroupStatus::CreateFailed,
+                NodegroupStatus::Active | NodegroupStatus::Updating => NodegroupStatus::Degraded,
+                other => other,
+            };
+            if group != before {
+                txn.put(&context.key, &group)?;
             }
-            changed
+            updates::fail(txn, &pending, Some(&group.name), &issue)
+        };
+        Ok(self.eks.cloud.store.transact::<_, CommitError>(body).await?)
+    }
+
+    /// Tells nodes that are there what an update changed. Done again from the start if it was interrupted.
+    async fn sync_nodes(&self, context: &Context) -> Result<(), NodegroupError> {
+        let (Some(client), Some(change)) = (&context.client, &context.group.unsynced) else {
+            return Ok(());
+        };
+        for node in nodes_of(client, &context.group.name).await? {
+            relabel::apply(client, &node, change).await?;
+        }
+        self.update(context, |group| {
+            let current = group.unsynced == context.group.unsynced;
+            if current {
+                group.unsynced = None;
+            }
+            current
         })
         .await
     }
@@ -265,18 +304,14 @@ impl NodegroupReconciler {
         self.update(context, |group| group.draining.insert(instance.to_owned(), now).is_none()).await
     }
 
+    /// Its node goes when the instance's end is seen (`nodes.rs`).
     async fn terminate(&self, context: &Context, instance: &str) -> Result<(), NodegroupError> {
         let key = keys::instance(&context.group.scope, instance);
         let body = |txn: &mut Txn| terminate(&self.eks.cloud, txn, &key);
-        if let Err(Refusal::Store(error)) = self.eks.cloud.store.transact(body).await {
-            return Err(error.into());
+        match self.eks.cloud.store.transact(body).await {
+            Err(Refusal::Store(error)) => Err(error.into()),
+            _ => Ok(()),
         }
-        if let (Some(client), Some(node)) = (&context.client, context.node(instance)) {
-            let nodes: Api<Node> = Api::all(client.clone());
-            // The node controller would do it; doing it now spares pods a look at a node that is going.
-            let _ = nodes.delete(node, &DeleteParams::default()).await;
-        }
-        Ok(())
     }
 
     async fn mark_active(&self, context: &Context) -> Result<(), NodegroupError> {
@@ -285,14 +320,15 @@ impl NodegroupReconciler {
             let Some(mut group) = txn.get::<Nodegroup>(&context.key)? else {
                 return Ok(());
             };
-            if !matches!(group.status, NodegroupStatus::Creating | NodegroupStatus::Updating) {
+            let unsettled = [NodegroupStatus::Creating, NodegroupStatus::Updating, NodegroupStatus::Degraded];
+            if !unsettled.contains(&group.status) {
                 return Ok(());
             }
             group.status = NodegroupStatus::Active;
             group.modified_ms = self.eks.cloud.env.now_ms();
             group.issues.clear();
             group.draining.clear();
-            finish_updates(txn, &updates, Some(&group.name))?;
+            updates::finish(txn, &updates, Some(&group.name))?;
             Ok::<_, CommitError>(txn.put(&context.key, &group)?)
         };
         Ok(self.eks.cloud.store.transact(body).await?)
@@ -300,7 +336,7 @@ impl NodegroupReconciler {
 
     async fn forget(&self, context: &Context) -> Result<(), NodegroupError> {
         let updates = keys::updates(&context.group.scope, &context.cluster.name);
-        forget_updates(&self.eks.cloud.store, &updates, Some(&context.group.name)).await?;
+        updates::forget(&self.eks.cloud.store, &updates, Some(&context.group.name)).await?;
         let body = |txn: &mut Txn| {
             txn.delete(&context.key);
             Ok::<_, CommitError>(())
@@ -332,29 +368,67 @@ impl Context {
     }
 }
 
-/// The subnet of each new instance: always the one with the fewest.
-fn spread<'a>(subnets: &'a [Subnet], instances: &[(String, Instance)], count: u32) -> Vec<&'a Subnet> {
-    let alive = |subnet: &Subnet| {
-        instances.iter().filter(|(_, i)| i.subnet == subnet.id && i.state.is_alive()).count()
-    };
-    let mut load: Vec<(usize, &Subnet)> = subnets.iter().map(|s| (alive(s), s)).collect();
-    let mut chosen = Vec::new();
-    for _ in 0..count {
-        let Some(least) = load.iter_mut().min_by_key(|(count, _)| *count) else {
-            break;
+/// Where new instances go: always the subnet with the fewest that still has room.
+struct Spread<'a> {
+    load: Vec<(usize, &'a Subnet)>,
+}
+
+impl<'a> Spread<'a> {
+    fn new(subnets: &'a [Subnet], instances: &[(String, Instance)]) -> Self {
+        let alive = |subnet: &Subnet| {
+            instances.iter().filter(|(_, i)| i.subnet == subnet.id && i.state.is_alive()).count()
         };
-        least.0 += 1;
-        chosen.push(least.1);
+        Self { load: subnets.iter().map(|s| (alive(s), s)).collect() }
     }
-    chosen
+
+    fn next(&self) -> Option<&'a Subnet> {
+        self.load.iter().min_by_key(|(count, _)| *count).map(|(_, subnet)| *subnet)
+    }
+
+    fn took(&mut self, subnet: &Subnet) {
+        self.load.iter_mut().filter(|(_, s)| s.id == subnet.id).for_each(|(count, _)| *count += 1);
+    }
+
+    fn is_full(&mut self, subnet: &Subnet) {
+        self.load.retain(|(_, s)| s.id != subnet.id);
+    }
+}
+
+/// Launches one instance where there is room; why not, if it cannot be.
+fn launch_one<'a>(
+    cloud: &Cloud,
+    txn: &mut Txn,
+    spread: &mut Spread<'a>,
+    new: &impl Fn(&'a Subnet) -> Launch<'a>,
+) -> Result<Option<ApiError>, CommitError> {
+    let mut refused = ApiError::client("InvalidSubnetID.NotFound", 400, "The group's subnets do not exist");
+    while let Some(subnet) = spread.next() {
+        match launch(cloud, txn, new(subnet)) {
+            Ok(_) => {
+                spread.took(subnet);
+                return Ok(None);
+            }
+            Err(Refusal::Store(error)) => return Err(error),
+            Err(Refusal::Api(error)) if error.code == NO_ROOM => {
+                spread.is_full(subnet);
+                refused = error;
+            }
+            Err(Refusal::Api(error)) => return Ok(Some(error)),
+        }
+    }
+    Ok(Some(refused))
 }
 
 /// Nodes of the group that are Ready and initialised, by name.
 async fn ready_nodes(client: &Client, group: &str) -> Result<HashMap<String, bool>, kube::Error> {
+    let nodes = nodes_of(client, group).await?;
+    Ok(nodes.into_iter().map(|node| (node.name_any(), is_ready(&node))).collect())
+}
+
+async fn nodes_of(client: &Client, group: &str) -> Result<Vec<Node>, kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let of_group = ListParams::default().labels(&format!("eks.amazonaws.com/nodegroup={group}"));
-    let listed = nodes.list(&of_group).await?;
-    Ok(listed.items.into_iter().map(|node| (node.name_any(), is_ready(&node))).collect())
+    Ok(nodes.list(&of_group).await?.items)
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -1,18 +1,15 @@
 //! Operations through the router, on a simulated machine: what they write, what they refuse and in which words.
 
-use ekstra_cloud::api::{Call, Router};
-use ekstra_cloud::{Cloud, Settings, ensure_scope};
-use ekstra_domain::ec2::Subnet;
-use ekstra_domain::eks::{Cluster, ClusterStatus, Nodegroup, NodegroupStatus};
-use ekstra_domain::iam::{MasterKey, Principal};
-use ekstra_domain::names::{Scope, keys};
-use ekstra_eks::{Eks, OfferedVersion, Programs};
-use ekstra_engine::Env;
-use ekstra_host::Names;
-use ekstra_host::sim::SimHost;
+use ekstra_cloud::api::Router;
+use ekstra_domain::ec2::{Instance, InstanceState, Subnet};
+use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot, Nodegroup, NodegroupStatus};
+use ekstra_domain::names::keys;
+use ekstra_eks::{ClusterReconciler, Eks, NodegroupReconciler, OfferedVersion, Programs};
+use ekstra_engine::Reconciler;
+use ekstra_model::OperationShape;
 use ekstra_model::eks as model;
-use ekstra_model::{OperationShape, Shape};
-use ekstra_store::{CommitError, Store};
+use ekstra_store::CommitError;
+use ekstra_testkit::TestEnv;
 use ekstra_wire::ApiError;
 use model::ops;
 use std::path::PathBuf;
@@ -36,60 +33,29 @@ impl Programs for OneVersion {
 }
 
 struct World {
-    _home: tempfile::TempDir,
-    cloud: Cloud,
+    env: TestEnv,
     router: Router,
-    scope: Scope,
+    eks: Eks,
 }
 
 const ROLE: &str = "arn:aws:iam::000000000000:role/eksClusterRole";
 const NODE_ROLE: &str = "arn:aws:iam::000000000000:role/eksNodeRole";
 
 async fn world() -> World {
-    let home = tempfile::tempdir().expect("tempdir");
-    let cloud = Cloud {
-        store: Store::open(&home.path().join("state.db")).expect("opens"),
-        env: Env::system(),
-        master: MasterKey([1; 32]),
-        settings: Arc::new(Settings {
-            home_id: "beef".into(),
-            address: [169, 254, 80, 1].into(),
-            port: 4566,
-            registry_port: 4567,
-            first_cluster_port: 16443,
-            transit: "198.18.0.0/24".parse().expect("valid"),
-            mtu: 1500,
-            region: "us-east-1".into(),
-        }),
-        home: home.path().to_owned(),
-        router_use: Arc::default(),
-    };
-    let scope = Scope::new("000000000000", "us-east-1");
-    ensure_scope(&cloud, &scope).await.expect("furnished");
-    let names = Names { home_id: "beef".into() };
-    let eks = Eks::new(cloud.clone(), Arc::new(SimHost::default()), names, Arc::new(OneVersion));
+    let env = TestEnv::new().await;
+    let eks = Eks::new(env.cloud.clone(), env.host.clone(), env.names.clone(), Arc::new(OneVersion));
     let mut router = Router::default();
     ekstra_eks::serve(&mut router, &eks);
-    World { _home: home, cloud, router, scope }
+    World { env, router, eks }
 }
 
 impl World {
-    async fn call<O: OperationShape>(&self, _: O, input: O::Input) -> Result<O::Output, ApiError> {
-        let principal = Principal {
-            account: self.scope.account.clone(),
-            arn: "arn:aws:iam::000000000000:user/admin".into(),
-            user_id: "AIDAX".into(),
-        };
-        let call = Call { principal, scope: self.scope.clone(), request_id: "r".into() };
-        let answer = self.router.call("eks", O::OPERATION.name, call, input.to_value()).expect("served");
-        answer.await.map(|value| O::Output::from_value(value).expect("fits"))
+    async fn call<O: OperationShape>(&self, operation: O, input: O::Input) -> Result<O::Output, ApiError> {
+        self.env.call(&self.router, operation, input).await
     }
 
     fn subnets(&self) -> Vec<Subnet> {
-        let all = self.cloud.store.view().list_as::<Subnet>(&keys::scoped(keys::SUBNETS, &self.scope));
-        let mut subnets: Vec<Subnet> = all.into_iter().map(|(_, subnet)| subnet).collect();
-        subnets.sort_by(|a, b| a.zone.cmp(&b.zone));
-        subnets
+        self.env.subnets()
     }
 
     fn request(&self, name: &str) -> model::CreateClusterRequest {
@@ -117,13 +83,13 @@ impl World {
 
     /// What the reconciler does when the control plane answers.
     async fn activate(&self, name: &str) {
-        let key = keys::cluster(&self.scope, name);
+        let key = keys::cluster(&self.env.scope, name);
         let body = |txn: &mut ekstra_store::Txn| {
             let mut cluster: Cluster = txn.get(&key)?.expect("recorded");
             cluster.status = ClusterStatus::Active;
             Ok::<_, CommitError>(txn.put(&key, &cluster)?)
         };
-        self.cloud.store.transact(body).await.expect("written");
+        self.env.write(body).await;
     }
 }
 
@@ -156,7 +122,7 @@ async fn a_cluster_is_created_once_and_described_as_eks_does() {
 #[tokio::test]
 async fn bad_clusters_are_refused_and_change_nothing() {
     let world = world().await;
-    let before = world.cloud.store.view().revision();
+    let before = world.env.cloud.store.view().revision();
     type Spoil = fn(&mut model::CreateClusterRequest, &World);
     let cases: [(&str, Spoil); 8] = [
         ("The cluster name", |r, _| r.name = Some("-x".into())),
@@ -192,7 +158,7 @@ async fn bad_clusters_are_refused_and_change_nothing() {
         assert_eq!(refused.code, "InvalidParameterException", "{says}");
         assert!(refused.message.contains(says), "{} should say: {says}", refused.message);
     }
-    assert_eq!(world.cloud.store.view().revision(), before);
+    assert_eq!(world.env.cloud.store.view().revision(), before);
 }
 
 #[tokio::test]
@@ -282,13 +248,13 @@ async fn tags_and_scaling_are_changed_where_they_stand() {
     assert_eq!(tags.get("k").map(String::as_str), Some("v"));
     let list = model::ListTagsForResourceRequest { resource_arn: Some("nonsense".into()) };
     assert_eq!(code(world.call(ops::ListTagsForResource, list).await), "BadRequestException");
-    let key = keys::nodegroup(&world.scope, "c", "g");
+    let key = keys::nodegroup(&world.env.scope, "c", "g");
     let body = |txn: &mut ekstra_store::Txn| {
         let mut group: Nodegroup = txn.get(&key)?.expect("recorded");
         group.status = NodegroupStatus::Active;
         Ok::<_, CommitError>(txn.put(&key, &group)?)
     };
-    world.cloud.store.transact(body).await.expect("written");
+    world.env.write(body).await;
     let scale = |desired: i32| model::UpdateNodegroupConfigRequest {
         cluster_name: Some("c".into()),
         nodegroup_name: Some("g".into()),
@@ -303,4 +269,169 @@ async fn tags_and_scaling_are_changed_where_they_stand() {
         world.call(ops::UpdateNodegroupConfig, scale(1)).await.expect("accepted").update.expect("there");
     assert_eq!(update.r#type.as_deref(), Some("ConfigUpdate"));
     assert_eq!(code(world.call(ops::UpdateNodegroupConfig, scale(2)).await), "ResourceInUseException");
+}
+
+#[tokio::test]
+async fn an_update_that_was_asked_for_twice_is_one_update() {
+    let world = world().await;
+    world.call(ops::CreateCluster, world.request("c")).await.expect("created");
+    world.activate("c").await;
+    let ask = |protect: bool| model::UpdateClusterConfigRequest {
+        name: Some("c".into()),
+        deletion_protection: Some(protect),
+        client_request_token: Some("t".into()),
+        ..Default::default()
+    };
+    let first = world.call(ops::UpdateClusterConfig, ask(true)).await.expect("accepted").update;
+    let again = world.call(ops::UpdateClusterConfig, ask(true)).await.expect("the same answer").update;
+    assert_eq!(first.and_then(|u| u.id), again.and_then(|u| u.id));
+    world.activate("c").await;
+    assert_eq!(code(world.call(ops::UpdateClusterConfig, ask(false)).await), "InvalidParameterException");
+}
+
+#[tokio::test]
+async fn a_cluster_whose_programs_cannot_be_had_says_so_and_fails_in_the_end() {
+    let world = world().await;
+    world.call(ops::CreateCluster, world.request("c")).await.expect("created");
+    let key = keys::cluster(&world.env.scope, "c");
+    let reconciler = ClusterReconciler::new(world.eks.clone());
+    let read = || world.env.cloud.store.view().get_as::<Cluster>(&key).expect("recorded");
+    reconciler.reconcile(key.clone()).await.expect_err("there is no etcd");
+    assert_eq!(read().status, ClusterStatus::Creating);
+    assert_eq!(read().issues[0].message, "not in this test");
+    world.env.clock.advance_ms(11 * 60 * 1000);
+    reconciler.reconcile(key.clone()).await.expect("given up");
+    assert_eq!(read().status, ClusterStatus::Failed);
+    let delete = model::DeleteClusterRequest { name: Some("c".into()) };
+    world.call(ops::DeleteCluster, delete).await.expect("a failed cluster can be deleted");
+    for _ in 0..5 {
+        let _ = reconciler.reconcile(key.clone()).await;
+    }
+    assert!(world.env.cloud.store.view().get(&key).is_none(), "nothing is left of it");
+    assert!(!world.env.host.inventory().namespaces.iter().any(|n| n.contains("cp-")));
+}
+
+impl World {
+    /// An active cluster with a group in `subnets`; its reconciler and its key.
+    async fn with_group(&self, subnets: Vec<String>, desired: i32) -> (NodegroupReconciler, String) {
+        self.call(ops::CreateCluster, self.request("c")).await.expect("created");
+        self.activate("c").await;
+        let cluster: Cluster =
+            self.env.cloud.store.view().get_as(&keys::cluster(&self.env.scope, "c")).expect("recorded");
+        let slot = keys::slot(&cluster.slot);
+        let body = |txn: &mut ekstra_store::Txn| {
+            let mut record: ControlPlaneSlot = txn.get(&slot)?.expect("recorded");
+            record.certificate_authority = Some("PEM".into());
+            Ok::<_, CommitError>(txn.put(&slot, &record)?)
+        };
+        self.env.write(body).await;
+        let mut group = self.group("c", "g");
+        group.subnets = Some(subnets);
+        group.scaling_config = Some(model::NodegroupScalingConfig {
+            min_size: Some(0),
+            max_size: Some(9),
+            desired_size: Some(desired),
+        });
+        self.call(ops::CreateNodegroup, group).await.expect("created");
+        (NodegroupReconciler::new(self.eks.clone()), keys::nodegroup(&self.env.scope, "c", "g"))
+    }
+
+    /// A subnet with room for `nodes` instances of the smallest types.
+    async fn small_subnet(&self, id: &str, cidr: &str) -> String {
+        let like = self.subnets().remove(0);
+        let small = Subnet { id: id.into(), cidr: cidr.parse().expect("valid"), ..like };
+        let key = keys::subnet(&self.env.scope, id);
+        let body = |txn: &mut ekstra_store::Txn| Ok::<_, CommitError>(txn.put(&key, &small)?);
+        self.env.write(body).await;
+        small.id
+    }
+
+    fn instances(&self) -> Vec<Instance> {
+        let prefix = keys::scoped(keys::INSTANCES, &self.env.scope);
+        self.env.cloud.store.view().list_as(&prefix).into_iter().map(|(_, instance)| instance).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_full_subnet_is_passed_over_while_another_has_room() {
+    let world = world().await;
+    let small = world.small_subnet("subnet-small", "172.31.255.192/26").await;
+    let roomy = world.subnets()[0].id.clone();
+    let (reconciler, key) = world.with_group(vec![small.clone(), roomy.clone()], 6).await;
+    reconciler.reconcile(key).await.expect("launches");
+    let of = |subnet: &str| world.instances().iter().filter(|i| i.subnet == subnet).count();
+    assert_eq!((of(&small), of(&roomy)), (1, 5), "a /26 has two free /28 blocks: one node");
+    assert!(world.instances().iter().all(|i| i.state == InstanceState::Pending));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_fails_the_update_and_not_the_group_for_good() {
+    let world = world().await;
+    let small = world.small_subnet("subnet-small", "172.31.255.192/26").await;
+    let (reconciler, key) = world.with_group(vec![small], 1).await;
+    reconciler.reconcile(key.clone()).await.expect("launches");
+    let set = |status: NodegroupStatus| {
+        let key = key.clone();
+        move |txn: &mut ekstra_store::Txn| {
+            let mut group: Nodegroup = txn.get(&key)?.expect("recorded");
+            group.status = status;
+            Ok::<_, CommitError>(txn.put(&key, &group)?)
+        }
+    };
+    world.env.write(set(NodegroupStatus::Active)).await;
+    let scale = |desired: i32| model::UpdateNodegroupConfigRequest {
+        cluster_name: Some("c".into()),
+        nodegroup_name: Some("g".into()),
+        scaling_config: Some(model::NodegroupScalingConfig {
+            desired_size: Some(desired),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let update = world.call(ops::UpdateNodegroupConfig, scale(3)).await.expect("accepted").update;
+    reconciler.reconcile(key.clone()).await.expect("tries");
+    let ask = model::DescribeUpdateRequest {
+        name: Some("c".into()),
+        update_id: update.and_then(|u| u.id),
+        nodegroup_name: Some("g".into()),
+        ..Default::default()
+    };
+    let failed = world.call(ops::DescribeUpdate, ask).await.expect("there").update.expect("there");
+    assert_eq!(failed.status.as_deref(), Some("Failed"));
+    let errors = failed.errors.expect("there");
+    assert_eq!(errors[0].error_code.as_deref(), Some("InsufficientFreeAddresses"));
+    let read = || world.env.cloud.store.view().get_as::<Nodegroup>(&key).expect("recorded");
+    assert_eq!(read().status, NodegroupStatus::Degraded);
+    assert_eq!(read().issues[0].code, "InsufficientFreeAddresses");
+    assert_eq!(world.instances().len(), 1, "what runs goes on running");
+    world.call(ops::UpdateNodegroupConfig, scale(1)).await.expect("a degraded group can be changed");
+}
+
+#[tokio::test]
+async fn changed_labels_are_remembered_until_nodes_have_been_told() {
+    let world = world().await;
+    let (_, key) = world.with_group(vec![world.subnets()[0].id.clone()], 1).await;
+    let read = || world.env.cloud.store.view().get_as::<Nodegroup>(&key).expect("recorded");
+    let change = |add: &[(&str, &str)], remove: &[&str]| model::UpdateNodegroupConfigRequest {
+        cluster_name: Some("c".into()),
+        nodegroup_name: Some("g".into()),
+        labels: Some(model::UpdateLabelsPayload {
+            add_or_update_labels: Some(add.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()),
+            remove_labels: Some(remove.iter().map(|k| (*k).into()).collect()),
+        }),
+        ..Default::default()
+    };
+    for (add, remove) in [(vec![("a", "1"), ("b", "1")], vec![]), (vec![("c", "1")], vec!["a"])] {
+        let body = |txn: &mut ekstra_store::Txn| {
+            let mut group: Nodegroup = txn.get(&key)?.expect("recorded");
+            group.status = NodegroupStatus::Active;
+            Ok::<_, CommitError>(txn.put(&key, &group)?)
+        };
+        world.env.write(body).await;
+        world.call(ops::UpdateNodegroupConfig, change(&add, &remove)).await.expect("accepted");
+    }
+    let told = read().unsynced.expect("nobody has told the nodes");
+    assert_eq!(told.labels.keys().collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(told.remove_labels, ["a"]);
+    assert_eq!(read().labels.len(), 2);
 }

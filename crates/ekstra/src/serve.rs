@@ -6,7 +6,7 @@
 use crate::home::{Home, registry_directory};
 use crate::programs::Components;
 use crate::service::Service;
-use crate::{credentials, http, tls};
+use crate::{credentials, gate, http, tls};
 use anyhow::{Context, Result};
 use ekstra_cloud::api::Router;
 use ekstra_cloud::ec2::instances::InstanceReconciler;
@@ -15,13 +15,9 @@ use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler};
 use ekstra_engine::{Env, Reconciler, drive};
-use ekstra_host::{
-    ChildId, ChildSpec, ChildStatus, Host, LOG_LIMIT, Limits, LinuxHost, Running, ServiceAddress, child_exit,
-    raise_settings, rotate_logs,
-};
+use ekstra_host::{Host, LOG_LIMIT, LinuxHost, ServiceAddress, raise_settings, rotate_logs};
 use ekstra_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -31,8 +27,6 @@ use tokio::task::JoinSet;
 
 /// A log grows by less than its limit in this time, and a firewall's new rules stop nodes for no longer.
 const TEND_EVERY: Duration = Duration::from_secs(15);
-/// The child that runs `ekstra gate`.
-const GATE: &str = "gate";
 
 pub(crate) struct Options {
     pub(crate) home: Home,
@@ -82,7 +76,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     for listener in listeners {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
     }
-    tasks.spawn(keep_gate(host.clone(), home.clone()));
+    tasks.spawn(gate::keep(host.clone(), home.clone()));
     tasks.spawn(tend(host.clone(), home.clone(), settings.clone()));
     let routers = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names: names.clone() };
     let instances = InstanceReconciler { cloud, host, names, images: components };
@@ -146,44 +140,4 @@ async fn wait_for_end() -> Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// A program that was replaced is another file under the same name; its old one shows as deleted.
-fn runs(running: &Running, program: &Path) -> bool {
-    std::fs::read_link(format!("/proc/{}/exe", running.pid)).is_ok_and(|exe| exe == program)
-}
-
-/// Keeps `gate` running, in the version of this program; it is a child like any other and outlives this process.
-async fn keep_gate(host: Arc<dyn Host>, home: Home) {
-    let spec = ChildSpec {
-        id: ChildId(GATE.into()),
-        program: home.program(),
-        args: vec!["--home".into(), home.root.display().to_string(), "gate".into()],
-        env: std::env::vars().filter(|(name, _)| name == "RUST_LOG" || name == "PATH").collect(),
-        namespace: None,
-        log: home.log(GATE),
-        limits: Limits::default(),
-        sandbox: None,
-    };
-    loop {
-        let (host, spec) = (host.clone(), spec.clone());
-        let started = tokio::task::spawn_blocking(move || match host.child_status(&spec.id)? {
-            ChildStatus::Running(running) if runs(&running, &spec.program) => Ok(running),
-            _ => {
-                host.remove_child(&spec.id, Duration::from_secs(5))?;
-                host.ensure_child(&spec)
-            }
-        });
-        match started.await {
-            Ok(Ok(running)) => {
-                let _ = child_exit(&running).await;
-                tracing::warn!("gate ended; starting it again");
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "gate");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            Err(_) => return,
-        }
-    }
 }

@@ -2,10 +2,10 @@
 
 use ekstra_cloud::api::{Call, Router};
 use ekstra_cloud::{Cloud, ensure_scope};
-use ekstra_domain::iam::{AccessKey, Principal};
+use ekstra_domain::iam::{AccessKey, Credential, Principal};
 use ekstra_domain::names::{Scope, is_region, keys};
 use ekstra_model::Protocol;
-use ekstra_wire::sigv4::{self, SecretKey, Verified, VerifyOptions};
+use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
 use ekstra_wire::{
     ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, route, validate,
     violations_error,
@@ -72,11 +72,15 @@ impl Service {
     fn authenticate(&self, request: &Request, routed: &Routed) -> Result<(Principal, String), ApiError> {
         let protocol = routed.service.protocol;
         let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
-        let lookup = |id: &str, token: Option<&str>| self.secret(id, token);
+        let lookup = |id: &str, token: Option<&str>| {
+            self.credential(id, token).map(|found| SecretKey::new(found.secret.0).expiring(found.expires))
+        };
         let verified = sigv4::verify(request, &lookup, self.cloud.env.now(), &options)
             .map_err(|error| error.to_error(protocol))?;
-        let principal =
-            self.principal(&verified).ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
+        let principal = self
+            .credential(&verified.access_key, verified.session_token.as_deref())
+            .ok_or_else(|| unknown_key(protocol, &verified.access_key))?
+            .principal;
         if !is_region(&verified.region) {
             let message =
                 format!("Credential should be scoped to a valid region, not '{}'.", verified.region);
@@ -85,29 +89,9 @@ impl Service {
         Ok((principal, verified.region))
     }
 
-    fn secret(&self, id: &str, token: Option<&str>) -> Option<SecretKey> {
-        match token {
-            // An expired session is told so by `verify`, which needs the secret for that.
-            Some(token) => {
-                let session = self.cloud.master.open(token, 0).ok().filter(|s| s.access_key_id == id)?;
-                Some(SecretKey::new(self.cloud.master.secret(token).0).expiring(session.expires))
-            }
-            None => {
-                let key: AccessKey = self.cloud.store.view().get_as(&keys::access_key(id))?;
-                Some(SecretKey::new(key.secret.0))
-            }
-        }
-    }
-
-    fn principal(&self, verified: &Verified) -> Option<Principal> {
-        match &verified.session_token {
-            Some(token) => self.cloud.master.open(token, self.cloud.env.now()).ok().map(|s| s.principal),
-            None => {
-                let key: AccessKey =
-                    self.cloud.store.view().get_as(&keys::access_key(&verified.access_key))?;
-                Some(key.principal)
-            }
-        }
+    fn credential(&self, id: &str, token: Option<&str>) -> Option<Credential> {
+        let view = self.cloud.store.view();
+        self.cloud.master.credential(id, token, |id| view.get_as::<AccessKey>(&keys::access_key(id)))
     }
 
     /// Browsers send a page's origin, and a rebound name as the host; AWS's clients do neither.

@@ -2,8 +2,10 @@
 //!
 //! Invariant: no operation and no reconciler reads the clock or makes an id by itself.
 
+mod blocking;
 mod env;
 mod reconcile;
 
+pub use blocking::blocking;
 pub use env::{Clock, Env, SystemClock};
 pub use reconcile::{Next, Reconciler, Shutdown, drive};

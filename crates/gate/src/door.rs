@@ -3,55 +3,101 @@
 //! # Guarantees
 //! - A new connection waits while the API server is being started or replaced ([`PATIENCE`]); it is not refused.
 //! - `publicAccessCidrs` and the endpoint switches hold for whoever comes from outside the cluster's VPC.
+//! - However many connections wait, one at a time knocks at the API server ([`Way`]).
 
 use crate::Gate;
+use crate::accept::{self, Terms};
+use crate::splice::splice;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot, INTERNAL_ADDRESS};
 use ekstra_domain::names::keys;
 use ekstra_domain::prefix::Prefix;
 use ekstra_host::netns;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::Instant;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a connection is held for an API server.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// In TLS, and in HTTP, the client speaks first; one that says nothing is not worth a second descriptor.
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(20);
-const BUFFER: usize = 64 * 1024;
+/// A frozen API server takes no more connections and refuses none.
+const ATTEMPT: Duration = Duration::from_secs(1);
 const API_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 443);
 
-pub(crate) async fn serve(gate: Gate, slot: String, own: SocketAddr, inside: bool, listener: TcpListener) {
-    loop {
-        let Some((stream, peer)) = accept(&listener).await else {
-            continue;
-        };
-        let Some(slot) = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(&slot)) else {
-            continue;
-        };
-        if !inside && own.ip() != INTERNAL_ADDRESS && !admits(&gate, &slot, peer.ip()) {
-            continue;
-        }
-        tokio::spawn(async move {
-            if let Ok(server) = connect(&slot.namespace).await {
-                splice(stream, server).await;
+/// The way to one server, shared by everybody who wants to go it.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// `None` is the host's.
+    namespace: Option<String>,
+    address: SocketAddr,
+    patience: Duration,
+    /// Whose turn it is to knock.
+    turn: Mutex<()>,
+}
+
+impl Way {
+    pub(crate) fn to_api_server(namespace: String) -> Self {
+        Self { namespace: Some(namespace), address: API_SERVER, patience: PATIENCE, turn: Mutex::default() }
+    }
+
+    /// The AWS endpoint. Its clients try again by themselves; without a service they are told so at once.
+    pub(crate) fn to_endpoint(address: SocketAddr) -> Self {
+        Self { namespace: None, address, patience: Duration::ZERO, turn: Mutex::default() }
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let deadline = Instant::now() + self.patience;
+        // The first attempt is everybody's, also of those whose patience is nothing.
+        let turn = timeout_at(deadline + ATTEMPT, self.turn.lock()).await?;
+        loop {
+            match timeout(ATTEMPT, self.attempt()).await.map_err(io::Error::from).flatten() {
+                Err(_) if Instant::now() < deadline => sleep(RETRY).await,
+                outcome => {
+                    drop(turn);
+                    return outcome;
+                }
             }
-        });
+        }
+    }
+
+    async fn attempt(&self) -> io::Result<TcpStream> {
+        let socket = match self.namespace.clone() {
+            Some(namespace) => {
+                let socket = tokio::task::spawn_blocking(move || netns::tcp_socket(&namespace));
+                TcpSocket::from_std_stream(socket.await.map_err(io::Error::other)??.into())
+            }
+            None => TcpSocket::new_v4()?,
+        };
+        let stream = socket.connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 }
 
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept().await {
-        Ok((stream, peer)) => {
-            let _ = stream.set_nodelay(true);
-            Some((stream, peer))
-        }
-        Err(_) => {
-            // Out of descriptors, most likely: a moment later there are some again.
-            tokio::time::sleep(RETRY).await;
-            None
-        }
-    }
+pub(crate) async fn serve(
+    terms: Terms,
+    gate: Gate,
+    slot: String,
+    way: Arc<Way>,
+    from: SocketAddr,
+    listener: Arc<TcpListener>,
+) {
+    accept::run(terms, listener, |stream, peer| {
+        let slot = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(&slot))?;
+        let admitted = from.ip() == INTERNAL_ADDRESS || admits(&gate, &slot, peer.ip());
+        admitted.then(|| forward(stream, way.clone()))
+    })
+    .await;
+}
+
+/// A listener inside the cluster's VPC, where every address may come in.
+pub(crate) async fn serve_inside(terms: Terms, way: Arc<Way>, listener: Arc<TcpListener>) {
+    accept::run(terms, listener, |stream, _| Some(forward(stream, way.clone()))).await;
 }
 
 fn admits(gate: &Gate, slot: &ControlPlaneSlot, peer: IpAddr) -> bool {
@@ -63,40 +109,91 @@ fn admits(gate: &Gate, slot: &ControlPlaneSlot, peer: IpAddr) -> bool {
     cluster.vpc.public_access && cluster.vpc.public_cidrs.iter().any(listed)
 }
 
-async fn connect(namespace: &str) -> io::Result<TcpStream> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match try_connect(namespace).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => tokio::time::sleep(RETRY).await,
-        }
+async fn forward(client: TcpStream, way: Arc<Way>) {
+    if !matches!(timeout(HELLO_PATIENCE, client.peek(&mut [0])).await, Ok(Ok(1))) {
+        return;
+    }
+    if let Ok(server) = way.connect().await {
+        splice(client, server).await;
     }
 }
 
-async fn try_connect(namespace: &str) -> io::Result<TcpStream> {
-    let socket = netns::tcp_socket(namespace)?;
-    let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket)).connect(API_SERVER).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-async fn splice(mut client: TcpStream, mut server: TcpStream) {
-    // Either side hanging up is how connections end.
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
-}
+    /// An address where nobody listens yet.
+    async fn vacant() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        listener.local_addr().expect("bound")
+    }
 
-/// The AWS endpoint for nodes and pods: the same service, by its one address.
-pub(crate) async fn forward_endpoint(gate: Gate, listener: TcpListener) {
-    let target = SocketAddr::new(IpAddr::V4(gate.facts.address), gate.facts.port);
-    loop {
-        let Some((stream, _)) = accept(&listener).await else {
-            continue;
-        };
-        tokio::spawn(async move {
-            if let Ok(server) = TcpStream::connect(target).await {
-                splice(stream, server).await;
-            }
-        });
+    fn way(address: SocketAddr, patience: Duration) -> Arc<Way> {
+        Arc::new(Way { namespace: None, address, patience, turn: Mutex::default() })
+    }
+
+    async fn echo(listener: TcpListener) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_wait_for_the_server_and_one_of_them_knocks() {
+        let address = vacant().await;
+        let way = way(address, Duration::from_secs(20));
+        let waiting: Vec<_> = (0..50)
+            .map(|_| {
+                let way = way.clone();
+                tokio::spawn(async move { way.connect().await })
+            })
+            .collect();
+        while way.turn.try_lock().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(waiting.iter().all(|task| !task.is_finished()));
+        tokio::spawn(echo(TcpListener::bind(address).await.expect("bound")));
+        for task in waiting {
+            task.await.expect("no panic").expect("connected");
+        }
+    }
+
+    #[tokio::test]
+    async fn patience_ends_for_all_at_their_own_time() {
+        let way = way(vacant().await, Duration::from_millis(200));
+        let began = Instant::now();
+        let tasks: Vec<_> = (0..5)
+            .map(|_| {
+                let way = way.clone();
+                tokio::spawn(async move { way.connect().await.is_err() })
+            })
+            .collect();
+        for task in tasks {
+            assert!(task.await.expect("no panic"));
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_not_there_is_told_at_once() {
+        assert!(Way::to_endpoint(vacant().await).connect().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_the_client_said_while_it_waited_arrives() {
+        let (server, door) = (vacant().await, TcpListener::bind("127.0.0.1:0").await.expect("bound"));
+        let at = door.local_addr().expect("bound");
+        let (_drain, terms) = crate::accept::tests::terms(1024);
+        tokio::spawn(serve_inside(terms, way(server, Duration::from_secs(20)), Arc::new(door)));
+        let mut client = TcpStream::connect(at).await.expect("connected");
+        client.write_all(b"hello").await.expect("sent");
+        tokio::spawn(echo(TcpListener::bind(server).await.expect("bound")));
+        let mut answer = [0; 5];
+        client.read_exact(&mut answer).await.expect("answered");
+        assert_eq!(&answer, b"hello");
     }
 }

@@ -1,4 +1,6 @@
 //! Small HTTP/1 servers over an accepted connection.
+//!
+//! Invariant: a client that sends nothing, or takes nothing, loses its connection after its [`Patience`].
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -6,12 +8,33 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
-pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = BoxBody<Bytes, io::Error>;
+
+/// How long a client may be waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// From accepting to a whole head, and from an answer to the next whole head.
+    pub(crate) head: Duration,
+    /// For a client that takes none of the answer.
+    pub(crate) stalled: Duration,
+}
+
+impl Patience {
+    /// Of clients that are strangers and open another connection when they need it.
+    pub(crate) const STRANGERS: Self =
+        Self { head: Duration::from_secs(15), stalled: Duration::from_secs(30) };
+}
 
 pub(crate) fn full(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(body.into()).map_err(|never| match never {}).boxed();
@@ -24,7 +47,7 @@ pub(crate) fn full(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Re
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve<F, A>(stream: TcpStream, answer: F)
+pub(crate) async fn serve<F, A>(stream: TcpStream, patience: Patience, answer: F)
 where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>>,
@@ -33,6 +56,126 @@ where
         let answered = answer(request);
         async { Ok::<_, Infallible>(answered.await) }
     });
-    // A client that hangs up is not an error of ours.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let stream = Watched { stream, stalled: patience.stalled, deadline: None };
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(patience.head).max_buf_size(64 * 1024);
+    // A client that hangs up, or is given up, is not an error of ours.
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// A connection whose writes fail when the other side takes nothing for too long.
+struct Watched {
+    stream: TcpStream,
+    stalled: Duration,
+    /// While something waits to be taken.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watched {
+    fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.deadline = None;
+            return written;
+        }
+        let until = Instant::now() + self.stalled;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        deadline.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const SHORT: Patience =
+        Patience { head: Duration::from_millis(100), stalled: Duration::from_millis(100) };
+
+    /// Serves one connection with answers of so many bytes; completes when it has let the connection go.
+    async fn serving(size: usize) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let task = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("accepted");
+            serve(stream, SHORT, |_| async move { full(StatusCode::OK, "text/plain", vec![b'x'; size]) })
+                .await;
+        });
+        (address, task)
+    }
+
+    async fn let_go(task: tokio::task::JoinHandle<()>) {
+        tokio::time::timeout(Duration::from_secs(5), task).await.expect("in time").expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_let_go() {
+        let (address, task) = serving(1).await;
+        let _client = TcpStream::connect(address).await.expect("connected");
+        let_go(task).await;
+    }
+
+    #[tokio::test]
+    async fn so_is_one_that_sends_half_a_head_or_nothing_more() {
+        for said in ["GET / HTTP/1.1\r\nhost:", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
+            let (address, task) = serving(1).await;
+            let mut client = TcpStream::connect(address).await.expect("connected");
+            client.write_all(said.as_bytes()).await.expect("sent");
+            let_go(task).await;
+            let mut got = String::new();
+            client.read_to_string(&mut got).await.expect("closed");
+            assert_eq!(got.ends_with("\r\n\r\nx"), said.ends_with("\r\n\r\n"), "{got}");
+        }
+    }
+
+    #[tokio::test]
+    async fn and_one_that_takes_no_answer() {
+        let (address, task) = serving(64 * 1024 * 1024).await;
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
+        let_go(task).await;
+    }
 }

@@ -6,7 +6,7 @@
 use crate::{Gate, now};
 use ekstra_domain::ec2::Instance;
 use ekstra_domain::eks::{Cluster, Nodegroup};
-use ekstra_domain::iam::{AccessKey, Principal};
+use ekstra_domain::iam::{AccessKey, Credential, Principal};
 use ekstra_domain::names::keys;
 use ekstra_wire::sigv4::{self, SecretKey};
 
@@ -21,11 +21,14 @@ pub(crate) struct User {
 
 /// `Err` says why, for the log; the bearer is told nothing.
 pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Result<User, String> {
-    let lookup = |id: &str, session: Option<&str>| secret(gate, id, session);
+    let lookup = |id: &str, session: Option<&str>| {
+        credential(gate, id, session).map(|found| SecretKey::new(found.secret.0).expiring(found.expires))
+    };
     let verified =
         sigv4::verify_eks_token(token, &cluster.name, &lookup, now()).map_err(|e| e.to_string())?;
-    let principal = principal(gate, &verified.access_key, verified.session_token.as_deref())
-        .ok_or_else(|| "the key is gone".to_owned())?;
+    let principal = credential(gate, &verified.access_key, verified.session_token.as_deref())
+        .ok_or_else(|| "the key is gone".to_owned())?
+        .principal;
     if principal.account != cluster.scope.account {
         return Err(format!("{} is of another account", principal.arn));
     }
@@ -34,21 +37,8 @@ pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Resul
     Ok(User { name, groups, principal, access_key: verified.access_key })
 }
 
-fn secret(gate: &Gate, id: &str, session: Option<&str>) -> Option<SecretKey> {
-    match session {
-        Some(token) => {
-            let session = gate.master.open(token, now()).ok().filter(|s| s.access_key_id == id)?;
-            Some(SecretKey::new(gate.master.secret(token).0).expiring(session.expires))
-        }
-        None => gate.view.get_as::<AccessKey>(&keys::access_key(id)).map(|key| SecretKey::new(key.secret.0)),
-    }
-}
-
-fn principal(gate: &Gate, id: &str, session: Option<&str>) -> Option<Principal> {
-    match session {
-        Some(token) => gate.master.open(token, now()).ok().map(|session| session.principal),
-        None => gate.view.get_as::<AccessKey>(&keys::access_key(id)).map(|key| key.principal),
-    }
+fn credential(gate: &Gate, id: &str, session: Option<&str>) -> Option<Credential> {
+    gate.master.credential(id, session, |id| gate.view.get_as::<AccessKey>(&keys::access_key(id)))
 }
 
 fn map(gate: &Gate, cluster: &Cluster, principal: &Principal) -> Option<(String, Vec<String>)> {

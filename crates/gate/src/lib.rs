@@ -4,20 +4,29 @@
 //! Invariant: it writes nothing to the store. So it can be killed and started again at any moment, and goes on working
 //! when `serve` is dead. Its listeners are derived from the followed state and from the namespaces that exist.
 
+mod accept;
 mod door;
+#[cfg(test)]
+mod fixture;
+mod handover;
 mod http;
 mod identity;
+mod limits;
 mod listeners;
 mod metadata;
 mod registry;
 mod resolver;
+mod scope;
+mod splice;
 mod webhook;
 
 use ekstra_domain::iam::MasterKey;
 use ekstra_images::registry::Registry;
 use ekstra_store::{Revision, View};
+use handover::Predecessor;
+use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -42,13 +51,35 @@ pub struct Gate {
     pub images: Registry,
 }
 
-/// Serves until the shutdown comes.
-pub async fn run(gate: Gate, head: watch::Receiver<Revision>, mut shutdown: watch::Receiver<bool>) {
-    let mut listeners = listeners::Listeners::new(gate);
+/// Takes over from the home's present gate, if there is one, and serves until a successor does the same, or the shutdown
+/// comes. An error says that the present gate has something and did not give it; it goes on.
+pub async fn run(
+    gate: Gate,
+    head: watch::Receiver<Revision>,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let descriptors = limits::raise_descriptors();
+    let path = handover::path(&gate.facts.home);
+    let mut listeners = listeners::Listeners::new(gate, limits::Budget::new(descriptors));
+    let asked = path.clone();
+    let predecessor = tokio::task::spawn_blocking(move || Predecessor::ask(&asked));
+    if let Some((predecessor, sockets)) = predecessor.await.map_err(io::Error::other)?? {
+        tracing::info!(sockets = sockets.len(), "taking over");
+        listeners.adopt(sockets);
+        predecessor.taken()?;
+    }
+    let successors = handover::listen(&path)?;
+    tracing::info!(descriptors, "the data side serves");
     tokio::select! {
-        () = listeners.follow(head) => {}
+        () = listeners.follow(head, successors) => {}
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
+    Ok(())
+}
+
+/// Whether the gate that runs in this home waits for a successor.
+pub fn hands_over(home: &Path) -> bool {
+    handover::path(home).exists()
 }
 
 fn now() -> i64 {

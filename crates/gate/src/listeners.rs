@@ -1,19 +1,28 @@
 //! Which listeners there should be, and keeping it so.
 //!
 //! Invariant: a listener is known by what it serves and by the identity of its namespace; so a namespace that was made
-//! anew under an old name gets new listeners.
+//! anew under an old name gets new listeners. **Invariant:** a listener that should not be there any more is dropped,
+//! and its connections with it.
 
-use crate::{Gate, door, metadata, registry, resolver, webhook};
+use crate::accept::Terms;
+use crate::door::Way;
+use crate::handover::Given;
+use crate::limits::{Budget, Kind};
+use crate::{Gate, door, handover, metadata, registry, resolver, webhook};
 use ekstra_domain::ec2::{METADATA_ADDRESS, Vpc};
 use ekstra_domain::eks::{ControlPlaneSlot, INTERNAL_ADDRESS, TOKEN_WEBHOOK_PORT};
 use ekstra_domain::names::keys;
 use ekstra_host::netns;
 use ekstra_store::Revision;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
-use tokio::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,8 +30,10 @@ use tokio::task::JoinHandle;
 const RETRY: Duration = Duration::from_millis(100);
 /// Namespaces come and go without a change of the state.
 const RESYNC: Duration = Duration::from_secs(1);
+/// What is under way when a successor takes over may go on for so long: a `kubectl exec` to its end, mostly.
+const RETIREMENT: Duration = Duration::from_secs(5 * 60);
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Role {
     Door {
         slot: String,
@@ -33,7 +44,12 @@ enum Role {
     Metadata {
         vpc: String,
     },
+    /// Over UDP.
     Names {
+        vpc: String,
+    },
+    /// Over TCP.
+    LongNames {
         vpc: String,
     },
     Images,
@@ -41,65 +57,208 @@ enum Role {
     Endpoint,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Place {
     /// Name, and which of that name; `None` is the host's.
     namespace: Option<(String, netns::Identity)>,
     address: SocketAddr,
     role: Role,
 }
 
+impl Role {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Door { .. } => Kind::Doors,
+            Self::Webhook { .. } => Kind::Webhooks,
+            Self::Metadata { .. } => Kind::Metadata,
+            Self::Names { .. } | Self::LongNames { .. } => Kind::Names,
+            Self::Images => Kind::Images,
+            Self::Endpoint => Kind::Endpoints,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespace = self.namespace.as_ref().map_or("host", |(name, _)| name);
+        write!(f, "{:?} at {} in {namespace}", self.role, self.address)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Listeners {
     gate: Gate,
-    running: BTreeMap<Place, JoinHandle<()>>,
+    budget: Budget,
+    running: BTreeMap<Place, Listener>,
+    /// By slot; the doors of a slot have one in common.
+    ways: BTreeMap<String, Arc<Way>>,
+    to_endpoint: Arc<Way>,
+    drain: watch::Sender<bool>,
 }
 
-impl Drop for Listeners {
+#[derive(Debug)]
+struct Listener {
+    task: JoinHandle<()>,
+    /// For a successor; the task has it too.
+    socket: Socket,
+}
+
+impl Drop for Listener {
     fn drop(&mut self) {
-        self.running.values().for_each(JoinHandle::abort);
+        self.task.abort();
     }
+}
+
+#[derive(Clone, Debug)]
+enum Socket {
+    Tcp(Arc<TcpListener>),
+    Udp(Arc<UdpSocket>),
+    /// It is the successor's.
+    Given,
 }
 
 impl Listeners {
-    pub(crate) fn new(gate: Gate) -> Self {
-        Self { gate, running: BTreeMap::new() }
+    pub(crate) fn new(gate: Gate, budget: Budget) -> Self {
+        let endpoint = at(gate.facts.address, gate.facts.port);
+        Self {
+            gate,
+            budget,
+            running: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            to_endpoint: Arc::new(Way::to_endpoint(endpoint)),
+            drain: watch::Sender::new(false),
+        }
     }
 
-    pub(crate) async fn follow(&mut self, mut head: watch::Receiver<Revision>) {
+    /// What a predecessor had, as far as it is still wanted.
+    pub(crate) fn adopt(&mut self, sockets: Vec<Given>) {
+        let wanted = self.wanted();
+        for (place, socket) in sockets {
+            if wanted.contains(&place)
+                && let Err(error) = self.start(place.clone(), socket)
+            {
+                tracing::warn!(%place, %error, "a predecessor's listener is of no use; opening it anew");
+            }
+        }
+    }
+
+    /// Keeps the listeners that there should be, until a successor has them and what was under way has ended.
+    pub(crate) async fn follow(&mut self, mut head: watch::Receiver<Revision>, successors: UnixListener) {
         loop {
             head.borrow_and_update();
-            let wait = if self.adjust().await { RESYNC } else { RETRY };
-            let _ = tokio::time::timeout(wait, head.changed()).await;
+            let wait = if self.adjust() { RESYNC } else { RETRY };
+            tokio::select! {
+                () = change(&mut head, wait) => {}
+                Ok((stream, _)) = successors.accept() => match self.give(stream).await {
+                    Ok(()) => break,
+                    Err(error) => tracing::warn!(%error, "a successor did not take over; going on"),
+                },
+            }
+        }
+        drop(successors);
+        self.retire(&mut head).await;
+    }
+
+    async fn give(&self, stream: UnixStream) -> io::Result<()> {
+        let stream = stream.into_std()?;
+        let sockets: Vec<Given> = self
+            .running
+            .iter()
+            .filter_map(|(place, listener)| Some((place.clone(), listener.socket.duplicate()?)))
+            .collect();
+        let given = tokio::task::spawn_blocking(move || handover::give(stream, &sockets));
+        given.await.map_err(io::Error::other)?
+    }
+
+    async fn retire(&mut self, head: &mut watch::Receiver<Revision>) {
+        tracing::info!("a successor has the listeners; finishing what is under way");
+        self.drain.send_replace(true);
+        self.running.values_mut().for_each(|listener| listener.socket = Socket::Given);
+        let deadline = Instant::now() + RETIREMENT;
+        loop {
+            let wanted = self.wanted();
+            self.running.retain(|place, listener| !listener.task.is_finished() && wanted.contains(place));
+            if self.running.is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            change(head, RETRY).await;
         }
     }
 
     /// `false` when something could not be opened.
-    async fn adjust(&mut self) -> bool {
+    fn adjust(&mut self) -> bool {
         let wanted = self.wanted();
-        self.running.retain(|place, task| {
-            let keep = wanted.contains(place) && !task.is_finished();
-            if !keep {
-                task.abort();
+        self.running.retain(|place, listener| {
+            let ended = listener.task.is_finished();
+            if ended {
+                tracing::error!(%place, "a listener ended by itself; opening it again");
             }
-            keep
+            !ended && wanted.contains(place)
         });
+        self.ways.retain(|_, way| Arc::strong_count(way) > 1);
         let mut complete = true;
         for place in wanted {
             if self.running.contains_key(&place) {
                 continue;
             }
-            match open(&self.gate, &place).await {
-                Ok(task) => {
-                    self.running.insert(place, task);
-                }
-                Err(error) => {
-                    complete = false;
-                    tracing::debug!(?place, %error, "not yet");
-                }
+            if let Err(error) = open(&place).and_then(|socket| self.start(place.clone(), socket)) {
+                complete = false;
+                tracing::debug!(%place, %error, "not yet");
             }
         }
         complete
+    }
+
+    fn start(&mut self, place: Place, socket: OwnedFd) -> io::Result<()> {
+        let socket = Socket::of(&place, socket)?;
+        // On the host and in a control plane everybody has the same few addresses.
+        let many_peers = place.namespace.is_some() && !matches!(place.role, Role::Webhook { .. });
+        let terms = Terms {
+            name: place.to_string(),
+            limits: self.budget.limits(place.role.kind(), many_peers),
+            drain: self.drain.subscribe(),
+        };
+        let gate = self.gate.clone();
+        let task = match (place.role.clone(), socket.clone()) {
+            (Role::Door { slot }, Socket::Tcp(tcp)) => {
+                let (way, from) = (self.way(&slot), place.address);
+                match place.namespace {
+                    Some(_) => tokio::spawn(door::serve_inside(terms, way, tcp)),
+                    None => tokio::spawn(door::serve(terms, gate, slot, way, from, tcp)),
+                }
+            }
+            (Role::Webhook { slot }, Socket::Tcp(tcp)) => {
+                tokio::spawn(webhook::serve(terms, gate, slot, tcp))
+            }
+            (Role::Metadata { vpc }, Socket::Tcp(tcp)) => {
+                tokio::spawn(metadata::serve(terms, gate, vpc, tcp))
+            }
+            (Role::Names { vpc }, Socket::Udp(udp)) => {
+                tokio::spawn(resolver::serve_udp(terms, gate, vpc, udp))
+            }
+            (Role::LongNames { vpc }, Socket::Tcp(tcp)) => {
+                tokio::spawn(resolver::serve_tcp(terms, gate, vpc, tcp))
+            }
+            (Role::Images, Socket::Tcp(tcp)) => tokio::spawn(registry::serve(terms, gate, tcp)),
+            (Role::Endpoint, Socket::Tcp(tcp)) => {
+                tokio::spawn(door::serve_inside(terms, self.to_endpoint.clone(), tcp))
+            }
+            (_, Socket::Tcp(_) | Socket::Udp(_) | Socket::Given) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+        };
+        self.running.insert(place, Listener { task, socket });
+        Ok(())
+    }
+
+    /// To the API server of a slot; where its namespace is does not change.
+    fn way(&mut self, slot: &str) -> Arc<Way> {
+        let gate = &self.gate;
+        let way = self.ways.entry(slot.to_owned()).or_insert_with(|| {
+            let record = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(slot));
+            Arc::new(Way::to_api_server(record.map(|slot| slot.namespace).unwrap_or_default()))
+        });
+        way.clone()
     }
 
     fn wanted(&self) -> Vec<Place> {
@@ -152,6 +311,7 @@ impl Listeners {
         let listeners = [
             (at(METADATA_ADDRESS, 80), Role::Metadata { vpc: vpc.id.clone() }),
             (at(vpc.resolver(), 53), Role::Names { vpc: vpc.id.clone() }),
+            (at(vpc.resolver(), 53), Role::LongNames { vpc: vpc.id.clone() }),
             (at(facts.address, facts.registry_port), Role::Images),
             (at(facts.address, facts.port), Role::Endpoint),
         ];
@@ -167,38 +327,43 @@ fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(address), port)
 }
 
-async fn open(gate: &Gate, place: &Place) -> io::Result<JoinHandle<()>> {
-    let listener = listen(place)?;
-    let gate = gate.clone();
-    Ok(match place.role.clone() {
-        Role::Door { slot } => {
-            tokio::spawn(door::serve(gate, slot, place.address, place.namespace.is_some(), listener))
-        }
-        Role::Webhook { slot } => tokio::spawn(webhook::serve(gate, slot, listener)),
-        Role::Metadata { vpc } => tokio::spawn(metadata::serve(gate, vpc, listener)),
-        Role::Images => tokio::spawn(registry::serve(gate, listener)),
-        Role::Endpoint => tokio::spawn(door::forward_endpoint(gate, listener)),
-        Role::Names { vpc } => {
-            let socket = bind(place)?;
-            tokio::spawn(resolver::serve(gate, vpc, listener, socket))
-        }
+fn open(place: &Place) -> io::Result<OwnedFd> {
+    Ok(match (&place.role, &place.namespace) {
+        (Role::Names { .. }, Some((name, _))) => netns::bind_udp(name, place.address)?.into(),
+        (Role::Names { .. }, None) => std::net::UdpSocket::bind(place.address)?.into(),
+        (_, Some((name, _))) => netns::listen_tcp(name, place.address)?.into(),
+        (_, None) => std::net::TcpListener::bind(place.address)?.into(),
     })
 }
 
-fn listen(place: &Place) -> io::Result<TcpListener> {
-    let listener = match &place.namespace {
-        Some((name, _)) => netns::listen_tcp(name, place.address)?,
-        None => std::net::TcpListener::bind(place.address)?,
-    };
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+impl Socket {
+    fn of(place: &Place, socket: OwnedFd) -> io::Result<Self> {
+        if matches!(place.role, Role::Names { .. }) {
+            let socket = std::net::UdpSocket::from(socket);
+            socket.set_nonblocking(true)?;
+            return Ok(Self::Udp(Arc::new(UdpSocket::from_std(socket)?)));
+        }
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(Arc::new(TcpListener::from_std(listener)?)))
+    }
+
+    fn duplicate(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned().ok(),
+            Self::Udp(socket) => socket.as_fd().try_clone_to_owned().ok(),
+            Self::Given => None,
+        }
+    }
 }
 
-fn bind(place: &Place) -> io::Result<UdpSocket> {
-    let socket = match &place.namespace {
-        Some((name, _)) => netns::bind_udp(name, place.address)?,
-        None => std::net::UdpSocket::bind(place.address)?,
+/// Until the state changes, at most so long.
+async fn change(head: &mut watch::Receiver<Revision>, most: Duration) {
+    let changed = async {
+        if head.changed().await.is_err() {
+            // Nobody follows the state any more; that is no reason to hurry.
+            std::future::pending::<()>().await;
+        }
     };
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+    let _ = tokio::time::timeout(most, changed).await;
 }

@@ -5,7 +5,8 @@
 //!
 //! Source: the EC2 user guide, "Instance metadata categories"; `spec/eks-semantics.md` §2.4.
 
-use crate::http::{Body, full, serve as serve_connection};
+use crate::accept::{self, Terms};
+use crate::http::{Body, Patience, full, serve as serve_connection};
 use crate::{Gate, now};
 use ekstra_domain::ec2::{Attachment, Instance, Interface, Subnet, Vpc};
 use ekstra_domain::iam::{Principal, Role, Session};
@@ -15,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 
 /// AWS hands out credentials of six hours.
@@ -23,23 +25,19 @@ const TOKEN_LIFETIME_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const LONGEST_TOKEN_LIFETIME: i64 = 21_600;
 
-pub(crate) async fn serve(gate: Gate, vpc: String, listener: TcpListener) {
-    // The handshake must not promise pods what the answers do not keep; it is answered before the peer is known.
-    while let Ok((stream, peer)) = listener.accept().await {
-        let IpAddr::V4(peer) = peer.ip() else { continue };
-        let Some((instance, interface)) = find(&gate, &vpc, peer) else {
-            continue;
-        };
+pub(crate) async fn serve(terms: Terms, gate: Gate, vpc: String, listener: Arc<TcpListener>) {
+    accept::run(terms, listener, |stream, peer| {
+        let IpAddr::V4(peer) = peer.ip() else { return None };
+        let (instance, interface) = find(&gate, &vpc, peer)?;
         let hops = i32::from(instance.metadata_hop_limit.max(1));
-        if nix::sys::socket::setsockopt(&stream.as_fd(), nix::sys::socket::sockopt::Ipv4Ttl, &hops).is_err() {
-            continue;
-        }
+        nix::sys::socket::setsockopt(&stream.as_fd(), nix::sys::socket::sockopt::Ipv4Ttl, &hops).ok()?;
         let item = Items { gate: gate.clone(), instance, interface, peer };
-        tokio::spawn(serve_connection(stream, move |request| {
+        Some(serve_connection(stream, Patience::STRANGERS, move |request| {
             let answer = item.answer(&request);
             async move { answer }
-        }));
-    }
+        }))
+    })
+    .await;
 }
 
 fn find(gate: &Gate, vpc: &str, peer: Ipv4Addr) -> Option<(Instance, Interface)> {

@@ -1,25 +1,29 @@
 //! The image registry that nodes use: `ekstra_images` decides, this streams.
 
 use crate::Gate;
-use crate::http::{Body, serve as serve_connection};
+use crate::accept::{self, Terms};
+use crate::http::{Body, Patience, serve as serve_connection};
 use bytes::Bytes;
 use ekstra_images::registry::{Action, Body as Content, Registry};
 use futures::TryStreamExt;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response, StatusCode};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
 /// What is read from a blob at once.
 const CHUNK: usize = 256 * 1024;
 
-pub(crate) async fn serve(gate: Gate, listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
+pub(crate) async fn serve(terms: Terms, gate: Gate, listener: Arc<TcpListener>) {
+    accept::run(terms, listener, |stream, _| {
         let images = gate.images.clone();
-        tokio::spawn(serve_connection(stream, move |request| answer(images.clone(), request)));
-    }
+        Some(serve_connection(stream, Patience::STRANGERS, move |request| answer(images.clone(), request)))
+    })
+    .await;
 }
 
 async fn answer(images: Registry, request: Request<Incoming>) -> Response<Body> {
@@ -37,38 +41,48 @@ fn body(content: Content) -> Body {
     match content {
         Content::Full(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed(),
         Content::File { file, offset, len, .. } => {
-            let (sender, mut receiver) = mpsc::channel(4);
-            tokio::task::spawn_blocking(move || read_into(file, offset, len, &sender));
-            let chunks = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+            let chunks = futures::stream::try_unfold((Some(file), offset, len), next_chunk);
             BodyExt::boxed(StreamBody::new(chunks.map_ok(Frame::data)))
         }
     }
 }
 
-fn read_into(file: std::fs::File, offset: u64, len: u64, sender: &mpsc::Sender<io::Result<Bytes>>) {
-    let sent = send_chunks(file, offset, len, sender);
-    if let Err(error) = sent {
-        // The client sees the stream break off, which no length then hides.
-        let _ = sender.blocking_send(Err(error));
-    }
+/// A blocking thread is taken for each chunk and not for the whole blob: a client that reads slowly holds none.
+async fn next_chunk(
+    (file, offset, left): (Option<File>, u64, u64),
+) -> io::Result<Option<(Bytes, (Option<File>, u64, u64))>> {
+    let Some(file) = file.filter(|_| left > 0) else {
+        return Ok(None);
+    };
+    let size = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut chunk = vec![0; size];
+        file.read_exact_at(&mut chunk, offset).map(|()| (file, chunk))
+    });
+    // The client sees the stream break off, which no length then hides.
+    let (file, chunk) = read.await.map_err(io::Error::other)??;
+    let read = size as u64;
+    Ok(Some((chunk.into(), (Some(file), offset + read, left - read))))
 }
 
-fn send_chunks(
-    mut file: std::fs::File,
-    offset: u64,
-    len: u64,
-    sender: &mpsc::Sender<io::Result<Bytes>>,
-) -> io::Result<()> {
-    file.seek(SeekFrom::Start(offset))?;
-    let mut left = len;
-    while left > 0 {
-        let size = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        let mut chunk = vec![0; size];
-        file.read_exact(&mut chunk)?;
-        left -= size as u64;
-        if sender.blocking_send(Ok(chunk.into())).is_err() {
-            return Ok(());
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    async fn streamed(file: File, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+        let content = Content::File { path: "blob".into(), file, offset, len };
+        body(content).collect().await.map(|all| all.to_bytes().to_vec())
     }
-    Ok(())
+
+    #[tokio::test]
+    async fn a_range_of_a_blob_is_streamed_and_a_short_file_breaks_off() {
+        let blob: Vec<u8> = (0..3 * CHUNK + 5).map(|n| (n % 253) as u8).collect();
+        let mut file = tempfile::tempfile().expect("made");
+        file.write_all(&blob).expect("written");
+        let (offset, len) = (7, 2 * CHUNK + 9);
+        let got = streamed(file.try_clone().expect("cloned"), offset, len as u64).await.expect("read");
+        assert!(got == blob[7..7 + len]);
+        assert!(streamed(file, 0, blob.len() as u64 + 1).await.is_err());
+    }
 }

@@ -1,87 +1,118 @@
 //! The VPC's resolver, at base plus two: private names of instances from the state, everything else by the host's own
-//! resolver, whatever that is.
+//! resolvers, whatever those are.
+//!
+//! Invariant: a query takes at most one place among its peer's, its listener's and all of its kind; what is too much is
+//! not answered, as a datagram may be lost.
+
+mod upstream;
 
 use crate::Gate;
+use crate::accept::{self, Seldom, Terms};
+use crate::scope::Scope;
 use ekstra_domain::ec2::Interface;
 use ekstra_domain::names::keys;
-use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, Record, RecordType};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::{sleep, timeout};
+use upstream::{Transport, read_framed, write_framed};
 
-const UPSTREAM_PATIENCE: Duration = Duration::from_secs(5);
 const LARGEST: usize = 65_535;
 /// Seconds, as AWS answers.
 const TTL: u32 = 60;
+/// For the next query over a connection (RFC 7766 §6.2.3: "on the order of a few seconds").
+const IDLE: Duration = Duration::from_secs(20);
+const STALLED: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) async fn serve(gate: Gate, vpc: String, tcp: TcpListener, udp: UdpSocket) {
-    tokio::join!(serve_udp(gate.clone(), vpc.clone(), udp), serve_tcp(gate, vpc, tcp));
-}
-
-async fn serve_udp(gate: Gate, vpc: String, socket: UdpSocket) {
-    let socket = Arc::new(socket);
+pub(crate) async fn serve_udp(terms: Terms, gate: Gate, vpc: String, socket: Arc<UdpSocket>) {
+    let Terms { name, limits, mut drain } = terms;
+    let scope = Scope::new(name.clone());
+    let (mut failing, mut refusing) = (Seldom::default(), Seldom::default());
     let mut buffer = vec![0; LARGEST];
     loop {
-        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
-            continue;
+        let received = tokio::select! {
+            received = socket.recv_from(&mut buffer) => received,
+            _ = drain.wait_for(|drain| *drain) => break,
         };
-        let query = buffer[..length].to_vec();
-        let (gate, vpc, socket) = (gate.clone(), vpc.clone(), socket.clone());
-        tokio::spawn(async move {
-            if let Some(answer) = answer(&gate, &vpc, &query, false).await {
-                let _ = socket.send_to(&answer, peer).await;
-            }
-        });
-    }
-}
-
-async fn serve_tcp(gate: Gate, vpc: String, listener: TcpListener) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let (gate, vpc) = (gate.clone(), vpc.clone());
-        tokio::spawn(async move {
-            while let Ok(query) = read_framed(&mut stream).await {
-                let Some(answer) = answer(&gate, &vpc, &query, true).await else {
-                    return;
-                };
-                if write_framed(&mut stream, &answer).await.is_err() {
-                    return;
+        match received {
+            Ok((length, peer)) => match limits.try_admit(peer.ip()) {
+                Some(permit) => {
+                    let query = buffer[..length].to_vec();
+                    let (gate, vpc, socket) = (gate.clone(), vpc.clone(), socket.clone());
+                    scope.spawn(async move {
+                        let _permit = permit;
+                        answer_datagram(&gate, &vpc, &query, &socket, peer).await;
+                    });
                 }
+                None if refusing.now() => {
+                    tracing::warn!(listener = name, peer = %peer.ip(), "too many queries at once; some are dropped");
+                }
+                None => {}
+            },
+            Err(error) => {
+                if failing.now() {
+                    tracing::warn!(listener = name, %error, "queries cannot be received; trying again");
+                }
+                sleep(PAUSE).await;
             }
-        });
+        }
+    }
+    scope.drained().await;
+}
+
+async fn answer_datagram(gate: &Gate, vpc: &str, query: &[u8], socket: &UdpSocket, peer: SocketAddr) {
+    if let Some(answer) = answer(gate, vpc, query, Transport::Udp).await {
+        // Lost is lost; the client asks again.
+        let _ = socket.send_to(&answer, peer).await;
     }
 }
 
-async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let length = stream.read_u16().await?;
-    let mut message = vec![0; usize::from(length)];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
+pub(crate) async fn serve_tcp(terms: Terms, gate: Gate, vpc: String, listener: Arc<TcpListener>) {
+    accept::run(terms, listener, |stream, _| {
+        let (gate, vpc) = (gate.clone(), vpc.clone());
+        Some(async move {
+            // However it ends, the client sees it.
+            let _ = serve_connection(&gate, &vpc, stream).await;
+        })
+    })
+    .await;
 }
 
-async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
-    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
-    let mut framed = length.to_be_bytes().to_vec();
-    framed.extend_from_slice(message);
-    stream.write_all(&framed).await
+async fn serve_connection(gate: &Gate, vpc: &str, mut stream: TcpStream) -> io::Result<()> {
+    loop {
+        let query = timeout(IDLE, read_framed(&mut stream)).await??;
+        let Some(answer) = answer(gate, vpc, &query, Transport::Tcp).await else {
+            return Ok(());
+        };
+        timeout(STALLED, write_framed(&mut stream, &answer)).await??;
+    }
 }
 
-async fn answer(gate: &Gate, vpc: &str, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
+async fn answer(gate: &Gate, vpc: &str, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let message = Message::from_vec(query).ok()?;
+    if message.metadata.message_type != MessageType::Query {
+        // Answering an answer would go on for ever.
+        return None;
+    }
+    if message.metadata.op_code != OpCode::Query {
+        return respond(&message, ResponseCode::NotImp).to_vec().ok();
+    }
+    if message.queries.len() != 1 {
+        return respond(&message, ResponseCode::FormErr).to_vec().ok();
+    }
     if let Some(own) = private(gate, vpc, &message) {
         return own.to_vec().ok();
     }
-    for upstream in upstreams() {
-        let asked = if tcp { ask_tcp(upstream, query).await } else { ask_udp(upstream, query).await };
-        if let Ok(answer) = asked {
-            return Some(answer);
-        }
+    match upstream::ask(&upstream::configured(), transport, query).await {
+        Some(answer) => Some(answer),
+        None => respond(&message, ResponseCode::ServFail).to_vec().ok(),
     }
-    respond(&message, ResponseCode::ServFail).to_vec().ok()
 }
 
 fn respond(query: &Message, code: ResponseCode) -> Message {
@@ -114,29 +145,49 @@ fn private(gate: &Gate, vpc: &str, query: &Message) -> Option<Message> {
     Some(response)
 }
 
-/// Read each time: a laptop changes its network.
-fn upstreams() -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let address = |line: &str| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok();
-    text.lines().filter_map(address).map(|ip| SocketAddr::new(ip, 53)).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Fixture, VPC};
+    use upstream::tests::query;
 
-async fn ask_udp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: SocketAddr = if upstream.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(upstream).await?;
-    socket.send(query).await?;
-    let mut buffer = vec![0; LARGEST];
-    let length = tokio::time::timeout(UPSTREAM_PATIENCE, socket.recv(&mut buffer)).await??;
-    buffer.truncate(length);
-    Ok(buffer)
-}
+    async fn answered(fixture: &Fixture, query: &[u8]) -> Option<Message> {
+        let answer = answer(&fixture.gate, VPC, query, Transport::Udp).await?;
+        Some(Message::from_vec(&answer).expect("a message"))
+    }
 
-async fn ask_tcp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(upstream).await?;
-        write_framed(&mut stream, query).await?;
-        read_framed(&mut stream).await
-    };
-    tokio::time::timeout(UPSTREAM_PATIENCE, exchange).await?
+    #[tokio::test]
+    async fn what_is_no_query_is_told_so_or_nothing() {
+        let fixture = Fixture::new();
+        let mut message = query("ip-10-0-0-1.ec2.internal.");
+        let unknown = answered(&fixture, &message).await.expect("an answer");
+        assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
+        message[2] |= 0x80;
+        assert!(answered(&fixture, &message).await.is_none(), "an answer is not answered");
+        message[2] = 0x28;
+        let update = answered(&fixture, &message).await.expect("an answer");
+        assert_eq!(update.metadata.response_code, ResponseCode::NotImp);
+        assert!(answered(&fixture, b"short").await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_idle_side_does_not_hold_the_other_up() {
+        let fixture = Fixture::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let at = listener.local_addr().expect("bound");
+        let socket = UdpSocket::bind(at).await.expect("bound");
+        let ((_tcp, long), (_udp, short)) = (accept::tests::terms(1024), accept::tests::terms(1024));
+        tokio::spawn(serve_tcp(long, fixture.gate.clone(), VPC.into(), Arc::new(listener)));
+        tokio::spawn(serve_udp(short, fixture.gate.clone(), VPC.into(), Arc::new(socket)));
+        let _idle = TcpStream::connect(at).await.expect("connected");
+        let question = query("ip-10-0-0-1.ec2.internal.");
+        let mut stream = TcpStream::connect(at).await.expect("connected");
+        write_framed(&mut stream, &question).await.expect("sent");
+        let by_tcp = read_framed(&mut stream).await.expect("answered");
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+        socket.send_to(&question, at).await.expect("sent");
+        let mut by_udp = vec![0; 512];
+        let length = socket.recv(&mut by_udp).await.expect("answered");
+        assert_eq!(by_tcp, by_udp[..length]);
+    }
 }

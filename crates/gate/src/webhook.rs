@@ -1,10 +1,15 @@
 //! The token webhook of a control plane: TokenReview in, user out.
 //!
+//! Invariant: a refusal is an error of HTTP (403, as EKS's). The API server answers both 401, but keeps
+//! `authenticated: false` of a 200 for as long as a success, two minutes, and forgets an error at once (client-go's
+//! cache, made with `cacheErrs` false, and a 403 is not tried again). So who is given access has it at the next request.
+//!
 //! Source: "Webhook Token Authentication" in the Kubernetes documentation; the user's shape is
 //! aws-iam-authenticator's (`spec/eks-semantics.md` §3.8).
 
 use crate::Gate;
-use crate::http::{Body, full, serve as serve_connection};
+use crate::accept::{self, Terms};
+use crate::http::{Body, Patience, full, serve as serve_connection};
 use crate::identity::{User, authenticate};
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::names::keys;
@@ -13,10 +18,16 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// A review holds one token of at most 4 KiB.
 const LARGEST: usize = 64 * 1024;
+/// The API server is the only client, and closes what it has not used for 90 s: after that, so that it never sends a
+/// review into a connection that is being closed.
+const PATIENCE: Patience = Patience { head: Duration::from_secs(120), stalled: Duration::from_secs(30) };
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct Review {
@@ -29,36 +40,42 @@ struct Spec {
     token: String,
 }
 
-pub(crate) async fn serve(gate: Gate, slot: String, listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
+pub(crate) async fn serve(terms: Terms, gate: Gate, slot: String, listener: Arc<TcpListener>) {
+    accept::run(terms, listener, |stream, _| {
         let (gate, slot) = (gate.clone(), slot.clone());
-        tokio::spawn(serve_connection(stream, move |request| answer(gate.clone(), slot.clone(), request)));
-    }
+        Some(serve_connection(stream, PATIENCE, move |request| answer(gate.clone(), slot.clone(), request)))
+    })
+    .await;
 }
 
 async fn answer(gate: Gate, slot: String, request: Request<Incoming>) -> Response<Body> {
     if request.method() != Method::POST {
         return reply(StatusCode::METHOD_NOT_ALLOWED, json!({"authenticated": false}));
     }
-    let Ok(body) = Limited::new(request.into_body(), LARGEST).collect().await else {
+    let body = Limited::new(request.into_body(), LARGEST).collect();
+    let Ok(Ok(body)) = tokio::time::timeout(BODY_PATIENCE, body).await else {
         return reply(StatusCode::BAD_REQUEST, json!({"authenticated": false}));
     };
     let Ok(review) = serde_json::from_slice::<Review>(&body.to_bytes()) else {
         return reply(StatusCode::BAD_REQUEST, json!({"authenticated": false}));
     };
+    review_token(&gate, &slot, &review.spec.token)
+}
+
+fn review_token(gate: &Gate, slot: &str, token: &str) -> Response<Body> {
     let cluster = gate
         .view
-        .get_as::<ControlPlaneSlot>(&keys::slot(&slot))
+        .get_as::<ControlPlaneSlot>(&keys::slot(slot))
         .and_then(|slot| gate.view.get_as::<Cluster>(&slot.cluster));
     let outcome = match &cluster {
-        Some(cluster) => authenticate(&gate, cluster, &review.spec.token),
+        Some(cluster) => authenticate(gate, cluster, token),
         None => Err("the cluster is gone".to_owned()),
     };
     match outcome {
         Ok(user) => reply(StatusCode::OK, describe(&user)),
         Err(why) => {
             tracing::info!(slot, why, "sign-in refused");
-            reply(StatusCode::OK, json!({"authenticated": false}))
+            reply(StatusCode::FORBIDDEN, json!({"authenticated": false}))
         }
     }
 }
@@ -87,4 +104,41 @@ fn describe(user: &User) -> Value {
 fn reply(status: StatusCode, review: Value) -> Response<Body> {
     let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": review});
     full(status, "application/json", body.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Fixture, SLOT, USER, credentials};
+    use ekstra_wire::sigv4::{Credentials, make_eks_token};
+
+    async fn reviewed(gate: &Gate, token: &str) -> (StatusCode, Value) {
+        let (head, body) = review_token(gate, SLOT, token).into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        let mut review: Value = serde_json::from_slice(&body).expect("a TokenReview");
+        (head.status, review["status"].take())
+    }
+
+    fn token(credentials: &Credentials) -> String {
+        make_eks_token(credentials, "us-east-1", "https://sts.us-east-1.amazonaws.com", "c", crate::now())
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_to_be_kept_and_ends_when_access_is_given() {
+        let fixture = Fixture::new();
+        let token = token(&credentials());
+        let refused = (StatusCode::FORBIDDEN, json!({"authenticated": false}));
+        assert_eq!(reviewed(&fixture.gate, &token).await, refused, "no cluster");
+        fixture.put_cluster(1).await;
+        assert_eq!(reviewed(&fixture.gate, &token).await, refused, "no such key");
+        assert_eq!(reviewed(&fixture.gate, "k8s-aws-v1.nonsense").await, refused);
+        fixture.put_access_key().await;
+        let (status, review) = reviewed(&fixture.gate, &token).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(review["authenticated"], true);
+        assert_eq!(review["user"]["username"], USER);
+        assert_eq!(review["user"]["groups"], json!(["system:masters"]));
+        let other = Credentials { secret_access_key: "another".into(), ..credentials() };
+        assert_eq!(reviewed(&fixture.gate, &self::token(&other)).await, refused, "a wrong secret");
+    }
 }

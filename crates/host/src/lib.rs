@@ -6,6 +6,7 @@
 //! at any instruction and called again; every global name (namespace, link, cgroup, table) carries the home's id, so
 //! that services of other homes are never touched.
 
+pub mod descriptors;
 mod linux;
 mod logs;
 pub mod netns;

@@ -4,6 +4,7 @@
 //! a thread of its own, which ends; the caller's threads never change theirs.
 
 use nix::sched::{CloneFlags, setns};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +20,7 @@ pub fn path(name: &str) -> PathBuf {
 /// Tells one namespace from every other of this boot, whatever their names. The inode alone does not: its number is
 /// free again as soon as a namespace is gone, and the next one gets it. The time at which the kernel made the inode
 /// is another one then; the name's bind mount keeps inode and time as they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Identity {
     inode: u64,
     seconds: i64,

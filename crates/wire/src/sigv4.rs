@@ -51,8 +51,8 @@ impl SecretKey {
 
     /// A temporary key: after `unix` seconds requests are answered `ExpiredToken`.
     #[must_use]
-    pub fn expiring(self, unix: i64) -> Self {
-        Self { expires: Some(unix), ..self }
+    pub fn expiring(self, unix: impl Into<Option<i64>>) -> Self {
+        Self { expires: unix.into(), ..self }
     }
 }
 

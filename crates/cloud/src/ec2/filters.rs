@@ -38,17 +38,26 @@ fn tag_filter(name: &str, tags: &BTreeMap<String, String>) -> Option<Vec<String>
     name.strip_prefix("tag:").map(|key| tags.get(key).cloned().into_iter().collect())
 }
 
+/// In time proportional to the product of the lengths: only the last `*` is ever gone back to.
 fn wildcard(pattern: &str, value: &str) -> bool {
-    fn go(pattern: &[u8], value: &[u8]) -> bool {
-        match (pattern.first(), value.first()) {
-            (None, None) => true,
-            (Some(b'*'), _) => go(&pattern[1..], value) || (!value.is_empty() && go(pattern, &value[1..])),
-            (Some(b'?'), Some(_)) => go(&pattern[1..], &value[1..]),
-            (Some(p), Some(v)) if p == v => go(&pattern[1..], &value[1..]),
-            _ => false,
+    let (pattern, value) = (pattern.as_bytes(), value.as_bytes());
+    let (mut p, mut v) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while v < value.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, v));
+                p += 1;
+            }
+            Some(b) if *b == b'?' || *b == value[v] => (p, v) = (p + 1, v + 1),
+            _ => {
+                let Some((at, from)) = star else { return false };
+                star = Some((at, from + 1));
+                (p, v) = (at + 1, from + 1);
+            }
         }
     }
-    go(pattern.as_bytes(), value.as_bytes())
+    pattern[p..].iter().all(|b| *b == b'*')
 }
 
 pub(super) fn tags(tags: &BTreeMap<String, String>) -> Option<Vec<Tag>> {
@@ -102,6 +111,13 @@ mod tests {
             ("a?c", "abc", true),
             ("a?c", "ac", false),
             ("abc", "abd", false),
+            ("", "", true),
+            ("", "a", false),
+            ("*b*", "abab", true),
+            ("a*b", "abab", true),
+            ("a*b", "aba", false),
+            (&"*a".repeat(30), &"a".repeat(29), false),
+            (&"*a".repeat(30), &"a".repeat(60), true),
         ] {
             assert_eq!(wildcard(pattern, value), expected, "{pattern} {value}");
         }

@@ -1,11 +1,11 @@
 //! Instances: launching writes a record; the reconciler makes the machine, or takes it away.
 
 use super::network::{NewInterface, create_interface, interface_spec, router_of};
-use crate::Cloud;
 use crate::api::Refusal;
+use crate::{Cloud, on_host};
 use ekstra_domain::ec2::{Attachment, Instance, InstanceState, Interface, Subnet, instance_type};
 use ekstra_domain::names::keys;
-use ekstra_engine::{Next, Reconciler};
+use ekstra_engine::{Next, Reconciler, blocking};
 use ekstra_host::{
     ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, Limits, Names, RouterSpec, Sandbox,
     child_exit,
@@ -120,8 +120,6 @@ pub enum InstanceError {
     Image(String),
     #[error("{0} is not recorded")]
     Unrecorded(String),
-    #[error("the task was cancelled")]
-    Cancelled,
 }
 
 impl Reconciler for InstanceReconciler {
@@ -168,23 +166,13 @@ impl InstanceReconciler {
         self.names.namespace(&instance.id)
     }
 
-    async fn on_host<T: Send + 'static>(
-        &self,
-        body: impl FnOnce(&dyn Host) -> Result<T, HostError> + Send + 'static,
-    ) -> Result<T, InstanceError> {
-        let host = self.host.clone();
-        let done = tokio::task::spawn_blocking(move || body(&*host)).await;
-        Ok(done.map_err(|_| InstanceError::Cancelled)??)
-    }
-
     async fn boot(&self, key: &str, instance: &Instance) -> Result<Next, InstanceError> {
         let id = Self::child(instance);
-        if self.on_host(move |host| host.child_status(&id)).await? == ChildStatus::Exited {
+        if on_host(&self.host, move |host| host.child_status(&id)).await? == ChildStatus::Exited {
             return self.ended(key, "the machine ended while it booted").await;
         }
         let (images, version) = (self.images.clone(), instance.kubernetes_version.clone());
-        let layers = tokio::task::spawn_blocking(move || images.layers(&version)).await;
-        let layers = layers.map_err(|_| InstanceError::Cancelled)?.map_err(InstanceError::Image)?;
+        let layers = blocking(move || images.layers(&version)).await.map_err(InstanceError::Image)?;
         let spec = self.machine(instance, layers);
         let (router, interface, subnet) = self.wiring(instance)?;
         let namespace = self.namespace(instance);
@@ -194,7 +182,7 @@ impl InstanceReconciler {
             bytes: u64::from(instance.disk_gib) << 30,
         };
         let _connecting = self.cloud.router_use.read().await;
-        self.on_host(move |host| {
+        on_host(&self.host, move |host| {
             host.ensure_router(&router)?;
             host.ensure_namespace(&namespace)?;
             host.ensure_interface(&link)?;
@@ -253,7 +241,7 @@ impl InstanceReconciler {
     /// Waits for the machine's end, which nobody asked for.
     async fn watch(&self, key: &str, instance: &Instance) -> Result<Next, InstanceError> {
         let id = Self::child(instance);
-        match self.on_host(move |host| host.child_status(&id)).await? {
+        match on_host(&self.host, move |host| host.child_status(&id)).await? {
             ChildStatus::Running(running) => {
                 let mut head = self.cloud.store.head();
                 let changed = async {
@@ -282,9 +270,13 @@ impl InstanceReconciler {
     }
 
     async fn boot_again(&self, key: &str) -> Result<Next, InstanceError> {
+        // Whoever asked for its end meanwhile is not overruled.
         self.update(key, |instance| {
-            instance.state = InstanceState::Pending;
-            true
+            let runs = instance.state == InstanceState::Running;
+            if runs {
+                instance.state = InstanceState::Pending;
+            }
+            runs
         })
         .await?;
         Ok(Next::OnChange)
@@ -302,7 +294,7 @@ impl InstanceReconciler {
         let interface: Option<Interface> =
             self.cloud.store.view().get_as(&keys::interface(&instance.scope, &instance.interface));
         let router = router_of(&self.cloud, &self.names, &instance.scope, &instance.vpc);
-        self.on_host(move |host| {
+        on_host(&self.host, move |host| {
             host.remove_child(&id, STOP_GRACE)?;
             if let (Some(interface), Some(router)) = (interface, router) {
                 host.remove_interface(&router.namespace, &interface.link())?;

@@ -39,11 +39,14 @@ pub struct NewInterface<'a> {
 pub fn create_interface(cloud: &Cloud, txn: &mut Txn, new: NewInterface<'_>) -> Result<Interface, Refusal> {
     let scope = new.subnet.scope.clone();
     let existing: Vec<(_, Interface)> = txn.list(&keys::scoped(keys::INTERFACES, &scope))?;
-    let used = subnet_use(existing.iter().map(|(_, i)| i).filter(|i| i.subnet == new.subnet.id));
+    let mut used = subnet_use(existing.iter().map(|(_, i)| i).filter(|i| i.subnet == new.subnet.id));
+    let latest = keys::latest_address(&scope, &new.subnet.id);
+    used.latest = txn.get(&latest)?;
     let plan = plan_addresses(new.subnet.cidr, &used, new.prefixes).map_err(|full| {
         let message = format!("{full}, which nodes need for their pods");
         ApiError::client("InsufficientFreeAddressesInSubnet", 400, message)
     })?;
+    txn.put(&latest, &plan.address)?;
     ensure_router_number(&cloud.settings, txn, &scope, &new.subnet.vpc)?;
     let id = cloud.env.ec2_id("eni");
     let interface = Interface {

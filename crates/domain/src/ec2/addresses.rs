@@ -1,7 +1,8 @@
 //! Which addresses of a subnet a new interface gets.
 //!
 //! Primary addresses are taken from the bottom, pod prefixes (/28, as the VPC CNI's prefix delegation) from the top, so
-//! that the one does not break up the room of the other.
+//! that the one does not break up the room of the other. An address that has become free is the last to be taken again:
+//! nodes are named by it, and a name that comes back at once is taken for the node that went.
 
 use crate::prefix::Prefix;
 use std::collections::BTreeSet;
@@ -16,6 +17,8 @@ pub(crate) const POD_PREFIX_LENGTH: u8 = 28;
 pub struct SubnetUse {
     pub addresses: BTreeSet<Ipv4Addr>,
     pub prefixes: BTreeSet<Prefix>,
+    /// The address that was given last.
+    pub latest: Option<Ipv4Addr>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +43,10 @@ pub fn plan_addresses(
     let full = || InsufficientFreeAddresses { subnet, prefixes };
     let last = u32::try_from(subnet.size() - 1).map_err(|_| full())?;
     let in_prefix = |a: Ipv4Addr| used.prefixes.iter().any(|p| p.contains(a));
-    let address = (RESERVED_BELOW..last)
+    let latest = used.latest.filter(|a| subnet.contains(*a)).map(|a| u32::from(a) - u32::from(subnet.base()));
+    let next = latest.map_or(RESERVED_BELOW, |n| (n + 1).clamp(RESERVED_BELOW, last));
+    let address = (next..last)
+        .chain(RESERVED_BELOW..next)
         .filter_map(|n| subnet.nth(n))
         .find(|a| !used.addresses.contains(a) && !in_prefix(*a))
         .ok_or_else(full)?;
@@ -73,6 +79,21 @@ mod tests {
         let second = plan_addresses(subnet, &used, 1).expect("room");
         assert_eq!(second.address.to_string(), "172.31.0.5");
         assert_eq!(second.prefixes[0].to_string(), "172.31.15.192/28");
+    }
+
+    #[test]
+    fn an_address_comes_back_only_after_all_others() {
+        let subnet: Prefix = "10.0.0.0/28".parse().expect("valid");
+        let mut used = SubnetUse::default();
+        let mut given = Vec::new();
+        for _ in 0..13 {
+            let plan = plan_addresses(subnet, &used, 0).expect("nothing is kept, so there is room");
+            used.latest = Some(plan.address);
+            given.push(plan.address.octets()[3]);
+        }
+        assert_eq!(given, [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 4, 5]);
+        used.addresses.insert("10.0.0.6".parse().expect("valid"));
+        assert_eq!(plan_addresses(subnet, &used, 0).expect("room").address.octets()[3], 7);
     }
 
     #[test]

@@ -105,6 +105,16 @@ pub struct Cluster {
     pub issues: Vec<HealthIssue>,
     /// What is awaited, for people who watch.
     pub progress: Option<String>,
+    /// While it is created: since when it should have been ready and is not (unix ms).
+    #[serde(default)]
+    pub unready_since_ms: Option<i64>,
+    /// Whether it begins with kube-proxy and CoreDNS.
+    #[serde(default = "yes")]
+    pub self_managed_addons: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Cluster {

@@ -49,12 +49,16 @@ pub struct Taint {
 impl Taint {
     /// As a kubelet's `--register-with-taints` wants it.
     pub fn kubelet(&self) -> String {
-        let effect = match self.effect.as_str() {
+        format!("{}={}:{}", self.key, self.value.as_deref().unwrap_or_default(), self.kubernetes_effect())
+    }
+
+    /// Kubernetes' word for the effect.
+    pub fn kubernetes_effect(&self) -> &'static str {
+        match self.effect.as_str() {
             "NO_EXECUTE" => "NoExecute",
             "PREFER_NO_SCHEDULE" => "PreferNoSchedule",
             _ => "NoSchedule",
-        };
-        format!("{}={}:{effect}", self.key, self.value.as_deref().unwrap_or_default())
+        }
     }
 }
 
@@ -91,6 +95,18 @@ pub struct Nodegroup {
     pub issues: Vec<HealthIssue>,
     /// Instances being drained, and since when (unix ms).
     pub draining: BTreeMap<String, i64>,
+    /// What an update has changed that nodes which are there have not been told.
+    #[serde(default)]
+    pub unsynced: Option<NodeChange>,
+}
+
+/// Labels and taints that an update took away or put on; nodes that join later get them as they boot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeChange {
+    pub remove_labels: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub remove_taints: Vec<Taint>,
+    pub taints: Vec<Taint>,
 }
 
 impl Nodegroup {

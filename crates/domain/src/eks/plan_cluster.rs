@@ -5,6 +5,9 @@
 
 use super::{CONTROL_PLANE_PROGRAMS, Cluster, ClusterStatus};
 
+/// A new control plane that is not ready for so long has failed. Ten times what a slow machine needs.
+const READY_LIMIT_MS: i64 = 10 * 60 * 1000;
+
 /// What the machine shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ObservedCluster {
@@ -21,6 +24,7 @@ pub struct ObservedCluster {
     /// Interfaces, namespace or directory are left.
     pub leftovers: bool,
     pub has_nodegroups: bool,
+    pub now_ms: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub enum ClusterAction {
     AwaitReady,
     Bootstrap,
     MarkActive,
+    /// The cluster was not ready in time: it is given up and waits for its deletion.
+    MarkFailed,
     /// Ends the program and waits until it is gone.
     Stop(&'static str),
     RemoveLeftovers,
@@ -42,11 +48,17 @@ pub enum ClusterAction {
 pub fn plan_cluster(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAction> {
     match cluster.status {
         ClusterStatus::Deleting => plan_deletion(observed),
-        ClusterStatus::Failed => Vec::new(),
+        // What failed holds nothing but its record, its logs and its keys.
+        ClusterStatus::Failed => plan_stop(observed),
+        ClusterStatus::Creating if is_overdue(cluster, observed) => vec![ClusterAction::MarkFailed],
         ClusterStatus::Creating | ClusterStatus::Active | ClusterStatus::Updating => {
             plan_running(cluster, observed)
         }
     }
+}
+
+fn is_overdue(cluster: &Cluster, observed: &ObservedCluster) -> bool {
+    !observed.ready && cluster.unready_since_ms.is_some_and(|since| observed.now_ms - since > READY_LIMIT_MS)
 }
 
 fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAction> {
@@ -81,15 +93,18 @@ fn plan_deletion(observed: &ObservedCluster) -> Vec<ClusterAction> {
     if observed.has_nodegroups {
         return Vec::new();
     }
-    let remains = |program: &&&str| observed.remains.iter().any(|r| r == **program);
-    // etcd last: the others would fill their logs with complaints.
-    let mut actions: Vec<_> =
-        CONTROL_PLANE_PROGRAMS.iter().rev().filter(remains).map(|p| ClusterAction::Stop(p)).collect();
+    let mut actions = plan_stop(observed);
     if observed.leftovers {
         actions.push(ClusterAction::RemoveLeftovers);
     }
     actions.push(ClusterAction::Forget);
     actions
+}
+
+fn plan_stop(observed: &ObservedCluster) -> Vec<ClusterAction> {
+    let remains = |program: &&&str| observed.remains.iter().any(|r| r == **program);
+    // etcd last: the others would fill their logs with complaints.
+    CONTROL_PLANE_PROGRAMS.iter().rev().filter(remains).map(|p| ClusterAction::Stop(p)).collect()
 }
 
 #[cfg(test)]
@@ -130,6 +145,8 @@ pub(crate) mod tests {
             slot: "00000001".into(),
             issues: vec![],
             progress: None,
+            unready_since_ms: None,
+            self_managed_addons: true,
         }
     }
 
@@ -142,6 +159,7 @@ pub(crate) mod tests {
             ClusterAction::AwaitReady => observed.ready = true,
             ClusterAction::Bootstrap => observed.bootstrapped = true,
             ClusterAction::MarkActive => cluster.status = ClusterStatus::Active,
+            ClusterAction::MarkFailed => cluster.status = ClusterStatus::Failed,
             ClusterAction::Stop(program) => observed.remains.retain(|r| r != program),
             ClusterAction::RemoveLeftovers => observed.leftovers = false,
             ClusterAction::Forget => {}
@@ -163,6 +181,35 @@ pub(crate) mod tests {
         assert_eq!(trace.last(), Some(&ClusterAction::MarkActive));
         assert_eq!(trace.len(), 9);
         assert!(plan_cluster(&cluster, &observed).is_empty());
+    }
+
+    #[test]
+    fn a_control_plane_that_is_not_ready_in_time_fails_and_its_programs_end() {
+        let mut cluster = cluster(ClusterStatus::Creating);
+        let mut observed = ObservedCluster {
+            keys_on_disk: true,
+            networked: true,
+            running: CONTROL_PLANE_PROGRAMS[..2].iter().map(|p| (*p).to_owned()).collect(),
+            remains: CONTROL_PLANE_PROGRAMS[..2].iter().map(|p| (*p).to_owned()).collect(),
+            leftovers: true,
+            now_ms: READY_LIMIT_MS,
+            ..Default::default()
+        };
+        cluster.unready_since_ms = Some(0);
+        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::AwaitReady]);
+        observed.now_ms += 1;
+        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::MarkFailed]);
+        cluster.status = ClusterStatus::Failed;
+        let stops = [ClusterAction::Stop("kube-apiserver"), ClusterAction::Stop("etcd")];
+        assert_eq!(plan_cluster(&cluster, &observed), stops);
+        observed.remains.clear();
+        assert!(plan_cluster(&cluster, &observed).is_empty());
+        observed.ready = true;
+        cluster.status = ClusterStatus::Creating;
+        assert!(
+            !plan_cluster(&cluster, &observed).contains(&ClusterAction::MarkFailed),
+            "late is not failed"
+        );
     }
 
     #[test]

@@ -5,6 +5,9 @@
 
 use super::{DRAIN_LIMIT_SECONDS, Nodegroup, NodegroupStatus};
 
+/// Instances that have not joined after so long make their group, or the update that asked for them, fail.
+const JOIN_LIMIT_MS: i64 = 15 * 60 * 1000;
+
 /// One of the group's instances that is not terminated yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
@@ -42,7 +45,13 @@ pub enum NodegroupAction {
     Terminate {
         instance: String,
     },
+    /// Tell nodes which are there of labels and taints that an update changed.
+    SyncNodes,
     MarkActive,
+    /// The nodes did not join in time.
+    MarkUnjoined {
+        missing: u32,
+    },
     Forget,
 }
 
@@ -75,11 +84,31 @@ pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<No
     }
     let ready = staying.iter().filter(|m| m.node_ready).count();
     let settled = ready >= desired as usize && surplus == 0 && missing == 0;
-    let pending = matches!(group.status, NodegroupStatus::Creating | NodegroupStatus::Updating);
-    if pending && settled && leaving.is_empty() {
-        actions.push(NodegroupAction::MarkActive);
-    }
+    actions.extend(next_status(group, observed, settled && leaving.is_empty(), ready));
     actions
+}
+
+fn next_status(
+    group: &Nodegroup,
+    observed: &ObservedNodegroup,
+    settled: bool,
+    ready: usize,
+) -> Option<NodegroupAction> {
+    let since = match group.status {
+        NodegroupStatus::Creating => group.created_ms,
+        NodegroupStatus::Updating => group.modified_ms,
+        NodegroupStatus::Degraded => observed.now_ms,
+        _ => return None,
+    };
+    if settled && group.unsynced.is_some() {
+        return Some(NodegroupAction::SyncNodes);
+    }
+    if settled {
+        return Some(NodegroupAction::MarkActive);
+    }
+    let missing = group.scaling.desired.saturating_sub(u32::try_from(ready).unwrap_or(u32::MAX));
+    let late = observed.now_ms - since > JOIN_LIMIT_MS;
+    (late && missing > 0).then_some(NodegroupAction::MarkUnjoined { missing })
 }
 
 fn drain_step(group: &Nodegroup, observed: &ObservedNodegroup, member: &Member) -> NodegroupAction {
@@ -118,8 +147,8 @@ mod tests {
             status,
             version: "1.36".into(),
             release_version: String::new(),
-            created_ms: 0,
-            modified_ms: 0,
+            created_ms: 900_000,
+            modified_ms: 900_000,
             scaling: Scaling { min: 0, max: 9, desired },
             instance_types: vec!["t3.medium".into()],
             subnets: vec![],
@@ -135,6 +164,7 @@ mod tests {
             request_digest: String::new(),
             issues: vec![],
             draining: BTreeMap::new(),
+            unsynced: None,
         }
     }
 
@@ -190,6 +220,35 @@ mod tests {
         deleting.draining.insert("i-1".into(), 1_000_000 - DRAIN_LIMIT_SECONDS * 1000);
         let plan = plan_nodegroup(&deleting, &observed(vec![member("i-1", "a", 1)]));
         assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-1".into() }]);
+    }
+
+    #[test]
+    fn nodes_hear_of_changed_labels_before_the_update_is_done() {
+        let mut updating = group(NodegroupStatus::Updating, 1);
+        updating.unsynced = Some(Default::default());
+        let members = vec![member("i-1", "a", 1)];
+        assert_eq!(plan_nodegroup(&updating, &observed(members.clone())), [NodegroupAction::SyncNodes]);
+        updating.unsynced = None;
+        assert_eq!(plan_nodegroup(&updating, &observed(members)), [NodegroupAction::MarkActive]);
+    }
+
+    #[test]
+    fn nodes_that_never_join_are_not_awaited_for_ever() {
+        let mut late = member("i-1", "a", 1);
+        late.node_ready = false;
+        let mut seen = observed(vec![late.clone()]);
+        seen.now_ms = 900_000 + JOIN_LIMIT_MS;
+        assert!(plan_nodegroup(&group(NodegroupStatus::Creating, 1), &seen).is_empty());
+        seen.now_ms += 1;
+        let unjoined = [NodegroupAction::MarkUnjoined { missing: 1 }];
+        assert_eq!(plan_nodegroup(&group(NodegroupStatus::Creating, 1), &seen), unjoined);
+        assert_eq!(plan_nodegroup(&group(NodegroupStatus::Updating, 1), &seen), unjoined);
+        // The group goes on trying, and is well again when it succeeds.
+        let degraded = group(NodegroupStatus::Degraded, 1);
+        assert!(plan_nodegroup(&degraded, &seen).is_empty());
+        late.node_ready = true;
+        seen.members = vec![late];
+        assert_eq!(plan_nodegroup(&degraded, &seen), [NodegroupAction::MarkActive]);
     }
 
     #[test]

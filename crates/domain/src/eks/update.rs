@@ -57,4 +57,9 @@ pub struct Update {
     pub params: Vec<(String, String)>,
     pub created_ms: i64,
     pub errors: Vec<(String, String)>,
+    /// Idempotency: the caller's token, and a digest of what was asked with it.
+    #[serde(default)]
+    pub request_token: Option<String>,
+    #[serde(default)]
+    pub request_digest: String,
 }

@@ -4,7 +4,7 @@
 //!
 //! Invariant: without the master key neither a token nor the secret of a token can be made.
 
-use super::{Principal, Secret};
+use super::{AccessKey, Principal, Secret};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -29,6 +29,15 @@ pub struct Session {
     pub principal: Principal,
     /// Unix seconds.
     pub expires: i64,
+}
+
+/// What an access key proves, and for whom.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Credential {
+    pub secret: Secret,
+    /// Unix seconds; `None` for a key without an end.
+    pub expires: Option<i64>,
+    pub principal: Principal,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -65,6 +74,27 @@ impl MasterKey {
     pub fn secret(&self, token: &str) -> Secret {
         let secret = self.derive("session-secret", token.as_bytes());
         Secret(base64::engine::general_purpose::STANDARD_NO_PAD.encode(&secret[..30]))
+    }
+
+    /// The key `id` as a request names it: with the session token, or looked up among those that are `stored`. One that
+    /// has expired is found too, since only who has its secret is told that it has: whoever verifies a signature must
+    /// look at `expires`.
+    pub fn credential(
+        &self,
+        id: &str,
+        session_token: Option<&str>,
+        stored: impl FnOnce(&str) -> Option<AccessKey>,
+    ) -> Option<Credential> {
+        let Some(token) = session_token else {
+            let key = stored(id)?;
+            return Some(Credential { secret: key.secret, expires: None, principal: key.principal });
+        };
+        let session = self.open(token, i64::MIN).ok().filter(|session| session.access_key_id == id)?;
+        Some(Credential {
+            secret: self.secret(token),
+            expires: Some(session.expires),
+            principal: session.principal,
+        })
     }
 
     /// Whose session it is, if the token is ours and not past `now` (unix seconds).
@@ -112,5 +142,24 @@ mod tests {
         let (_, tag) = token.split_once('.').expect("two parts");
         assert_eq!(key.open(&format!("{payload}.{tag}"), 0), Err(SessionError::Invalid));
         assert_eq!(key.open("nonsense", 0), Err(SessionError::Invalid));
+    }
+
+    #[test]
+    fn a_credential_is_found_by_its_id_and_token_together() {
+        let key = MasterKey([7; 32]);
+        let token = key.seal(&session());
+        let nothing = |_: &str| -> Option<AccessKey> { None };
+        let found = key.credential("ASIAX", Some(&token), nothing).expect("a session of this home");
+        assert_eq!(found.secret, key.secret(&token));
+        assert_eq!((found.expires, found.principal), (Some(1000), session().principal));
+        assert_eq!(key.credential("ASIAY", Some(&token), nothing), None, "the token is another key's");
+        assert_eq!(MasterKey([8; 32]).credential("ASIAX", Some(&token), nothing), None);
+        assert_eq!(key.credential("ASIAX", None, nothing), None);
+        let stored =
+            AccessKey { id: "AKIAX".into(), secret: Secret("s".into()), principal: session().principal };
+        let found = key.credential("AKIAX", None, |id| (id == "AKIAX").then_some(stored)).expect("stored");
+        assert_eq!((found.secret, found.expires), (Secret("s".into()), None));
+        let unread = |_: &str| -> Option<AccessKey> { panic!("a session key is not looked up") };
+        assert_eq!(key.credential("ASIAX", Some("nonsense"), unread), None);
     }
 }

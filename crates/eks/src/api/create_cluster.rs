@@ -73,6 +73,7 @@ struct Draft {
 fn refuse_unserved(input: &model::CreateClusterRequest) -> Result<(), ApiError> {
     let ipv6 = input.kubernetes_network_config.as_ref().and_then(|n| n.ip_family.as_deref()) == Some("ipv6");
     let auto = input.compute_config.as_ref().and_then(|c| c.enabled) == Some(true);
+    let zonal_shift = input.zonal_shift_config.as_ref().and_then(|z| z.enabled) == Some(true);
     let unserved = [
         (ipv6, "kubernetesNetworkConfig.ipFamily ipv6"),
         (auto, "computeConfig.enabled (EKS Auto Mode)"),
@@ -80,6 +81,7 @@ fn refuse_unserved(input: &model::CreateClusterRequest) -> Result<(), ApiError> 
         (input.outpost_config.is_some(), "outpostConfig"),
         (input.remote_network_config.is_some(), "remoteNetworkConfig"),
         (input.control_plane_scaling_config.is_some(), "controlPlaneScalingConfig"),
+        (zonal_shift, "zonalShiftConfig.enabled"),
     ];
     match unserved.iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra"))),
@@ -147,7 +149,24 @@ impl Network {
         };
         Ok(Self { vpc, subnets, security_groups, service_cidr, public_cidrs })
     }
+
+    fn access(&self, input: &model::CreateClusterRequest, cluster_security_group: String) -> VpcAccess {
+        let config = input.resources_vpc_config.clone().unwrap_or_default();
+        VpcAccess {
+            vpc: self.vpc.id.clone(),
+            subnets: self.subnets.iter().map(|s| s.id.clone()).collect(),
+            security_groups: self.security_groups.clone(),
+            cluster_security_group,
+            public_access: config.endpoint_public_access.unwrap_or(true),
+            private_access: config.endpoint_private_access.unwrap_or(false),
+            public_cidrs: self.public_cidrs.clone(),
+        }
+    }
 }
+
+/// EKS's own words.
+const CLUSTER_GROUP: &str = "EKS created security group applied to ENI that is attached to EKS Control Plane master \
+                             nodes, as well as any managed workloads.";
 
 /// At most 40 (`spec/eks-semantics.md` §3.4); everybody when none are given.
 pub(super) fn check_cidrs(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
@@ -182,46 +201,54 @@ fn write(
     draft: &Draft,
     txn: &mut Txn,
 ) -> Result<Cluster, Refusal> {
-    let cloud = &eks.cloud;
-    let group = SecurityGroup {
-        id: cloud.env.ec2_id("sg"),
+    let group = security_group(eks, call, network, draft);
+    txn.put(&keys::security_group(&call.scope, &group.id), &group)?;
+    let slot = write_slot(eks, call, network, draft, &group.id, txn)?;
+    let cluster =
+        record(eks, call, input, network.access(input, group.id), network.service_cidr, draft, slot);
+    txn.put(&keys::cluster(&call.scope, &draft.name), &cluster)?;
+    Ok(cluster)
+}
+
+fn security_group(eks: &Eks, call: &Call, network: &Network, draft: &Draft) -> SecurityGroup {
+    let env = &eks.cloud.env;
+    SecurityGroup {
+        id: env.ec2_id("sg"),
         scope: call.scope.clone(),
         vpc: network.vpc.id.clone(),
-        name: format!("eks-cluster-sg-{}-{}", draft.name, cloud.env.hex(4)),
-        description:
-            "EKS created security group applied to ENI that is attached to EKS Control Plane master \
-                      nodes, as well as any managed workloads."
-                .into(),
+        name: format!("eks-cluster-sg-{}-{}", draft.name, env.hex(4)),
+        description: CLUSTER_GROUP.into(),
         tags: BTreeMap::from([
             (format!("kubernetes.io/cluster/{}", draft.name), "owned".to_owned()),
             ("aws:eks:cluster-name".to_owned(), draft.name.clone()),
         ]),
-    };
-    txn.put(&keys::security_group(&call.scope, &group.id), &group)?;
-    let slot = write_slot(eks, call, network, draft, &group.id, txn)?;
-    let config = input.resources_vpc_config.clone().unwrap_or_default();
+    }
+}
+
+fn record(
+    eks: &Eks,
+    call: &Call,
+    input: &model::CreateClusterRequest,
+    vpc: VpcAccess,
+    service_cidr: Prefix,
+    draft: &Draft,
+    slot: String,
+) -> Cluster {
+    let env = &eks.cloud.env;
     let access = input.access_config.clone().unwrap_or_default();
     let mode = access.authentication_mode.as_deref().and_then(AuthenticationMode::parse);
     let policy = input.upgrade_policy.as_ref().and_then(|p| p.support_type.clone());
-    let cluster = Cluster {
+    Cluster {
         name: draft.name.clone(),
         scope: call.scope.clone(),
-        uid: cloud.env.uuid(),
+        uid: env.uuid(),
         status: ClusterStatus::Creating,
         version: draft.version.clone(),
         platform_version: "eks.1".into(),
         role_arn: draft.role_arn.clone(),
-        created_ms: cloud.env.now_ms(),
-        vpc: VpcAccess {
-            vpc: network.vpc.id.clone(),
-            subnets: network.subnets.iter().map(|s| s.id.clone()).collect(),
-            security_groups: network.security_groups.clone(),
-            cluster_security_group: group.id,
-            public_access: config.endpoint_public_access.unwrap_or(true),
-            private_access: config.endpoint_private_access.unwrap_or(false),
-            public_cidrs: network.public_cidrs.clone(),
-        },
-        service_cidr: network.service_cidr,
+        created_ms: env.now_ms(),
+        vpc,
+        service_cidr,
         authentication_mode: mode.unwrap_or(AuthenticationMode::ConfigMap),
         creator_is_admin: access.bootstrap_cluster_creator_admin_permissions.unwrap_or(true),
         creator_arn: call.principal.canonical_arn(),
@@ -234,9 +261,9 @@ fn write(
         slot,
         issues: Vec::new(),
         progress: Some("waiting to be started".into()),
-    };
-    txn.put(&keys::cluster(&call.scope, &draft.name), &cluster)?;
-    Ok(cluster)
+        unready_since_ms: None,
+        self_managed_addons: input.bootstrap_self_managed_addons.unwrap_or(true),
+    }
 }
 
 fn in_words_of_eks(refusal: Refusal) -> Refusal {

@@ -75,13 +75,7 @@ fn draft(
     let name = input.nodegroup_name.clone().unwrap_or_default();
     check_nodegroup_name(&name).map_err(invalid)?;
     refuse_unserved(&input)?;
-    if let Some(version) = input.version.as_ref().filter(|v| **v != cluster.version) {
-        let message = format!(
-            "Requested Nodegroup release version {version} is invalid. Allowed release version is {}",
-            cluster.version
-        );
-        return Err(invalid_parameter(message));
-    }
+    check_version(&input, cluster)?;
     let subnets = find_subnets(eks, &call.scope, &input.subnets.clone().unwrap_or_default())?;
     if subnets.is_empty() || subnets.iter().any(|s| s.vpc != cluster.vpc.vpc) {
         return Err(invalid_parameter("Subnets are required and must be in the cluster's VPC"));
@@ -91,7 +85,6 @@ fn draft(
         return Err(invalid_parameter(format!("The role with name {node_role} cannot be found.")));
     }
     let now = eks.cloud.env.now_ms();
-    let config = input.update_config.clone().unwrap_or_default();
     Ok(Nodegroup {
         name,
         cluster: cluster.name.clone(),
@@ -111,19 +104,26 @@ fn draft(
         disk_gib: disk(input.disk_size)?,
         labels: input.labels.unwrap_or_default(),
         taints: taints(input.taints.unwrap_or_default())?,
-        update_config: UpdateConfig {
-            max_unavailable: config
-                .max_unavailable
-                .map(i64::from)
-                .or_else(|| config.max_unavailable_percentage.is_none().then_some(1)),
-            max_unavailable_percentage: config.max_unavailable_percentage.map(i64::from),
-        },
+        update_config: update_config(input.update_config.unwrap_or_default()),
         tags: input.tags.unwrap_or_default(),
         request_token,
         request_digest,
         issues: Vec::new(),
         draining: Default::default(),
+        unsynced: None,
     })
+}
+
+/// A group is of its cluster's version; older ones come with upgrades.
+fn check_version(input: &model::CreateNodegroupRequest, cluster: &Cluster) -> Result<(), ApiError> {
+    if let Some(version) = input.version.as_ref().filter(|v| **v != cluster.version) {
+        let message = format!(
+            "Requested Nodegroup release version {version} is invalid. Allowed release version is {}",
+            cluster.version
+        );
+        return Err(invalid_parameter(message));
+    }
+    Ok(())
 }
 
 fn refuse_unserved(input: &model::CreateNodegroupRequest) -> Result<(), ApiError> {
@@ -142,6 +142,15 @@ fn refuse_unserved(input: &model::CreateNodegroupRequest) -> Result<(), ApiError
     match unserved.iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra yet"))),
         None => Ok(()),
+    }
+}
+
+fn update_config(asked: model::NodegroupUpdateConfig) -> UpdateConfig {
+    let share = asked.max_unavailable_percentage.map(i64::from);
+    let count = asked.max_unavailable.map(i64::from);
+    UpdateConfig {
+        max_unavailable: count.or(share.is_none().then_some(1)),
+        max_unavailable_percentage: share,
     }
 }
 

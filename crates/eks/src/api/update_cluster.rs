@@ -1,7 +1,7 @@
 //! UpdateClusterConfig (one kind of change a call) and UpdateClusterVersion.
 
 use super::create_cluster::check_cidrs;
-use super::{find_cluster, in_use, invalid_parameter, invalid_request, no_cluster, present};
+use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no_cluster, present};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{Cluster, ClusterStatus, Logging, Update, UpdateStatus, UpdateType};
@@ -19,8 +19,9 @@ struct Change {
 pub(super) async fn config(
     eks: Eks,
     call: Call,
-    input: model::UpdateClusterConfigRequest,
+    mut input: model::UpdateClusterConfigRequest,
 ) -> Result<model::UpdateClusterConfigResponse, ApiError> {
+    let repeat = Repeat::of(input.client_request_token.take(), &input);
     let name = input.name.clone().unwrap_or_default();
     let key = keys::cluster(&call.scope, &name);
     let id = eks.cloud.env.uuid();
@@ -30,6 +31,9 @@ pub(super) async fn config(
         .store
         .transact(|txn| {
             let cluster: Cluster = txn.get(&key)?.ok_or_else(|| no_cluster(&name))?;
+            if let Some(known) = repeat.find(txn, &keys::updates(&call.scope, &name))? {
+                return Ok(known);
+            }
             if cluster.status != ClusterStatus::Active {
                 let message = format!("Cannot update cluster {name} in status {}", cluster.status.wire());
                 return Err(Refusal::Api(in_use(message).with("clusterName", name.clone())));
@@ -45,6 +49,8 @@ pub(super) async fn config(
                 params: change.params,
                 created_ms: now,
                 errors: Vec::new(),
+                request_token: repeat.token.clone(),
+                request_digest: repeat.digest.clone(),
             };
             txn.put(&key, &Cluster { status: ClusterStatus::Updating, ..change.after })?;
             txn.put(&keys::update(&call.scope, &name, &id), &update)?;
@@ -113,7 +119,7 @@ fn endpoint_access(asked: &model::VpcConfigRequest, mut cluster: Cluster) -> Res
     let params = vec![
         ("EndpointPublicAccess".to_owned(), vpc.public_access.to_string()),
         ("EndpointPrivateAccess".to_owned(), vpc.private_access.to_string()),
-        ("PublicAccessCidrs".to_owned(), format!("{:?}", vpc.public_cidrs)),
+        ("PublicAccessCidrs".to_owned(), format!("[{}]", vpc.public_cidrs.join(", "))),
     ];
     Ok(Change { kind: UpdateType::EndpointAccessUpdate, params, after: cluster })
 }

@@ -2,11 +2,14 @@
 
 use super::create_nodegroup::taints;
 use super::{
-    find_nodegroup, in_use, invalid, invalid_parameter, invalid_request, no_cluster, no_nodegroup, present,
+    Repeat, find_nodegroup, in_use, invalid, invalid_parameter, invalid_request, no_cluster, no_nodegroup,
+    present,
 };
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::{Nodegroup, NodegroupStatus, Update, UpdateStatus, UpdateType, check_scaling};
+use ekstra_domain::eks::{
+    NodeChange, Nodegroup, NodegroupStatus, Taint, Update, UpdateStatus, UpdateType, check_scaling,
+};
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
 use ekstra_wire::ApiError;
@@ -14,8 +17,9 @@ use ekstra_wire::ApiError;
 pub(super) async fn config(
     eks: Eks,
     call: Call,
-    input: model::UpdateNodegroupConfigRequest,
+    mut input: model::UpdateNodegroupConfigRequest,
 ) -> Result<model::UpdateNodegroupConfigResponse, ApiError> {
+    let repeat = Repeat::of(input.client_request_token.take(), &input);
     let (cluster, name) =
         (input.cluster_name.clone().unwrap_or_default(), input.nodegroup_name.clone().unwrap_or_default());
     let cluster_key = keys::cluster(&call.scope, &cluster);
@@ -30,6 +34,9 @@ pub(super) async fn config(
                 return Err(Refusal::Api(no_cluster(&cluster)));
             }
             let mut group: Nodegroup = txn.get(&key)?.ok_or_else(|| no_nodegroup(&cluster, &name))?;
+            if let Some(known) = repeat.find(txn, &keys::updates(&call.scope, &cluster))? {
+                return Ok(known);
+            }
             if !matches!(group.status, NodegroupStatus::Active | NodegroupStatus::Degraded) {
                 let message =
                     format!("Nodegroup {name} is in status {}; try again later", group.status.wire());
@@ -48,6 +55,8 @@ pub(super) async fn config(
                 params,
                 created_ms: now,
                 errors: Vec::new(),
+                request_token: repeat.token.clone(),
+                request_digest: repeat.digest.clone(),
             };
             txn.put(&key, &group)?;
             txn.put(&keys::update(&call.scope, &cluster, &id), &update)?;
@@ -71,13 +80,18 @@ fn change(
         params.push(("MaxSize".to_owned(), group.scaling.max.to_string()));
         params.push(("DesiredSize".to_owned(), group.scaling.desired.to_string()));
     }
+    let mut told = group.unsynced.take().unwrap_or_default();
     if let Some(labels) = &input.labels {
         for key in labels.remove_labels.iter().flatten() {
             group.labels.remove(key);
+            told.labels.remove(key);
+            told.remove_labels.push(key.clone());
             params.push(("LabelsToRemove".to_owned(), key.clone()));
         }
         for (key, value) in labels.add_or_update_labels.iter().flatten() {
             group.labels.insert(key.clone(), value.clone());
+            told.remove_labels.retain(|removed| removed != key);
+            told.labels.insert(key.clone(), value.clone());
             params.push(("LabelsToAdd".to_owned(), format!("{key}={value}")));
         }
     }
@@ -87,13 +101,22 @@ fn change(
         group
             .taints
             .retain(|t| !remove.contains(t) && !add.iter().any(|a| a.key == t.key && a.effect == t.effect));
-        params.push(("TaintsToAdd".to_owned(), format!("{add:?}")));
-        group.taints.extend(add);
+        let shown = |taints: &[Taint]| taints.iter().map(Taint::kubelet).collect::<Vec<_>>().join(",");
+        params.push(("TaintsToRemove".to_owned(), shown(&remove)));
+        params.push(("TaintsToAdd".to_owned(), shown(&add)));
+        group.taints.extend(add.clone());
+        told.taints.retain(|t| !remove.contains(t));
+        told.remove_taints.extend(remove);
+        told.taints.extend(add);
     }
+    group.unsynced = (told != NodeChange::default()).then_some(told);
     if let Some(asked) = &input.update_config {
         group.update_config.max_unavailable = wide(asked.max_unavailable);
         group.update_config.max_unavailable_percentage = wide(asked.max_unavailable_percentage);
-        params.push(("MaxUnavailable".to_owned(), format!("{:?}", asked.max_unavailable)));
+        let shown = |n: Option<i32>| n.map(|n| n.to_string());
+        params.extend(shown(asked.max_unavailable).map(|n| ("MaxUnavailable".to_owned(), n)));
+        let share = shown(asked.max_unavailable_percentage);
+        params.extend(share.map(|n| ("MaxUnavailablePercentage".to_owned(), n)));
     }
     if params.is_empty() {
         return Err(invalid_parameter("No changes were asked for"));

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::credentials::StoredCredentials;
+use crate::gate;
 use crate::home::{Home, registry_directory};
 use crate::serve::{Options, service_address};
 use anyhow::{Context, Result, bail};
@@ -147,7 +148,7 @@ fn is_zombie(pid: i32) -> bool {
 fn take_down(host: &LinuxHost, settings: &ekstra_cloud::Settings) -> Result<()> {
     let mut children = host.children()?;
     // Nodes before control planes, and the gate last.
-    children.sort_by_key(|id| (id.0 == "gate", id.0.starts_with("cp-"), id.0.clone()));
+    children.sort_by_key(|id| (gate::CHILDREN.contains(&&*id.0), id.0.starts_with("cp-"), id.0.clone()));
     std::thread::scope(|scope| {
         let ends: Vec<_> = children
             .iter()
@@ -176,7 +177,8 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
     let running = |id: &ChildId| matches!(host.child_status(id), Ok(ChildStatus::Running(_)));
     let children = host.children()?;
     let count = |prefix: &str| children.iter().filter(|id| id.0.starts_with(prefix) && running(id)).count();
-    println!("gate      {}", if running(&ChildId("gate".into())) { "running" } else { "not running" });
+    let gate = gate::CHILDREN.iter().any(|id| running(&ChildId((*id).into())));
+    println!("gate      {}", if gate { "running" } else { "not running" });
     println!("running   {} control plane processes, {} instances", count("cp-"), count("i-"));
     Ok(0)
 }
@@ -237,7 +239,8 @@ pub(super) fn doctor() -> Result<i32> {
 
 pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
     let entries = fs::read_dir(home.path("logs")).context("no service has been started in this home")?;
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    let is_log = |p: &std::path::PathBuf| p.extension().is_some_and(|extension| extension == "log");
+    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(is_log).collect();
     files.sort();
     let matches =
         |p: &std::path::PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(name));
@@ -246,8 +249,11 @@ pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
         let names: Vec<_> = files.iter().filter_map(|p| p.file_stem()?.to_str()).collect();
         bail!("no log begins with {name}; there is {}", names.join(", "));
     }
-    for path in found {
-        std::io::copy(&mut fs::File::open(path)?, &mut std::io::stdout().lock())?;
+    for path in found.into_iter().flat_map(|log| [ekstra_host::older_log(log), log.clone()]) {
+        if !path.exists() {
+            continue;
+        }
+        std::io::copy(&mut fs::File::open(&path)?, &mut std::io::stdout().lock())?;
     }
     Ok(())
 }

@@ -1,0 +1,116 @@
+//! For tests only: one [`TestEnv`] a test. A home in a temporary directory, a furnished region, a simulated machine, and
+//! a clock that moves when it is told to.
+//!
+//! Invariant: two of them share nothing, so tests run side by side.
+
+use ekstra_cloud::api::{Call, Router};
+use ekstra_cloud::{Cloud, Settings, ensure_scope};
+use ekstra_domain::ec2::Subnet;
+use ekstra_domain::iam::{MasterKey, Principal};
+use ekstra_domain::names::{Scope, keys};
+use ekstra_engine::{Clock, Env};
+use ekstra_host::Names;
+use ekstra_host::sim::SimHost;
+use ekstra_model::{OperationShape, Shape};
+use ekstra_store::{CommitError, Store, Txn};
+use ekstra_wire::ApiError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// 2026-11-01, noon.
+const START_MS: i64 = 1_793_534_400_000;
+const HOME_ID: &str = "beef";
+
+/// Stands still until it is moved.
+#[derive(Debug)]
+pub struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub fn advance_ms(&self, by: i64) {
+        self.0.fetch_add(by, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A service's world without the service.
+#[derive(Debug)]
+pub struct TestEnv {
+    _home: tempfile::TempDir,
+    pub cloud: Cloud,
+    pub host: Arc<SimHost>,
+    pub names: Names,
+    pub clock: Arc<TestClock>,
+    /// The default account in us-east-1.
+    pub scope: Scope,
+}
+
+impl TestEnv {
+    pub async fn new() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let clock = Arc::new(TestClock(AtomicI64::new(START_MS)));
+        let cloud = Cloud {
+            store: Store::open(&home.path().join("state.db")).expect("a new store opens"),
+            env: Env::with_clock(clock.clone()),
+            master: MasterKey([1; 32]),
+            settings: Arc::new(settings()),
+            home: home.path().to_owned(),
+            router_use: Arc::default(),
+        };
+        let scope = Scope::new("000000000000", "us-east-1");
+        ensure_scope(&cloud, &scope).await.expect("a region is furnished");
+        let names = Names { home_id: HOME_ID.into() };
+        Self { _home: home, cloud, host: Arc::new(SimHost::default()), names, clock, scope }
+    }
+
+    /// Calls an operation as the account's administrator, values and all, as the wire would.
+    pub async fn call<O: OperationShape>(
+        &self,
+        router: &Router,
+        _operation: O,
+        input: O::Input,
+    ) -> Result<O::Output, ApiError> {
+        let principal = Principal {
+            account: self.scope.account.clone(),
+            arn: format!("arn:aws:iam::{}:user/admin", self.scope.account),
+            user_id: "AIDAX".into(),
+        };
+        let call = Call { principal, scope: self.scope.clone(), request_id: "r".into() };
+        let operation = O::OPERATION;
+        let answer = router.call(operation.service, operation.name, call, input.to_value());
+        answer
+            .expect("the operation is served")
+            .await
+            .map(|v| O::Output::from_value(v).expect("the answer fits"))
+    }
+
+    /// The default VPC's subnets, by zone.
+    pub fn subnets(&self) -> Vec<Subnet> {
+        let all = self.cloud.store.view().list_as::<Subnet>(&keys::scoped(keys::SUBNETS, &self.scope));
+        let mut subnets: Vec<Subnet> = all.into_iter().map(|(_, subnet)| subnet).collect();
+        subnets.sort_by(|a, b| a.zone.cmp(&b.zone));
+        subnets
+    }
+
+    /// Writes as a reconciler would.
+    pub async fn write<T>(&self, body: impl Fn(&mut Txn) -> Result<T, CommitError>) -> T {
+        self.cloud.store.transact(body).await.expect("nothing else writes")
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        home_id: HOME_ID.into(),
+        address: [169, 254, 80, 1].into(),
+        port: 4566,
+        registry_port: 4567,
+        first_cluster_port: 16443,
+        transit: "198.18.0.0/24".parse().expect("a prefix"),
+        mtu: 1500,
+        region: "us-east-1".into(),
+    }
+}
