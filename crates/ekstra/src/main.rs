@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod credentials;
 mod gate;
+mod gate_keeper;
 mod home;
 mod http;
 mod kubeconfig;
@@ -14,6 +15,7 @@ mod programs;
 mod progress;
 mod serve;
 mod service;
+mod takedown;
 mod tls;
 
 fn main() {

@@ -1,13 +1,15 @@
 //! `ekstra serve`: the composition of the service.
 //!
-//! Order: everything is read and checked, then listeners are bound, then reconcilers start. What fails before that has
-//! changed nothing.
+//! Order: the home's lock, its settings and its state; what an interrupted `stop --all` left; the endpoint's port; the
+//! machine's addresses; then listeners, gate and reconcilers start together. What fails before the port is bound has
+//! written to the home and to the registry of homes alone.
 
 use crate::home::Home;
 use crate::programs::Components;
 use crate::service::Service;
-use crate::{credentials, http, tls};
-use anyhow::{Context, Result};
+use crate::takedown::service_address;
+use crate::{credentials, gate_keeper, http, takedown, tls};
+use anyhow::{Context, Result, anyhow};
 use ekstra_cloud::api::Router;
 use ekstra_cloud::ec2::instances::InstanceReconciler;
 use ekstra_cloud::ec2::routers::RouterReconciler;
@@ -15,22 +17,14 @@ use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler};
 use ekstra_engine::{Env, Reconciler, drive};
-use ekstra_host::{
-    ChildId, ChildSpec, ChildStatus, Host, Limits, LinuxHost, Running, ServiceAddress, child_exit,
-    raise_inotify_limits,
-};
+use ekstra_host::{Host, LinuxHost, raise_inotify_limits};
 use ekstra_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-/// The child that runs `ekstra gate`.
-const GATE: &str = "gate";
 
 pub(crate) struct Options {
     pub(crate) home: Home,
@@ -50,6 +44,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     home.install_program()?;
     let names = home.names(&settings);
     let host: Arc<dyn Host> = Arc::new(LinuxHost::new(names.clone(), home.path("run"), home.program())?);
+    takedown::finish(&home, &*host, &settings)?;
     let cloud = Cloud {
         store: store.clone(),
         master: home.master_key(&env)?,
@@ -60,7 +55,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     };
     ensure_scope(&cloud, &Scope::new(DEFAULT_ACCOUNT, &settings.region))
         .await
-        .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
+        .map_err(|refusal| anyhow!("{refusal:?}"))?;
     credentials::ensure(&home, &cloud).await?;
     let loopback = bind(Ipv4Addr::LOCALHOST, settings.port).await?;
     prepare_machine(&*host, &settings)?;
@@ -80,7 +75,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     for listener in listeners {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
     }
-    tasks.spawn(keep_gate(host.clone(), home.clone()));
+    tasks.spawn(gate_keeper::keep(host.clone(), home.clone()));
     let routers = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names: names.clone() };
     let instances = InstanceReconciler { cloud, host, names, images: components };
     start(&mut tasks, routers, &store, &shutdown);
@@ -89,10 +84,14 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     start(&mut tasks, NodegroupReconciler::new(eks.clone()), &store, &shutdown);
     start(&mut tasks, NodeControllers::new(eks), &store, &shutdown);
     tracing::info!(port = settings.port, address = %settings.address, "serving");
-    wait_for_end().await?;
+    let end = tokio::select! {
+        asked = wait_for_end() => asked,
+        () = store.closed() => Err(anyhow!("the state can no longer be written; start the service again")),
+        Some(ended) = tasks.join_next() => Err(anyhow!("a part of the service ended ({ended:?}); start it again")),
+    };
     stop.send_replace(true);
     tasks.shutdown().await;
-    Ok(())
+    end
 }
 
 fn start<R: Reconciler>(
@@ -111,10 +110,6 @@ fn prepare_machine(host: &dyn Host, settings: &Settings) -> Result<()> {
     Ok(host.ensure_service_address(&service_address(settings))?)
 }
 
-pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
-    ServiceAddress { address: settings.address, transit: settings.transit }
-}
-
 async fn bind(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
     TcpListener::bind(SocketAddr::new(IpAddr::V4(address), port))
         .await
@@ -128,44 +123,4 @@ async fn wait_for_end() -> Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// A program that was replaced is another file under the same name; its old one shows as deleted.
-fn runs(running: &Running, program: &Path) -> bool {
-    std::fs::read_link(format!("/proc/{}/exe", running.pid)).is_ok_and(|exe| exe == program)
-}
-
-/// Keeps `gate` running, in the version of this program; it is a child like any other and outlives this process.
-async fn keep_gate(host: Arc<dyn Host>, home: Home) {
-    let spec = ChildSpec {
-        id: ChildId(GATE.into()),
-        program: home.program(),
-        args: vec!["--home".into(), home.root.display().to_string(), "gate".into()],
-        env: std::env::vars().filter(|(name, _)| name == "RUST_LOG" || name == "PATH").collect(),
-        namespace: None,
-        log: home.log(GATE),
-        limits: Limits::default(),
-        sandbox: None,
-    };
-    loop {
-        let (host, spec) = (host.clone(), spec.clone());
-        let started = tokio::task::spawn_blocking(move || match host.child_status(&spec.id)? {
-            ChildStatus::Running(running) if runs(&running, &spec.program) => Ok(running),
-            _ => {
-                host.remove_child(&spec.id, Duration::from_secs(5))?;
-                host.ensure_child(&spec)
-            }
-        });
-        match started.await {
-            Ok(Ok(running)) => {
-                let _ = child_exit(&running).await;
-                tracing::warn!("gate ended; starting it again");
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "gate");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            Err(_) => return,
-        }
-    }
 }

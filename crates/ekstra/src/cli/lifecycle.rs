@@ -2,8 +2,10 @@
 
 use crate::client::Client;
 use crate::credentials::StoredCredentials;
+use crate::gate_keeper::GATE;
 use crate::home::Home;
-use crate::serve::{Options, service_address};
+use crate::serve::Options;
+use crate::takedown::take_down;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ekstra_host::{ChildId, ChildStatus, Host, LinuxHost};
@@ -14,7 +16,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const START_PATIENCE: Duration = Duration::from_secs(20);
+/// A stop that was interrupted is finished first, which takes seconds.
+const START_PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -87,7 +90,10 @@ pub(super) async fn ensure_service(home: &Home) -> Result<()> {
         if running(home).await.is_some() {
             return Ok(());
         }
-        if let Some(status) = child.try_wait()? {
+        // Another command's may have been first; then that one is waited for.
+        if let Some(status) = child.try_wait()?
+            && home.serving_process()?.is_none()
+        {
             bail!("the service did not start ({status}): {}", last_line(home));
         }
         if Instant::now() > deadline {
@@ -130,7 +136,8 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
     };
     let names = home.names(&settings);
     let host = LinuxHost::new(names, home.path("run"), home.program())?;
-    take_down(&host, &settings)?;
+    let _lock = home.lock_to_stop()?;
+    take_down(home, &host, &settings)?;
     println!("stopped, with every cluster; `ekstra start` brings them back");
     Ok(())
 }
@@ -138,24 +145,6 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
 fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
-}
-
-/// Everything of this home that the kernel holds: processes, groups, namespaces, links, rules.
-fn take_down(host: &LinuxHost, settings: &ekstra_cloud::Settings) -> Result<()> {
-    let mut children = host.children()?;
-    // Nodes before control planes, and the gate last.
-    children.sort_by_key(|id| (id.0 == "gate", id.0.starts_with("cp-"), id.0.clone()));
-    std::thread::scope(|scope| {
-        let ends: Vec<_> = children
-            .iter()
-            .map(|id| scope.spawn(move || host.remove_child(id, Duration::from_secs(5))))
-            .collect();
-        ends.into_iter().try_for_each(|end| end.join().unwrap_or(Ok(())))
-    })?;
-    for namespace in host.namespaces()? {
-        host.remove_namespace(&namespace)?;
-    }
-    Ok(host.remove_service_address(&service_address(settings))?)
 }
 
 pub(super) async fn status(home: &Home) -> Result<i32> {
@@ -173,7 +162,7 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
     let running = |id: &ChildId| matches!(host.child_status(id), Ok(ChildStatus::Running(_)));
     let children = host.children()?;
     let count = |prefix: &str| children.iter().filter(|id| id.0.starts_with(prefix) && running(id)).count();
-    println!("gate      {}", if running(&ChildId("gate".into())) { "running" } else { "not running" });
+    println!("gate      {}", if running(&ChildId(GATE.into())) { "running" } else { "not running" });
     println!("running   {} control plane processes, {} instances", count("cp-"), count("i-"));
     Ok(0)
 }
