@@ -4,8 +4,11 @@ mod cluster;
 mod components;
 mod image;
 mod lifecycle;
+mod mistakes;
 mod nodegroup;
 mod output;
+mod show;
+mod words;
 
 use crate::home::Home;
 use crate::{gate, serve};
@@ -14,6 +17,7 @@ use clap::{Args, Parser, Subcommand};
 use output::Format;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
+use words::{Named, Region};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -82,8 +86,8 @@ enum Command {
     },
     /// Write a cluster's kubeconfig entry
     UpdateKubeconfig {
-        #[arg(long)]
-        name: String,
+        #[command(flatten)]
+        name: Named,
         #[command(flatten)]
         region: Region,
         #[arg(long)]
@@ -105,13 +109,6 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Region {
-    /// An AWS region
-    #[arg(long, env = "AWS_REGION", default_value = ekstra_domain::names::DEFAULT_REGION)]
-    region: String,
-}
-
-#[derive(Debug, Args)]
 struct Shown {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -120,34 +117,47 @@ struct Shown {
 
 #[derive(Debug, Subcommand)]
 enum Create {
+    /// A cluster, with a managed node group if you like
+    #[command(alias = "clusters")]
     Cluster(cluster::Create),
+    /// A managed node group
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Create),
 }
 
 #[derive(Debug, Subcommand)]
 enum Get {
+    /// Clusters, or one
     #[command(alias = "clusters")]
     Cluster(cluster::Get),
-    #[command(alias = "nodegroups", alias = "ng")]
+    /// A cluster's node groups, or one
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Get),
 }
 
 #[derive(Debug, Subcommand)]
 enum Scale {
-    #[command(alias = "ng")]
+    /// A node group
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Scale),
 }
 
 #[derive(Debug, Subcommand)]
 enum Delete {
+    /// A cluster, its node groups first
+    #[command(alias = "clusters")]
     Cluster(cluster::Delete),
-    #[command(alias = "ng")]
+    /// A node group, its nodes drained
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Delete),
 }
 
 /// Returns the exit code.
 pub(crate) fn main() -> i32 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return mistakes::report(&error),
+    };
     let is_daemon = matches!(cli.command, Command::Serve(_) | Command::Gate);
     if is_daemon {
         let filter =
@@ -192,14 +202,14 @@ async fn run(cli: Cli) -> Result<i32> {
         Command::Start(command) => command.run(&home).await?,
         Command::Stop { all } => lifecycle::stop(&home, all).await?,
         Command::Status => return lifecycle::status(&home).await,
-        Command::Env => lifecycle::env(&home)?,
-        Command::Doctor => return lifecycle::doctor(),
-        Command::Logs { name } => lifecycle::logs(&home, &name)?,
+        Command::Env => show::env(&home)?,
+        Command::Doctor => return show::doctor(),
+        Command::Logs { name } => show::logs(&home, &name)?,
         Command::UpdateKubeconfig { name, region, kubeconfig } => {
-            cluster::update_kubeconfig(&home, &name, &region.region, kubeconfig).await?;
+            cluster::update_kubeconfig(&home, &name.required()?, &region.region, kubeconfig).await?;
         }
-        Command::Token { cluster_name, region } => lifecycle::token(&home, &cluster_name, &region.region)?,
-        Command::Serve(command) => serve::run(command.options(home)).await?,
+        Command::Token { cluster_name, region } => show::token(&home, &cluster_name, &region.region)?,
+        Command::Serve(command) => serve::run(command.options(home)?).await?,
         Command::Gate => gate::run(home).await?,
     }
     Ok(0)

@@ -1,13 +1,13 @@
 //! The upstream programs and machine images, from the component cache.
 
 use crate::home::Home;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ekstra_cloud::ec2::instances::MachineImages;
 use ekstra_components::{Group, KubernetesVersion, Progress, Recipes, Silent, State, Store};
 use ekstra_eks::{OfferedVersion, Programs};
 use ekstra_images::import::{ImportOptions, import_path};
 use ekstra_images::{ImageStore, Reference};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,14 +26,34 @@ pub(crate) struct Components {
 /// `EKSTRA_CACHE`, or the user's cache directory.
 pub(crate) fn open_store(overrides: Option<PathBuf>) -> Result<Store> {
     let directory = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
-    let overrides = overrides.or_else(|| std::env::var_os("EKSTRA_COMPONENTS").map(PathBuf::from));
+    let given = || std::env::var_os("EKSTRA_COMPONENTS").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let overrides = overrides.or_else(given);
+    if let Some(prebuilt) = &overrides {
+        check_prebuilt(prebuilt)?;
+    }
     Ok(Store::open(directory, overrides)?)
 }
 
+/// Programs that are not there are built: a wrong directory would be found out minutes later, if at all.
+fn check_prebuilt(directory: &Path) -> Result<()> {
+    let recipes = Recipes::get().all();
+    let names: BTreeSet<&str> = recipes.iter().flat_map(|recipe| recipe.provides()).collect();
+    let minors = Recipes::get().kubernetes().iter().map(|version| directory.join(&version.minor));
+    let mut places = minors.chain([directory.to_owned()]);
+    if places.any(|place| names.iter().any(|name| place.join(name).is_file())) {
+        return Ok(());
+    }
+    let some = ["etcd", "kubelet", "containerd"].join(", ");
+    bail!(
+        "--components {}: there is no program in it that clusters are made of ({some} ...)",
+        directory.display()
+    )
+}
+
 impl Components {
-    pub(crate) fn open(home: &Home) -> Result<Self> {
+    pub(crate) fn open(home: &Home, prebuilt: Option<PathBuf>) -> Result<Self> {
         Ok(Self {
-            store: Arc::new(open_store(None)?),
+            store: Arc::new(open_store(prebuilt)?),
             home: home.clone(),
             found: Arc::default(),
             making: Arc::default(),

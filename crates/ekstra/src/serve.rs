@@ -20,6 +20,7 @@ use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::{Host, LinuxHost, raise_inotify_limits};
 use ekstra_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,12 +33,15 @@ pub(crate) struct Options {
     pub(crate) listen: Option<u16>,
     pub(crate) region: String,
     pub(crate) drain_limit_seconds: Option<i64>,
+    /// Programs that are taken instead of built ones.
+    pub(crate) components: Option<PathBuf>,
 }
 
 pub(crate) async fn run(options: Options) -> Result<()> {
     let home = options.home;
     home.create()?;
     let _lock = home.lock()?;
+    let components = Arc::new(Components::open(&home, options.components)?);
     let env = Env::system();
     let settings = home.settle(&env, options.listen, &options.region)?;
     let store = Store::open(&home.state_file())?;
@@ -59,7 +63,6 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     credentials::ensure(&home, &cloud).await?;
     let loopback = bind(Ipv4Addr::LOCALHOST, settings.port).await?;
     prepare_machine(&*host, &settings)?;
-    let components = Arc::new(Components::open(&home)?);
     let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
     eks.drain_limit_seconds = options.drain_limit_seconds;
     let mut router = Router::default();

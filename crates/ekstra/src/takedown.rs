@@ -96,7 +96,7 @@ mod tests {
             let home = Home { root: directory.path().to_owned() };
             home.create().expect("makes");
             let host = SimHost::default();
-            ["i-1", "i-2", "cp-1-etcd", "gate"].map(|id| start(&host, id));
+            ["i-1", "i-2", "cp-1-etcd", "gate"].iter().for_each(|id| start(&host, id));
             host.ensure_namespace("ekstra-beef-vpc").expect("makes");
             // Ended by its signal, but not forgotten yet: the state that a kill leaves.
             host.end(&ChildId("i-1".into()));

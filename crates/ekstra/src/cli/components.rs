@@ -3,10 +3,30 @@
 use crate::programs::{ensure_all, open_store};
 use crate::progress::Bars;
 use anyhow::{Context, Result};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use ekstra_components::{Group, KubernetesVersion, Recipes, Silent, State};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+
+/// Programs that are taken instead of built ones.
+#[derive(Debug, Args)]
+pub(super) struct Prebuilt {
+    /// A directory with prebuilt programs by name
+    #[arg(long = "components", value_name = "DIR", env = "EKSTRA_COMPONENTS")]
+    directory: Option<PathBuf>,
+}
+
+impl Prebuilt {
+    /// An absolute path, for a service that runs elsewhere; refused when there is nothing of use in it.
+    pub(super) fn checked(self) -> Result<Option<PathBuf>> {
+        let Some(directory) = self.directory.filter(|directory| !directory.as_os_str().is_empty()) else {
+            return Ok(None);
+        };
+        let directory = std::path::absolute(directory)?;
+        open_store(Some(directory.clone()))?;
+        Ok(Some(directory))
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -15,9 +35,8 @@ pub(super) enum Command {
         /// Kubernetes version
         #[arg(long)]
         version: Option<String>,
-        /// A directory with prebuilt programs by name
-        #[arg(long, env = "EKSTRA_COMPONENTS")]
-        components: Option<PathBuf>,
+        #[command(flatten)]
+        components: Prebuilt,
     },
     /// What there is
     List,
@@ -27,7 +46,7 @@ impl Command {
     pub(super) fn run(self) -> Result<()> {
         match self {
             Self::Ensure { version, components } => {
-                let store = open_store(components)?;
+                let store = open_store(components.checked()?)?;
                 ensure_all(&store, find(version.as_deref())?, &Bars::new())
             }
             Self::List => list(),
@@ -35,7 +54,7 @@ impl Command {
     }
 }
 
-fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> {
+pub(super) fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> {
     let recipes = Recipes::get();
     match version {
         None => Ok(recipes.default_kubernetes()),
@@ -47,9 +66,8 @@ fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> {
 }
 
 /// What a cluster of that version needs, with progress; quick when everything is there.
-pub(super) fn ensure_for(version: Option<&str>) -> Result<()> {
-    let store = open_store(None)?;
-    ensure_all(&store, find(version)?, &Bars::new())
+pub(super) fn ensure_for(version: &KubernetesVersion, components: Option<PathBuf>) -> Result<()> {
+    ensure_all(&open_store(components)?, version, &Bars::new())
 }
 
 fn list() -> Result<()> {

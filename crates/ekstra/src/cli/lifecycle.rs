@@ -1,7 +1,8 @@
-//! `serve|start|stop|status|env|doctor|logs|token`.
+//! `serve|start|stop|status`: the life of the service.
 
+use super::components::Prebuilt;
+use super::words::Region;
 use crate::client::Client;
-use crate::credentials::StoredCredentials;
 use crate::gate_keeper::GATE;
 use crate::home::Home;
 use crate::serve::Options;
@@ -9,12 +10,11 @@ use crate::takedown::take_down;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ekstra_host::{ChildId, ChildStatus, Host, LinuxHost};
-use ekstra_wire::sigv4;
 use std::fs;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// A stop that was interrupted is finished first, which takes seconds.
 const START_PATIENCE: Duration = Duration::from_secs(40);
@@ -25,11 +25,13 @@ pub(super) struct Serve {
     #[arg(long = "listen", env = "EKSTRA_LISTEN", value_parser = parse_listen)]
     listen: Option<u16>,
     /// The region of requests that name none
-    #[arg(long, env = "AWS_REGION", default_value = ekstra_domain::names::DEFAULT_REGION)]
-    region: String,
+    #[command(flatten)]
+    region: Region,
     /// Seconds that a node has to be drained before it is terminated all the same [default: 900]
     #[arg(long, env = "EKSTRA_DRAIN_LIMIT")]
     drain_limit: Option<i64>,
+    #[command(flatten)]
+    components: Prebuilt,
 }
 
 /// A port, or 127.0.0.1:port.
@@ -39,17 +41,26 @@ fn parse_listen(text: &str) -> Result<u16, String> {
 }
 
 impl Serve {
-    pub(super) fn options(self, home: Home) -> Options {
-        Options { home, listen: self.listen, region: self.region, drain_limit_seconds: self.drain_limit }
+    pub(super) fn options(self, home: Home) -> Result<Options> {
+        Ok(Options {
+            home,
+            listen: self.listen,
+            region: self.region.region,
+            drain_limit_seconds: self.drain_limit,
+            components: self.components.checked()?,
+        })
     }
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Start {}
+pub(super) struct Start {
+    #[command(flatten)]
+    components: Prebuilt,
+}
 
 impl Start {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        ensure_service(home).await?;
+        ensure_service(home, self.components.checked()?.as_deref()).await?;
         status(home).await.map(drop)
     }
 }
@@ -61,8 +72,15 @@ async fn running(home: &Home) -> Option<String> {
     (root == home.root.display().to_string()).then_some(version)
 }
 
-/// Starts the service unless it answers; tells when it is older than this program.
-pub(super) async fn ensure_service(home: &Home) -> Result<()> {
+/// For commands about what there is already: they make no home.
+pub(super) async fn ensure_known_service(home: &Home) -> Result<()> {
+    home.known()?;
+    ensure_service(home, None).await
+}
+
+/// Starts the service unless it answers; tells when it is older than this program. `components` is for a service that
+/// is started now.
+pub(super) async fn ensure_service(home: &Home, components: Option<&Path>) -> Result<()> {
     if let Some(version) = running(home).await {
         if version != env!("CARGO_PKG_VERSION") {
             eprintln!(
@@ -83,6 +101,9 @@ pub(super) async fn ensure_service(home: &Home) -> Result<()> {
     let log = fs::OpenOptions::new().create(true).append(true).open(home.log("serve"))?;
     let mut command = Command::new(home.program());
     command.arg("--home").arg(&home.root).arg("serve").stdin(Stdio::null());
+    if let Some(components) = components {
+        command.arg("--components").arg(components);
+    }
     command.stdout(log.try_clone()?).stderr(log).process_group(0);
     let mut child = command.spawn().with_context(|| home.program().display().to_string())?;
     let deadline = Instant::now() + START_PATIENCE;
@@ -165,92 +186,4 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
     println!("gate      {}", if running(&ChildId(GATE.into())) { "running" } else { "not running" });
     println!("running   {} control plane processes, {} instances", count("cp-"), count("i-"));
     Ok(0)
-}
-
-pub(super) fn env(home: &Home) -> Result<()> {
-    let settings = home.settings().context("no service has been started in this home; run `ekstra start`")?;
-    let stored = StoredCredentials::load(home)?;
-    let no_proxy = std::env::var("NO_PROXY").unwrap_or_default();
-    let mut hosts: Vec<String> = no_proxy.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
-    for own in ["127.0.0.1".to_owned(), "localhost".to_owned(), settings.address.to_string()] {
-        if !hosts.contains(&own) {
-            hosts.push(own);
-        }
-    }
-    let hosts = hosts.join(",");
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "export AWS_ENDPOINT_URL=http://127.0.0.1:{}", settings.port)?;
-    writeln!(out, "export AWS_ACCESS_KEY_ID={}", stored.access_key_id)?;
-    writeln!(out, "export AWS_SECRET_ACCESS_KEY={}", stored.secret_access_key)?;
-    writeln!(out, "unset AWS_SESSION_TOKEN AWS_PROFILE")?;
-    writeln!(out, "export AWS_REGION={0} AWS_DEFAULT_REGION={0}", settings.region)?;
-    writeln!(out, "export NO_PROXY={hosts} no_proxy={hosts}")?;
-    Ok(())
-}
-
-pub(super) fn doctor() -> Result<i32> {
-    let tools = [
-        ("ip", "iproute2", "networks"),
-        ("nft", "nftables", "firewall and NAT of VPCs"),
-        ("mkfs.ext4", "e2fsprogs", "instance disks"),
-        ("mount", "mount", "instance disks"),
-        ("mmdebstrap", "mmdebstrap", "the node image"),
-        ("go", "Go 1.26 from go.dev", "building the components"),
-        ("gcc", "gcc libc6-dev", "building runc"),
-        ("pkg-config", "pkg-config libseccomp-dev", "building runc"),
-    ];
-    let mut missing = 0;
-    for (tool, package, purpose) in tools {
-        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let found = std::env::split_paths(&path).map(|d| d.join(tool)).find(|p| p.exists());
-        match found {
-            Some(path) => println!("ok       {tool:<11} {}", path.display()),
-            None => {
-                missing += 1;
-                println!("missing  {tool:<11} needed for {purpose}; Debian: apt-get install {package}");
-            }
-        }
-    }
-    if !nix::unistd::geteuid().is_root() {
-        missing += 1;
-        println!("missing  root        needed for nodes; run with sudo");
-    }
-    Ok(i32::from(missing > 0))
-}
-
-pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
-    let entries = fs::read_dir(home.path("logs")).context("no service has been started in this home")?;
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
-    files.sort();
-    let matches =
-        |p: &std::path::PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(name));
-    let found: Vec<_> = files.iter().filter(|p| matches(p)).collect();
-    if found.is_empty() {
-        let names: Vec<_> = files.iter().filter_map(|p| p.file_stem()?.to_str()).collect();
-        bail!("no log begins with {name}; there is {}", names.join(", "));
-    }
-    for path in found {
-        std::io::copy(&mut fs::File::open(path)?, &mut std::io::stdout().lock())?;
-    }
-    Ok(())
-}
-
-/// The exec plugin of kubeconfigs; needs the home and nothing else, so it works when the service is down.
-pub(super) fn token(home: &Home, cluster: &str, region: &str) -> Result<()> {
-    let stored = StoredCredentials::load(home)?;
-    let settings = home.settings().context("the home has no settings")?;
-    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
-    let endpoint = format!("https://{}:{}", settings.address, settings.port);
-    let token = sigv4::make_eks_token(&stored.signing(), region, &endpoint, cluster, now);
-    let expires = ekstra_wire::iso8601((now + 14 * 60) * 1000);
-    println!(
-        "{}",
-        serde_json::json!({
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "kind": "ExecCredential",
-            "spec": {"interactive": false},
-            "status": {"token": token, "expirationTimestamp": expires},
-        })
-    );
-    Ok(())
 }
