@@ -16,8 +16,12 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use output::Format;
 use std::path::PathBuf;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use words::{Named, Region};
+
+/// How long a step on the machine that was under way may still take before everything is ended.
+const LAST_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -169,15 +173,7 @@ pub(crate) fn main() -> i32 {
             .init();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => {
-            let outcome = runtime.block_on(run(cli));
-            runtime.shutdown_background();
-            outcome
-        }
-        Err(error) => Err(error.into()),
-    };
-    match outcome {
+    match runtime.map_err(Into::into).and_then(|runtime| settle(runtime, cli)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ekstra: {error:#}");
@@ -186,7 +182,31 @@ pub(crate) fn main() -> i32 {
     }
 }
 
-async fn run(cli: Cli) -> Result<i32> {
+/// How a command ends.
+enum End {
+    Code(i32),
+    /// Something is to be done when no other thread is left.
+    Last(serve::Last),
+}
+
+fn settle(runtime: tokio::runtime::Runtime, cli: Cli) -> Result<i32> {
+    match runtime.block_on(run(cli)) {
+        Ok(End::Last(last)) => {
+            runtime.shutdown_timeout(LAST_PATIENCE);
+            last().map(|()| 0)
+        }
+        Ok(End::Code(code)) => {
+            runtime.shutdown_background();
+            Ok(code)
+        }
+        Err(error) => {
+            runtime.shutdown_background();
+            Err(error)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<End> {
     let home = Home::locate(cli.home)?;
     match cli.command {
         Command::Create(Create::Cluster(command)) => command.run(&home).await?,
@@ -196,21 +216,23 @@ async fn run(cli: Cli) -> Result<i32> {
         Command::Scale(Scale::Nodegroup(command)) => command.run(&home).await?,
         Command::Delete(Delete::Cluster(command)) => command.run(&home).await?,
         Command::Delete(Delete::Nodegroup(command)) => command.run(&home).await?,
-        Command::Kubectl { args } => return components::kubectl(&args),
-        Command::Image(command) => command.run(&home)?,
+        Command::Kubectl { args } => return components::kubectl(&args).map(End::Code),
+        Command::Image(command) => command.run(&home).await?,
         Command::Components(command) => command.run()?,
         Command::Start(command) => command.run(&home).await?,
         Command::Stop { all } => lifecycle::stop(&home, all).await?,
-        Command::Status => return lifecycle::status(&home).await,
+        Command::Status => return lifecycle::status(&home).await.map(End::Code),
         Command::Env => show::env(&home)?,
-        Command::Doctor => return show::doctor(),
+        Command::Doctor => return show::doctor().map(End::Code),
         Command::Logs { name } => show::logs(&home, &name)?,
         Command::UpdateKubeconfig { name, region, kubeconfig } => {
             cluster::update_kubeconfig(&home, &name.required()?, &region.region, kubeconfig).await?;
         }
         Command::Token { cluster_name, region } => show::token(&home, &cluster_name, &region.region)?,
-        Command::Serve(command) => serve::run(command.options(home)?).await?,
+        Command::Serve(command) => {
+            return Ok(serve::run(command.options(home)?).await?.map_or(End::Code(0), End::Last));
+        }
         Command::Gate => gate::run(home).await?,
     }
-    Ok(0)
+    Ok(End::Code(0))
 }

@@ -7,6 +7,7 @@ mod files;
 
 pub(crate) use files::{sync_directory, write_private};
 
+use crate::privilege::{self, Owner};
 use anyhow::{Context, Result, bail};
 use ekstra_cloud::Settings;
 use ekstra_domain::iam::MasterKey;
@@ -15,10 +16,13 @@ use ekstra_host::Names;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Directories of the service alone, and their modes: the owner's programs reach the socket in `run`.
+const PRIVATE: [(&str, u32); 5] =
+    [("run", 0o711), ("images", 0o700), ("slots", 0o700), ("instances", 0o700), ("layers", 0o700)];
 /// The home's copy of its claim.
 const SETTINGS: &str = "service.json";
 /// Others look for a moment whether the lock is taken by taking it.
@@ -65,15 +69,37 @@ impl Home {
         self.path("logs").join(format!("{name}.log"))
     }
 
+    /// Who may use it.
+    pub(crate) fn owner(&self) -> Result<Owner> {
+        Owner::of(&self.root)
+    }
+
+    /// The directories. Those of the service alone are made by the service alone.
     pub(crate) fn create(&self) -> Result<()> {
-        for directory in ["", "bin", "logs", "run", "images"] {
-            let path = self.root.join(directory);
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-            made.with_context(|| format!("the home {} cannot be made", path.display()))?;
+        let wrap = || format!("the home {} cannot be made", self.root.display());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root).with_context(wrap)?;
+        let owner = self.owner()?;
+        let own = nix::unistd::geteuid().as_raw();
+        if owner.uid != own && !privilege::is_root() {
+            bail!("the home {} is another user's; choose one with --home", self.root.display());
         }
         // Also when somebody made it before: secrets lie in it.
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).with_context(wrap)?;
+        if privilege::is_root() {
+            privilege::make_parts(&self.root, &PRIVATE)?;
+        }
+        if owner.uid != own {
+            privilege::check_parts(&self.root, &PRIVATE)?;
+        }
+        for name in ["bin", "logs"] {
+            files::make_directory(&self.path(name), owner).with_context(wrap)?;
+        }
         Ok(())
+    }
+
+    /// Writes a file that the home's owner needs; the others are root's.
+    pub(crate) fn write_for_owner(&self, name: &str, content: &[u8]) -> Result<()> {
+        files::write_for(&self.path(name), content, self.owner()?)
     }
 
     pub(crate) fn settings(&self) -> Option<Settings> {
@@ -103,7 +129,7 @@ impl Home {
             );
         }
         if !is_known {
-            write_private(&self.path(SETTINGS), &serde_json::to_vec_pretty(&settings)?)?;
+            self.write_for_owner(SETTINGS, &serde_json::to_vec_pretty(&settings)?)?;
         }
         Ok(settings)
     }
@@ -152,6 +178,8 @@ impl Home {
         loop {
             if let Some(mut lock) = self.try_lock()? {
                 lock.set_len(0)?;
+                // Its owner looks whether it is held.
+                lock.set_permissions(fs::Permissions::from_mode(0o644))?;
                 write!(lock, "{holder}")?;
                 return Ok(Some(lock));
             }
@@ -175,7 +203,17 @@ impl Home {
     }
 
     fn try_lock(&self) -> Result<Option<Flock<fs::File>>> {
-        let file = fs::OpenOptions::new().create(true).append(true).open(self.path("serve.lock"))?;
+        let path = self.path("serve.lock");
+        let mut options = fs::OpenOptions::new();
+        options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).mode(0o644);
+        let file = match options.clone().create(true).append(true).open(&path) {
+            // Of a service that runs as root: to look is enough.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                options.read(true).open(&path)
+            }
+            other => other,
+        };
+        let file = file.with_context(|| path.display().to_string())?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),

@@ -5,12 +5,14 @@
 
 mod cli;
 mod client;
+mod control;
 mod credentials;
 mod gate;
 mod gate_keeper;
 mod home;
 mod http;
 mod kubeconfig;
+mod privilege;
 mod programs;
 mod progress;
 mod serve;

@@ -9,6 +9,7 @@ use ekstra_images::import::{ImportOptions, import_path};
 use ekstra_images::{ImageStore, Reference};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,13 +52,17 @@ fn check_prebuilt(directory: &Path) -> Result<()> {
 }
 
 impl Components {
-    pub(crate) fn open(home: &Home, prebuilt: Option<PathBuf>) -> Result<Self> {
-        Ok(Self {
-            store: Arc::new(open_store(prebuilt)?),
-            home: home.clone(),
-            found: Arc::default(),
-            making: Arc::default(),
-        })
+    pub(crate) fn open(home: &Home, prebuilt: Option<PathBuf>, lender: Option<PathBuf>) -> Result<Self> {
+        let own = open_store(prebuilt)?;
+        let store = match lender {
+            Some(cache) => own.borrowing(cache),
+            None => own,
+        };
+        Ok(Self::of_store(home, store))
+    }
+
+    pub(crate) fn of_store(home: &Home, store: Store) -> Self {
+        Self { store: Arc::new(store), home: home.clone(), found: Arc::default(), making: Arc::default() }
     }
 
     fn remember(
@@ -170,18 +175,30 @@ fn own_layer(home: &Home) -> Result<PathBuf> {
 }
 
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
-    if fs::hard_link(from, to).is_err() {
+    // A link to another user's file would be theirs to change.
+    let is_own = fs::metadata(from)?.uid() == nix::unistd::geteuid().as_raw();
+    if !is_own || fs::hard_link(from, to).is_err() {
         fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
     }
     Ok(())
 }
 
-/// Everything that a first cluster with nodes needs.
-pub(crate) fn ensure_all(store: &Store, version: &KubernetesVersion, progress: &dyn Progress) -> Result<()> {
+/// The programs that a first cluster with nodes needs.
+pub(crate) fn ensure_programs(
+    store: &Store,
+    version: &KubernetesVersion,
+    progress: &dyn Progress,
+) -> Result<()> {
     let recipes = Recipes::get();
     for group in [Group::ControlPlane, Group::Node, Group::Images, Group::Client] {
         store.ensure(&recipes.group(group, version), progress)?;
     }
+    Ok(())
+}
+
+/// The same, and what nodes boot from; that needs root.
+pub(crate) fn ensure_all(store: &Store, version: &KubernetesVersion, progress: &dyn Progress) -> Result<()> {
+    ensure_programs(store, version, progress)?;
     store.node_image(version, progress)?;
     store.system_images(version, progress)?;
     Ok(())

@@ -19,6 +19,11 @@ pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
     ServiceAddress { address: settings.address, transit: settings.transit }
 }
 
+/// Whether something is left to do.
+pub(crate) fn is_begun(home: &Home) -> bool {
+    intent(home).exists()
+}
+
 fn intent(home: &Home) -> PathBuf {
     home.path("run/stopping")
 }
@@ -34,7 +39,7 @@ pub(crate) fn take_down(home: &Home, host: &dyn Host, settings: &Settings) -> Re
 
 /// What an interrupted [`take_down`] has left to do.
 pub(crate) fn finish(home: &Home, host: &dyn Host, settings: &Settings) -> Result<()> {
-    if !intent(home).exists() {
+    if !is_begun(home) {
         return Ok(());
     }
     tracing::info!("finishing the stop that was interrupted; every cluster is started again");
@@ -95,6 +100,8 @@ mod tests {
             let directory = tempfile::tempdir().expect("tempdir");
             let home = Home { root: directory.path().to_owned() };
             home.create().expect("makes");
+            fs::create_dir_all(home.path("run")).expect("makes");
+            fs::create_dir_all(home.path("run")).expect("makes");
             let host = SimHost::default();
             ["i-1", "i-2", "cp-1-etcd", "gate"].iter().for_each(|id| start(&host, id));
             host.ensure_namespace("ekstra-beef-vpc").expect("makes");
@@ -119,6 +126,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         let home = Home { root: directory.path().to_owned() };
         home.create().expect("makes");
+        fs::create_dir_all(home.path("run")).expect("makes");
         let host = SimHost::default();
         start(&host, "i-1");
         finish(&home, &host, &settings()).expect("looks");

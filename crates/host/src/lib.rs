@@ -11,7 +11,7 @@ pub mod netns;
 pub mod sim;
 mod spec;
 
-pub use linux::launch::launch_main;
+pub use linux::launch::{launch_main, open_log};
 pub use linux::machine::{boot_id, raise_inotify_limits};
 pub use linux::{LinuxHost, Names, child_exit};
 pub use spec::*;

@@ -2,7 +2,7 @@
 
 use super::Shown;
 use super::components::Prebuilt;
-use super::lifecycle::{ensure_known_service, ensure_service};
+use super::lifecycle::{Serve, ensure_known_service, ensure_service};
 use super::nodegroup;
 use super::output::{Column, print};
 use super::words::{Named, PATIENCE, POLL, Region};
@@ -59,11 +59,10 @@ impl Create {
             );
         }
         let name = self.name.required()?;
-        let components = self.components.checked()?;
         let version = super::components::find(self.version.as_deref())?;
         let started = Instant::now();
-        ensure_service(home, components.as_deref()).await?;
-        super::components::ensure_for(version, components)?;
+        ensure_service(home, &Serve::of_environment(self.components.clone())?).await?;
+        super::components::ensure_for(home, version, self.components).await?;
         let client = Client::new(home, &self.region.region)?;
         let subnets = elements(
             &client

@@ -1,15 +1,19 @@
 //! `components ensure|list`, and `kubectl`.
 
-use crate::programs::{ensure_all, open_store};
-use crate::progress::Bars;
+use crate::control::Control;
+use crate::home::Home;
+use crate::privilege::is_root;
+use crate::programs::{ensure_all, ensure_programs, open_store};
+use crate::progress::{Bars, Waiting};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use ekstra_components::{Group, KubernetesVersion, Recipes, Silent, State};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Programs that are taken instead of built ones.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(super) struct Prebuilt {
     /// A directory with prebuilt programs by name
     #[arg(long = "components", value_name = "DIR", env = "EKSTRA_COMPONENTS")]
@@ -17,6 +21,10 @@ pub(super) struct Prebuilt {
 }
 
 impl Prebuilt {
+    pub(super) fn is_given(&self) -> bool {
+        self.directory.as_ref().is_some_and(|directory| !directory.as_os_str().is_empty())
+    }
+
     /// An absolute path, for a service that runs elsewhere; refused when there is nothing of use in it.
     pub(super) fn checked(self) -> Result<Option<PathBuf>> {
         let Some(directory) = self.directory.filter(|directory| !directory.as_os_str().is_empty()) else {
@@ -27,6 +35,9 @@ impl Prebuilt {
         Ok(Some(directory))
     }
 }
+
+/// What takes longer is not there yet.
+const WORTH_SAYING: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -47,7 +58,11 @@ impl Command {
         match self {
             Self::Ensure { version, components } => {
                 let store = open_store(components.checked()?)?;
-                ensure_all(&store, find(version.as_deref())?, &Bars::new())
+                let version = find(version.as_deref())?;
+                if is_root() {
+                    return ensure_all(&store, version, &Bars::new());
+                }
+                ensure_programs(&store, version, &Bars::new())
             }
             Self::List => list(),
         }
@@ -65,9 +80,19 @@ pub(super) fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> 
     }
 }
 
-/// What a cluster of that version needs, with progress; quick when everything is there.
-pub(super) fn ensure_for(version: &KubernetesVersion, components: Option<PathBuf>) -> Result<()> {
-    ensure_all(&open_store(components)?, version, &Bars::new())
+/// What a cluster of that version needs, with progress; quick when everything is there. Who is not root builds the
+/// programs, and has the service make what nodes boot from.
+pub(super) async fn ensure_for(home: &Home, version: &KubernetesVersion, components: Prebuilt) -> Result<()> {
+    let store = open_store(components.checked()?)?;
+    if is_root() {
+        return ensure_all(&store, version, &Bars::new());
+    }
+    ensure_programs(&store, version, &Bars::new())?;
+    let mut waiting = Waiting::new();
+    waiting.on("the service makes the node image (about a minute, once)");
+    let service =
+        Control::connect(home).await?.context("the service does not run; `ekstra start` starts it")?;
+    service.make_node_image(&version.minor).await
 }
 
 fn list() -> Result<()> {

@@ -1,30 +1,34 @@
 //! `serve|start|stop|status`: the life of the service.
 
 use super::components::Prebuilt;
+use super::mistakes;
 use super::words::Region;
 use crate::client::Client;
-use crate::gate_keeper::GATE;
+use crate::control::Control;
 use crate::home::Home;
+use crate::privilege::{as_root, is_root};
 use crate::serve::Options;
-use crate::takedown::take_down;
-use anyhow::{Context, Result, bail};
-use clap::Args;
-use ekstra_host::{ChildId, ChildStatus, Host, LinuxHost};
+use crate::takedown;
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Parser};
+use ekstra_host::LinuxHost;
+use std::ffi::OsString;
 use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Everything has its grace, and the service finishes what it is doing.
+const STOP_ALL_PATIENCE: Duration = Duration::from_secs(60);
 /// A stop that was interrupted is finished first, which takes seconds.
 const START_PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// Port of the AWS endpoint, at the first start [default: 4566, or the next that no other home has]
-    #[arg(long = "listen", env = "EKSTRA_LISTEN", value_parser = parse_listen)]
+    #[arg(long, env = "EKSTRA_LISTEN", value_parser = parse_listen)]
     listen: Option<u16>,
-    /// The region of requests that name none
     #[command(flatten)]
     region: Region,
     /// Seconds that a node has to be drained before it is terminated all the same [default: 900]
@@ -32,6 +36,12 @@ pub(super) struct Serve {
     drain_limit: Option<i64>,
     #[command(flatten)]
     components: Prebuilt,
+    /// Another user's component cache, whose builds are used
+    #[arg(long, hide = true)]
+    lender: Option<PathBuf>,
+    /// Leave the terminal
+    #[arg(long, hide = true)]
+    detached: bool,
 }
 
 /// A port, or 127.0.0.1:port.
@@ -48,19 +58,46 @@ impl Serve {
             region: self.region.region,
             drain_limit_seconds: self.drain_limit,
             components: self.components.checked()?,
+            lender: self.lender,
+            detached: self.detached,
         })
+    }
+
+    /// What the environment says, for commands that start the service by the way.
+    pub(super) fn of_environment(components: Prebuilt) -> Result<Self> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            serve: Serve,
+        }
+        let alone =
+            Alone::try_parse_from(["ekstra"]).map_err(|error| anyhow!("{}", mistakes::line(&error)))?;
+        Ok(Self { components, ..alone.serve })
+    }
+
+    /// The same as words: sudo drops the environment.
+    fn words(&self) -> Result<Vec<OsString>> {
+        let mut words: Vec<OsString> = vec!["--region".into(), self.region.region.clone().into()];
+        let mut add = |flag: &str, value: Option<OsString>| {
+            words.extend(value.into_iter().flat_map(|value| [flag.into(), value]));
+        };
+        add("--listen", self.listen.map(|port| port.to_string().into()));
+        add("--drain-limit", self.drain_limit.map(|limit| limit.to_string().into()));
+        add("--components", self.components.clone().checked()?.map(Into::into));
+        add("--lender", self.lender.clone().map(Into::into));
+        Ok(words)
     }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Start {
     #[command(flatten)]
-    components: Prebuilt,
+    serve: Serve,
 }
 
 impl Start {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        ensure_service(home, self.components.checked()?.as_deref()).await?;
+        ensure_service(home, &self.serve).await?;
         status(home).await.map(drop)
     }
 }
@@ -75,13 +112,16 @@ async fn running(home: &Home) -> Option<String> {
 /// For commands about what there is already: they make no home.
 pub(super) async fn ensure_known_service(home: &Home) -> Result<()> {
     home.known()?;
-    ensure_service(home, None).await
+    ensure_service(home, &Serve::of_environment(Prebuilt::default())?).await
 }
 
-/// Starts the service unless it answers; tells when it is older than this program. `components` is for a service that
-/// is started now.
-pub(super) async fn ensure_service(home: &Home, components: Option<&Path>) -> Result<()> {
+/// Starts the service unless it answers; tells when it is older than this program.
+pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
+    let words = serve.words()?;
     if let Some(version) = running(home).await {
+        if serve.components.is_given() {
+            eprintln!("note: the service runs already; --components counts when it is started");
+        }
         if version != env!("CARGO_PKG_VERSION") {
             eprintln!(
                 "note: the service is ekstra {version}, this is {}; `ekstra stop && ekstra start` upgrades it, clusters go on",
@@ -90,25 +130,33 @@ pub(super) async fn ensure_service(home: &Home, components: Option<&Path>) -> Re
         }
         return Ok(());
     }
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "the service needs root for network namespaces and nodes; start it with `sudo -E {} start`",
-            own_name()
-        );
-    }
     home.create()?;
     home.install_program()?;
-    let log = fs::OpenOptions::new().create(true).append(true).open(home.log("serve"))?;
-    let mut command = Command::new(home.program());
-    command.arg("--home").arg(&home.root).arg("serve").stdin(Stdio::null());
-    if let Some(components) = components {
-        command.arg("--components").arg(components);
+    if is_root() {
+        return spawn(home, &words).await;
     }
-    command.stdout(log.try_clone()?).stderr(log).process_group(0);
+    // The programs were built by this user; root uses them, and builds none.
+    let cache = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
+    let lender = ["--lender".into(), std::path::absolute(cache)?.into()];
+    let start = std::iter::once("start".into()).chain(words).chain(lender).collect::<Vec<OsString>>();
+    tokio::task::block_in_place(|| as_root(home, &start))
+}
+
+/// Starts the service in the background and waits until it answers.
+async fn spawn(home: &Home, words: &[OsString]) -> Result<()> {
+    let log = ekstra_host::open_log(&home.log("serve"))?;
+    let mut command = Command::new(home.program());
+    command.arg("--home").arg(&home.root).args(["serve", "--detached"]).args(words);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().with_context(|| home.program().display().to_string())?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         if running(home).await.is_some() {
+            // One that came second would serve as soon as the first is stopped.
+            let own = i32::try_from(child.id()).ok();
+            if home.serving_process()? != own {
+                let _ = child.kill().and_then(|()| child.wait());
+            }
             return Ok(());
         }
         // Another command's may have been first; then that one is waited for.
@@ -124,10 +172,6 @@ pub(super) async fn ensure_service(home: &Home, components: Option<&Path>) -> Re
     }
 }
 
-fn own_name() -> String {
-    std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_else(|_| "ekstra".into())
-}
-
 fn last_line(home: &Home) -> String {
     let log = fs::read_to_string(home.log("serve")).unwrap_or_default();
     log.lines().last().unwrap_or_default().trim_start_matches("ekstra: ").to_owned()
@@ -137,35 +181,58 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
     if !home.root.exists() {
         bail!("no service has been started in {}", home.root.display());
     }
-    if let Some(pid) = home.serving_process()? {
-        let process = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while nix::sys::signal::kill(process, None).is_ok() && !is_zombie(pid) {
-            if Instant::now() > deadline {
-                bail!("the service (pid {pid}) does not end");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    match Control::connect(home).await? {
+        Some(service) => {
+            service.stop(all).await?;
+            wait_unlocked(home, if all { STOP_ALL_PATIENCE } else { STOP_PATIENCE }).await?;
         }
+        None if is_root() => stop_as_root(home, all).await?,
+        None if all || home.serving_process()?.is_some() => {
+            let words: Vec<OsString> =
+                ["stop"].into_iter().chain(all.then_some("--all")).map(Into::into).collect();
+            tokio::task::block_in_place(|| as_root(home, &words))?;
+        }
+        None => {}
     }
     if !all {
         println!("stopped; clusters go on running (`ekstra stop --all` ends them too)");
         return Ok(());
     }
-    let Some(settings) = home.settings() else {
-        return Ok(());
-    };
-    let names = home.names(&settings);
-    let host = LinuxHost::new(names, home.path("run"), home.program())?;
-    let _lock = home.lock_to_stop()?;
-    take_down(home, &host, &settings)?;
+    if takedown::is_begun(home) {
+        bail!("not everything could be ended, see `ekstra logs`; `ekstra stop --all` tries again");
+    }
     println!("stopped, with every cluster; `ekstra start` brings them back");
     Ok(())
 }
 
-fn is_zombie(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+/// Of a service that does not answer, or none.
+async fn stop_as_root(home: &Home, all: bool) -> Result<()> {
+    if let Some(pid) = home.serving_process()? {
+        let process = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)?;
+        wait_unlocked(home, STOP_PATIENCE).await?;
+    }
+    let Some(settings) = home.settings().filter(|_| all) else {
+        return Ok(());
+    };
+    let host = LinuxHost::new(home.names(&settings), home.path("run"), home.program())?;
+    let _lock = home.lock_to_stop()?;
+    takedown::take_down(home, &host, &settings)
+}
+
+/// Until the service that has the home has it no longer.
+async fn wait_unlocked(home: &Home, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    let first = home.serving_process()?;
+    while let Some(pid) = home.serving_process()?
+        && first == Some(pid)
+    {
+        if Instant::now() > deadline {
+            bail!("the service (pid {pid}) does not end");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 pub(super) async fn status(home: &Home) -> Result<i32> {
@@ -173,17 +240,15 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
         println!("no service has been started in {}", home.root.display());
         return Ok(3);
     };
-    let Some(version) = running(home).await else {
+    let (Some(version), Some(service)) = (running(home).await, Control::connect(home).await?) else {
         println!("the service in {} does not run; `ekstra start` starts it", home.root.display());
         return Ok(3);
     };
+    let status = service.status().await?;
     println!("ekstra {version} serves {}", home.root.display());
     println!("endpoint  http://127.0.0.1:{port}  http://{}:{port}", settings.address, port = settings.port);
-    let host = LinuxHost::new(home.names(&settings), home.path("run"), home.program())?;
-    let running = |id: &ChildId| matches!(host.child_status(id), Ok(ChildStatus::Running(_)));
-    let children = host.children()?;
-    let count = |prefix: &str| children.iter().filter(|id| id.0.starts_with(prefix) && running(id)).count();
-    println!("gate      {}", if running(&ChildId(GATE.into())) { "running" } else { "not running" });
-    println!("running   {} control plane processes, {} instances", count("cp-"), count("i-"));
+    println!("gate      {}", if status["gate"] == true { "running" } else { "not running" });
+    let (programs, instances) = (&status["controlPlaneProcesses"], &status["instances"]);
+    println!("running   {programs} control plane processes, {instances} instances");
     Ok(0)
 }

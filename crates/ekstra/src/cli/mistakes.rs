@@ -21,7 +21,7 @@ pub(super) fn report(error: &clap::Error) -> i32 {
     }
 }
 
-fn line(error: &clap::Error) -> String {
+pub(super) fn line(error: &clap::Error) -> String {
     let what = what(error);
     match suggestion(error) {
         Some(right) => format!("{what}; a similar one is '{right}'"),

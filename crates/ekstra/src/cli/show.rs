@@ -2,6 +2,7 @@
 
 use crate::credentials::StoredCredentials;
 use crate::home::Home;
+use crate::privilege::{find, is_root};
 use anyhow::{Result, bail};
 use ekstra_wire::sigv4;
 use std::fs;
@@ -42,8 +43,7 @@ pub(super) fn doctor() -> Result<i32> {
     ];
     let mut missing = 0;
     for (tool, package, purpose) in tools {
-        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let found = std::env::split_paths(&path).map(|d| d.join(tool)).find(|p| p.exists());
+        let found = find(tool);
         match found {
             Some(path) => println!("ok       {tool:<11} {}", path.display()),
             None => {
@@ -52,9 +52,11 @@ pub(super) fn doctor() -> Result<i32> {
             }
         }
     }
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root() && find("sudo").is_none() {
         missing += 1;
-        println!("missing  root        needed for nodes; run with sudo");
+        println!(
+            "missing  sudo        needed to start the service, which runs as root; Debian: apt-get install sudo"
+        );
     }
     Ok(i32::from(missing > 0))
 }
@@ -79,8 +81,8 @@ pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
 
 /// The exec plugin of kubeconfigs; needs the home and nothing else, so it works when the service is down.
 pub(super) fn token(home: &Home, cluster: &str, region: &str) -> Result<()> {
-    let stored = StoredCredentials::load(home)?;
     let settings = home.known()?;
+    let stored = StoredCredentials::load(home)?;
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
     let endpoint = format!("https://{}:{}", settings.address, settings.port);
     let token = sigv4::make_eks_token(&stored.signing(), region, &endpoint, cluster, now);

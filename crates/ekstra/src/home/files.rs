@@ -3,16 +3,33 @@
 //! Invariant: a file has its bytes on disk before it has its name, and the name is on disk when the function returns;
 //! any number of processes may write the same one, and the last wins.
 
+use crate::privilege::Owner;
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Readable by the owner only.
+/// Readable by this process's user only.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     appear(path, 0o600, |file| file.write_all(content))
+}
+
+/// Readable by `owner` only.
+pub(super) fn write_for(path: &Path, content: &[u8], owner: Owner) -> Result<()> {
+    appear(path, 0o600, |file| {
+        file.write_all(content)?;
+        fchown(&*file, Some(owner.uid), Some(owner.gid))
+    })
+}
+
+/// A directory of `owner` alone; one that is there already has its mode.
+pub(super) fn make_directory(path: &Path, owner: Owner) -> std::io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| lchown(path, Some(owner.uid), Some(owner.gid))),
+    }
 }
 
 /// A program, readable by the owner only. One that runs cannot be written to, but its name can be given to another
@@ -31,6 +48,8 @@ fn appear(path: &Path, mode: u32, fill: impl FnOnce(&mut fs::File) -> std::io::R
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         fill(&mut file)?;
         file.sync_all()?;
+        // A program that is open for writing anywhere cannot be started.
+        drop(file);
         fs::rename(&partial, path)
     };
     write().inspect_err(|_| drop(fs::remove_file(&partial))).with_context(|| path.display().to_string())?;
