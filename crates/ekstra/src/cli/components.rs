@@ -88,11 +88,17 @@ pub(super) async fn ensure_for(home: &Home, version: &KubernetesVersion, compone
         return ensure_all(&store, version, &Bars::new());
     }
     ensure_programs(&store, version, &Bars::new())?;
-    let mut waiting = Waiting::new();
-    waiting.on("the service makes the node image (about a minute, once)");
     let service =
         Control::connect(home).await?.context("the service does not run; `ekstra start` starts it")?;
-    service.make_node_image(&version.minor).await
+    let mut making = std::pin::pin!(service.make_node_image(&version.minor));
+    match tokio::time::timeout(WORTH_SAYING, &mut making).await {
+        Ok(made) => made,
+        Err(_) => {
+            let mut waiting = Waiting::new();
+            waiting.on("the service makes the node image (about a minute, once)");
+            making.await
+        }
+    }
 }
 
 fn list() -> Result<()> {
