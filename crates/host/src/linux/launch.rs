@@ -172,17 +172,18 @@ mod tests {
 
     #[test]
     fn a_log_is_private_and_no_other_file() {
-        let directory = tempfile::tempdir().expect("tempdir");
-        let path = directory.path().join("logs/serve.log");
+        let directory = std::env::temp_dir().join(format!("ekstra-logs-{}", std::process::id()));
+        let path = directory.join("logs/serve.log");
         drop(open_log(&path).expect("opens"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("is ours");
         open_log(&path).expect("opens again").write_all(b"x").expect("writes");
         assert_eq!(fs::metadata(&path).expect("is there").mode() & 0o777, 0o600);
-        let victim = directory.path().join("victim");
+        let victim = directory.join("victim");
         fs::write(&victim, "").expect("writes");
-        let (link, hard) = (directory.path().join("logs/link"), directory.path().join("logs/hard"));
+        let (link, hard) = (directory.join("logs/link"), directory.join("logs/hard"));
         std::os::unix::fs::symlink(&victim, &link).expect("links");
         fs::hard_link(&victim, &hard).expect("links");
         assert!(open_log(&link).is_err() && open_log(&hard).is_err());
+        fs::remove_dir_all(&directory).expect("removes");
     }
 }
