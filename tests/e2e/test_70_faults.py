@@ -205,7 +205,8 @@ def test_stop_all_interrupted(service, cluster):
 
     before = instances()
     (serve,) = service.service_pids("serve")
-    stopping = subprocess.Popen([BINARY, "--home", service.home, "stop", "--all"], stderr=subprocess.DEVNULL)
+    command = [BINARY, "--home", service.home, "stop", "--all"]
+    stopping = subprocess.Popen(command, env=service.plain_env(), stderr=subprocess.DEVNULL)
     wait("the stop has begun", lambda: (Path(service.home, "run/stopping").exists(), ""), 30, 0.002)
     os.kill(serve, signal.SIGKILL)
     assert stopping.wait(60) != 0

@@ -13,8 +13,10 @@ mod words;
 use crate::home::Home;
 use crate::{gate, serve};
 use anyhow::Result;
+use clap::builder::OsStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use output::Format;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
@@ -37,8 +39,8 @@ const LAST_PATIENCE: Duration = Duration::from_secs(20);
   eval \"$(ekstra env)\"; aws eks list-clusters")]
 struct Cli {
     /// The directory with all of the service's state [default: ~/.ekstra]
-    #[arg(long, env = "EKSTRA_HOME", global = true)]
-    home: Option<PathBuf>,
+    #[arg(long, env = "EKSTRA_HOME", global = true, value_parser = OsStringValueParser::new())]
+    home: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -207,7 +209,8 @@ fn settle(runtime: tokio::runtime::Runtime, cli: Cli) -> Result<i32> {
 }
 
 async fn run(cli: Cli) -> Result<End> {
-    let home = Home::locate(cli.home)?;
+    // An empty variable is as good as none.
+    let home = Home::locate(cli.home.filter(|home| !home.is_empty()).map(Into::into))?;
     match cli.command {
         Command::Create(Create::Cluster(command)) => command.run(&home).await?,
         Command::Create(Create::Nodegroup(command)) => command.run(&home).await?,

@@ -6,8 +6,10 @@ use crate::privilege::is_root;
 use crate::programs::{ensure_all, ensure_programs, open_store};
 use crate::progress::{Bars, Waiting};
 use anyhow::{Context, Result};
+use clap::builder::OsStringValueParser;
 use clap::{Args, Subcommand};
 use ekstra_components::{Group, KubernetesVersion, Recipes, Silent, State};
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,18 +18,18 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Prebuilt {
     /// A directory with prebuilt programs by name
-    #[arg(long = "components", value_name = "DIR", env = "EKSTRA_COMPONENTS")]
-    directory: Option<PathBuf>,
+    #[arg(long = "components", value_name = "DIR", env = "EKSTRA_COMPONENTS", value_parser = OsStringValueParser::new())]
+    directory: Option<OsString>,
 }
 
 impl Prebuilt {
     pub(super) fn is_given(&self) -> bool {
-        self.directory.as_ref().is_some_and(|directory| !directory.as_os_str().is_empty())
+        self.directory.as_ref().is_some_and(|directory| !directory.is_empty())
     }
 
     /// An absolute path, for a service that runs elsewhere; refused when there is nothing of use in it.
     pub(super) fn checked(self) -> Result<Option<PathBuf>> {
-        let Some(directory) = self.directory.filter(|directory| !directory.as_os_str().is_empty()) else {
+        let Some(directory) = self.directory.filter(|directory| !directory.is_empty()) else {
             return Ok(None);
         };
         let directory = std::path::absolute(directory)?;
