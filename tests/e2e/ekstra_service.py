@@ -319,7 +319,7 @@ class Service:
         return [
             pid
             for pid, args in processes()
-            if args and args[-1] == what and self.home in args and Path(args[0]).name == "ekstra"
+            if args[1:4] == ["--home", self.home, what] and Path(args[0]).name == "ekstra"
         ]
 
     def kill(self, what):
@@ -349,7 +349,7 @@ class Service:
         if own is None:
             return {}
         for pid, args in processes():
-            if any(self.home in a for a in args) and args[-1] not in ("serve", "gate"):
+            if any(self.home in a for a in args) and args[3:4] not in (["serve"], ["gate"]):
                 found["processes"].append((pid, " ".join(args)[:120]))
             try:
                 for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
@@ -370,7 +370,7 @@ class Service:
         found["tables"] = [n for n in output("nft", "list", "tables").splitlines() if f"ekstra_{own}" in n]
         found["slots"] = [p.name for p in Path(self.home).glob("slots/*")]
         found["instances"] = [p.name for p in Path(self.home).glob("instances/*")]
-        found["pid files"] = [p.name for p in Path(self.home).glob("run/*")]
+        found["pid files"] = [p.name for p in Path(self.home).glob("run/*.pid")]
         return {kind: items for kind, items in found.items() if items}
 
     def logs(self):

@@ -287,6 +287,13 @@ CLI = [
     (["delete", "cluster", "--name", "nope"], "nope"),
     (["delete", "nodegroup", "--cluster", "e2e", "--name", "nope"], "nope"),
     (["update-kubeconfig", "--name", "nope"], "nope"),
+    (["create", "cluster", "--nam", "x"], "'--name'"),
+    (["create", "clutser"], "'cluster'"),
+    (["create", "cluster", "--managed"], "--name"),
+    (["create", "cluster", "x", "--managed", "--nodes", "-1"], "--nodes"),
+    (["create", "cluster", "x", "--managed", "--components", "/etc"], "--components /etc"),
+    (["get", "clusters", "nope"], "nope"),
+    (["delete", "cluster", "nope"], "nope"),
     (["image", "load", "/nowhere.tar"], "/nowhere.tar"),
     (["image", "pack", "/nowhere", "--name", "x"], "/nowhere"),
 ]

@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from ekstra_service import holds, processes, token_time, wait
+from ekstra_service import BINARY, holds, processes, token_time, wait
 
 
 @pytest.mark.parametrize("until", ["accepted", "a child runs", "the API server runs"])
@@ -193,3 +194,23 @@ def test_stop_all_and_start(service, cluster):
     service.wait_nodes(2, 120)
     service.run_pod("after-start", "sleep 600", timeout=120)
     service.delete_pod("after-start")
+
+
+def test_stop_all_interrupted(service, cluster):
+    """What was begun is finished at the next start: the same instances boot again, with their disks."""
+    def instances():
+        found = service.client("ec2").describe_instances()
+        alive = ("pending", "running")
+        return sorted(i["InstanceId"] for r in found["Reservations"] for i in r["Instances"] if i["State"]["Name"] in alive)
+
+    before = instances()
+    (serve,) = service.service_pids("serve")
+    command = [BINARY, "--home", service.home, "stop", "--all"]
+    stopping = subprocess.Popen(command, env=service.plain_env(), stderr=subprocess.DEVNULL)
+    wait("the stop has begun", lambda: (Path(service.home, "run/stopping").exists(), ""), 30, 0.002)
+    os.kill(serve, signal.SIGKILL)
+    assert stopping.wait(60) != 0
+    service.start()
+    service.wait_nodes(2, 120)
+    assert instances() == before
+    assert not Path(service.home, "run/stopping").exists()

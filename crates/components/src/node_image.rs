@@ -118,7 +118,12 @@ fn publish_layer(cache: &Cache, files: &[(PathBuf, PathBuf)], target: &Path) -> 
 /// The same file twice where that works, else a copy.
 fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     let from = from.canonicalize()?;
-    fs::hard_link(&from, to).or_else(|_| fs::copy(&from, to).map(drop))
+    let copy = || fs::copy(&from, to).map(drop);
+    // A link to another user's file would be theirs to change.
+    match fs::metadata(&from)?.uid() == fs::metadata("/proc/self")?.uid() {
+        true => fs::hard_link(&from, to).or_else(|_| copy()),
+        false => copy(),
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub(crate) const MANIFEST: &str = "component.json";
 pub struct Store {
     pub(crate) cache: Cache,
     pub(crate) overrides: Option<PathBuf>,
+    /// Another user's cache, whose complete builds are as good as one's own.
+    pub(crate) lender: Option<PathBuf>,
     pub(crate) tools: Tools,
     pub(crate) recipes: &'static Recipes,
     /// `go env` is asked once.
@@ -107,7 +109,12 @@ impl Store {
         tools: Tools,
     ) -> Result<Self, EnsureError> {
         let cache = Cache::open(cache_dir).map_err(EnsureError::cache(cache_dir))?;
-        Ok(Self { cache, overrides, tools, recipes: Recipes::get(), go: Mutex::new(None) })
+        Ok(Self { cache, overrides, lender: None, tools, recipes: Recipes::get(), go: Mutex::new(None) })
+    }
+
+    /// Also takes complete builds from the cache in that directory; nothing is written to it.
+    pub fn borrowing(self, cache_dir: impl Into<PathBuf>) -> Self {
+        Self { lender: Some(cache_dir.into()), ..self }
     }
 
     /// The cache's directory.
@@ -170,18 +177,21 @@ impl Store {
 
     /// The complete build, if there is one. On a machine without Go, one by any Go release will do.
     pub(crate) fn built(&self, site: &Site, go: Option<&Go>) -> Option<PathBuf> {
-        match go {
+        let own = match go {
             Some(go) => Some(self.final_dir(site, go)).filter(|dir| dir.join(MANIFEST).exists()),
-            None => self.built_by_any(site),
-        }
+            None => built_by_any(&self.cache.dir("components"), site),
+        };
+        own.or_else(|| built_by_any(&self.lender.as_ref()?.join("components"), site))
     }
+}
 
-    fn built_by_any(&self, site: &Site) -> Option<PathBuf> {
-        let recipe = site.hasher.key();
-        let dirs = fs::read_dir(self.cache.dir("components")).ok()?.flatten().map(|entry| entry.path());
-        dirs.into_iter().find(|dir| read_manifest(dir).is_some_and(|manifest| manifest.recipe == recipe))
-    }
+fn built_by_any(builds: &Path, site: &Site) -> Option<PathBuf> {
+    let recipe = site.hasher.key();
+    let dirs = fs::read_dir(builds).ok()?.flatten().map(|entry| entry.path());
+    dirs.into_iter().find(|dir| read_manifest(dir).is_some_and(|manifest| manifest.recipe == recipe))
+}
 
+impl Store {
     /// The user's own programs for this component: all of them or none.
     pub(crate) fn prebuilt(&self, recipe: &Recipe) -> Option<BTreeMap<String, PathBuf>> {
         let root = self.overrides.as_ref()?;

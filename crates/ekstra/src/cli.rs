@@ -4,16 +4,26 @@ mod cluster;
 mod components;
 mod image;
 mod lifecycle;
+mod mistakes;
 mod nodegroup;
 mod output;
+mod show;
+mod words;
 
 use crate::home::Home;
 use crate::{gate, serve};
 use anyhow::Result;
+use clap::builder::OsStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use output::Format;
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
+use words::{Named, Region};
+
+/// How long a step on the machine that was under way may still take before everything is ended.
+const LAST_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -29,8 +39,8 @@ use tracing_subscriber::EnvFilter;
   eval \"$(ekstra env)\"; aws eks list-clusters")]
 struct Cli {
     /// The directory with all of the service's state [default: ~/.ekstra]
-    #[arg(long, env = "EKSTRA_HOME", global = true)]
-    home: Option<PathBuf>,
+    #[arg(long, env = "EKSTRA_HOME", global = true, value_parser = OsStringValueParser::new())]
+    home: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -82,8 +92,8 @@ enum Command {
     },
     /// Write a cluster's kubeconfig entry
     UpdateKubeconfig {
-        #[arg(long)]
-        name: String,
+        #[command(flatten)]
+        name: Named,
         #[command(flatten)]
         region: Region,
         #[arg(long)]
@@ -105,13 +115,6 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Region {
-    /// An AWS region
-    #[arg(long, env = "AWS_REGION", default_value = ekstra_domain::names::DEFAULT_REGION)]
-    region: String,
-}
-
-#[derive(Debug, Args)]
 struct Shown {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -120,34 +123,47 @@ struct Shown {
 
 #[derive(Debug, Subcommand)]
 enum Create {
+    /// A cluster, with a managed node group if you like
+    #[command(alias = "clusters")]
     Cluster(cluster::Create),
+    /// A managed node group
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Create),
 }
 
 #[derive(Debug, Subcommand)]
 enum Get {
+    /// Clusters, or one
     #[command(alias = "clusters")]
     Cluster(cluster::Get),
-    #[command(alias = "nodegroups", alias = "ng")]
+    /// A cluster's node groups, or one
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Get),
 }
 
 #[derive(Debug, Subcommand)]
 enum Scale {
-    #[command(alias = "ng")]
+    /// A node group
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Scale),
 }
 
 #[derive(Debug, Subcommand)]
 enum Delete {
+    /// A cluster, its node groups first
+    #[command(alias = "clusters")]
     Cluster(cluster::Delete),
-    #[command(alias = "ng")]
+    /// A node group, its nodes drained
+    #[command(aliases = ["nodegroups", "ng"])]
     Nodegroup(nodegroup::Delete),
 }
 
 /// Returns the exit code.
 pub(crate) fn main() -> i32 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return mistakes::report(&error),
+    };
     let is_daemon = matches!(cli.command, Command::Serve(_) | Command::Gate);
     if is_daemon {
         let filter =
@@ -159,15 +175,7 @@ pub(crate) fn main() -> i32 {
             .init();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => {
-            let outcome = runtime.block_on(run(cli));
-            runtime.shutdown_background();
-            outcome
-        }
-        Err(error) => Err(error.into()),
-    };
-    match outcome {
+    match runtime.map_err(Into::into).and_then(|runtime| settle(runtime, cli)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ekstra: {error:#}");
@@ -176,8 +184,33 @@ pub(crate) fn main() -> i32 {
     }
 }
 
-async fn run(cli: Cli) -> Result<i32> {
-    let home = Home::locate(cli.home)?;
+/// How a command ends.
+enum End {
+    Code(i32),
+    /// Something is to be done when no other thread is left.
+    Last(serve::Last),
+}
+
+fn settle(runtime: tokio::runtime::Runtime, cli: Cli) -> Result<i32> {
+    match runtime.block_on(run(cli)) {
+        Ok(End::Last(last)) => {
+            runtime.shutdown_timeout(LAST_PATIENCE);
+            last().map(|()| 0)
+        }
+        Ok(End::Code(code)) => {
+            runtime.shutdown_background();
+            Ok(code)
+        }
+        Err(error) => {
+            runtime.shutdown_background();
+            Err(error)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<End> {
+    // An empty variable is as good as none.
+    let home = Home::locate(cli.home.filter(|home| !home.is_empty()).map(Into::into))?;
     match cli.command {
         Command::Create(Create::Cluster(command)) => command.run(&home).await?,
         Command::Create(Create::Nodegroup(command)) => command.run(&home).await?,
@@ -186,21 +219,23 @@ async fn run(cli: Cli) -> Result<i32> {
         Command::Scale(Scale::Nodegroup(command)) => command.run(&home).await?,
         Command::Delete(Delete::Cluster(command)) => command.run(&home).await?,
         Command::Delete(Delete::Nodegroup(command)) => command.run(&home).await?,
-        Command::Kubectl { args } => return components::kubectl(&args),
-        Command::Image(command) => command.run(&home)?,
+        Command::Kubectl { args } => return components::kubectl(&args).map(End::Code),
+        Command::Image(command) => command.run(&home).await?,
         Command::Components(command) => command.run()?,
         Command::Start(command) => command.run(&home).await?,
         Command::Stop { all } => lifecycle::stop(&home, all).await?,
-        Command::Status => return lifecycle::status(&home).await,
-        Command::Env => lifecycle::env(&home)?,
-        Command::Doctor => return lifecycle::doctor(),
-        Command::Logs { name } => lifecycle::logs(&home, &name)?,
+        Command::Status => return lifecycle::status(&home).await.map(End::Code),
+        Command::Env => show::env(&home)?,
+        Command::Doctor => return show::doctor().map(End::Code),
+        Command::Logs { name } => show::logs(&home, &name)?,
         Command::UpdateKubeconfig { name, region, kubeconfig } => {
-            cluster::update_kubeconfig(&home, &name, &region.region, kubeconfig).await?;
+            cluster::update_kubeconfig(&home, &name.required()?, &region.region, kubeconfig).await?;
         }
-        Command::Token { cluster_name, region } => lifecycle::token(&home, &cluster_name, &region.region)?,
-        Command::Serve(command) => serve::run(command.options(home)).await?,
+        Command::Token { cluster_name, region } => show::token(&home, &cluster_name, &region.region)?,
+        Command::Serve(command) => {
+            return Ok(serve::run(command.options(home)?).await?.map_or(End::Code(0), End::Last));
+        }
         Command::Gate => gate::run(home).await?,
     }
-    Ok(0)
+    Ok(End::Code(0))
 }

@@ -36,8 +36,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(home: &Home, region: &str) -> Result<Self> {
-        let settings =
-            home.settings().context("no service has been started in this home; run `ekstra start`")?;
+        let settings = home.known()?;
         let stored = StoredCredentials::load(home)?;
         Ok(Self {
             http: HttpClient::builder(TokioExecutor::new()).build_http(),
@@ -90,7 +89,11 @@ impl Client {
             built = built.header(name, value);
         }
         let sent = self.http.request(built.body(Full::new(request.body.into()))?);
-        let answer = tokio::time::timeout(PATIENCE, sent).await.context("the service does not answer")??;
+        let answer = tokio::time::timeout(PATIENCE, sent).await.context("the service does not answer")?;
+        let answer = answer.map_err(|error| match error.is_connect() {
+            true => anyhow::anyhow!("the service does not run; `ekstra start` starts it"),
+            false => error.into(),
+        })?;
         let status = answer.status();
         let kind = answer.headers().get("x-amzn-errortype").and_then(|v| v.to_str().ok()).map(str::to_owned);
         let body = answer.into_body().collect().await?.to_bytes().to_vec();

@@ -1,6 +1,6 @@
 //! The first user's credentials: made at the first start, kept in the home, used by the command line.
 
-use crate::home::{Home, write_private};
+use crate::home::Home;
 use anyhow::{Context, Result};
 use ekstra_cloud::Cloud;
 use ekstra_domain::iam::{AccessKey, Principal, Secret};
@@ -45,7 +45,7 @@ pub(crate) async fn ensure(home: &Home, cloud: &Cloud) -> Result<()> {
                 access_key_id: cloud.env.iam_id("AKIA"),
                 secret_access_key: cloud.env.hex(20),
             };
-            write_private(&home.path("credentials.json"), &serde_json::to_vec_pretty(&stored)?)?;
+            home.write_for_owner("credentials.json", &serde_json::to_vec_pretty(&stored)?)?;
             stored
         }
     };

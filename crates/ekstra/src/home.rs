@@ -1,40 +1,39 @@
 //! The home: one directory with all state of one service, and the facts that were decided at its first start.
 //!
-//! Invariant: what several services of one machine could quarrel about (id, address, ports, transit range) is chosen
-//! under one lock, against what the other homes have.
+//! Invariant: whoever changes what the home holds has its lock: `serve` while it runs, or `stop --all` after it.
 
+mod claims;
+mod files;
+
+pub(crate) use claims::{directory as registry_directory, transits};
+pub(crate) use files::{sync_directory, write_private};
+
+use crate::privilege::{self, Owner};
 use anyhow::{Context, Result, bail};
 use ekstra_cloud::Settings;
 use ekstra_domain::iam::MasterKey;
-use ekstra_domain::prefix::Prefix;
 use ekstra_engine::Env;
 use ekstra_host::Names;
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// LocalStack's port, which people's configurations already name.
-const FIRST_PORT: u16 = 4566;
-/// Below Linux's range of ephemeral ports, a thousand for each home.
-const FIRST_CLUSTER_PORT: u16 = 16_443;
-/// As many homes as fit under the ephemeral ports.
-const MOST_HOMES: u16 = 16;
-const REGISTRY: &str = "homes.json";
+/// Directories of the service alone, and their modes: the owner's programs reach the socket in `run`.
+const PRIVATE: [(&str, u32); 5] =
+    [("run", 0o711), ("images", 0o700), ("slots", 0o700), ("instances", 0o700), ("layers", 0o700)];
+/// The home's copy of its claim.
+const SETTINGS: &str = "service.json";
+/// Others look for a moment whether the lock is taken by taking it.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// In the lock file, before the pid: it is not a service that holds it.
+const STOPPING: &str = "stopping ";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
     pub(crate) root: PathBuf,
-}
-
-/// What each home of the machine has taken.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Claim {
-    home: PathBuf,
-    settings: Settings,
 }
 
 impl Home {
@@ -71,44 +70,68 @@ impl Home {
         self.path("logs").join(format!("{name}.log"))
     }
 
+    /// Who may use it.
+    pub(crate) fn owner(&self) -> Result<Owner> {
+        Owner::of(&self.root)
+    }
+
+    /// The directories. Those of the service alone are made by the service alone.
     pub(crate) fn create(&self) -> Result<()> {
-        for directory in ["", "bin", "logs", "run", "images"] {
-            let path = self.root.join(directory);
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-            made.with_context(|| format!("the home {} cannot be made", path.display()))?;
+        let wrap = || format!("the home {} cannot be made", self.root.display());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root).with_context(wrap)?;
+        let owner = self.owner()?;
+        let own = nix::unistd::geteuid().as_raw();
+        if owner.uid != own && !privilege::is_root() {
+            bail!("the home {} is another user's; choose one with --home", self.root.display());
         }
         // Also when somebody made it before: secrets lie in it.
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).with_context(wrap)?;
+        if privilege::is_root() {
+            privilege::make_parts(&self.root, &PRIVATE)?;
+        }
+        if owner.uid != own {
+            privilege::check_parts(&self.root, &PRIVATE)?;
+        }
+        for name in ["bin", "logs"] {
+            files::make_directory(&self.path(name), owner).with_context(wrap)?;
+        }
         Ok(())
     }
 
+    /// Writes a file that the home's owner needs; the others are root's.
+    pub(crate) fn write_for_owner(&self, name: &str, content: &[u8]) -> Result<()> {
+        files::write_for(&self.path(name), content, self.owner()?)
+    }
+
     pub(crate) fn settings(&self) -> Option<Settings> {
-        serde_json::from_slice(&fs::read(self.path("service.json")).ok()?).ok()
+        serde_json::from_slice(&fs::read(self.path(SETTINGS)).ok()?).ok()
+    }
+
+    /// The settings of an earlier start, for those who need one.
+    pub(crate) fn known(&self) -> Result<Settings> {
+        self.settings().with_context(|| {
+            format!("no service has been started in {}; `ekstra start` starts one", self.root.display())
+        })
     }
 
     /// The settings of an earlier start, or new ones.
     pub(crate) fn settle(&self, env: &Env, listen: Option<u16>, region: &str) -> Result<Settings> {
-        if let Some(settings) = self.settings() {
-            if let Some(port) = listen.filter(|port| *port != settings.port) {
-                let now = settings.port;
-                bail!(
-                    "this home has listened on port {now} since its first start; unset EKSTRA_LISTEN={port}, or use another home"
-                );
-            }
-            return Ok(settings);
+        self.settle_with(&claims::directory()?, &claims::Wish { env, listen, region })
+    }
+
+    fn settle_with(&self, registry: &Path, wish: &claims::Wish<'_>) -> Result<Settings> {
+        let known = self.settings();
+        let is_known = known.is_some();
+        let settings = claims::claim(registry, &self.root, known, wish)?;
+        if let Some(port) = wish.listen.filter(|port| *port != settings.port) {
+            let now = settings.port;
+            bail!(
+                "this home has listened on port {now} since its first start; unset EKSTRA_LISTEN={port}, or use another home"
+            );
         }
-        let directory = registry_directory()?;
-        let lock = fs::OpenOptions::new().create(true).append(true).open(directory.join("lock"))?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
-        let path = directory.join(REGISTRY);
-        let mut claims: Vec<Claim> =
-            fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        claims.retain(|claim| claim.home.join("service.json").exists() && claim.home != self.root);
-        let taken: Vec<&Settings> = claims.iter().map(|c| &c.settings).collect();
-        let settings = choose(env, &taken, listen, region)?;
-        write_private(&self.path("service.json"), &serde_json::to_vec_pretty(&settings)?)?;
-        claims.push(Claim { home: self.root.clone(), settings: settings.clone() });
-        write_private(&path, &serde_json::to_vec_pretty(&claims)?)?;
+        if !is_known {
+            self.write_for_owner(SETTINGS, &serde_json::to_vec_pretty(&settings)?)?;
+        }
         Ok(settings)
     }
 
@@ -131,23 +154,41 @@ impl Home {
     pub(crate) fn install_program(&self) -> Result<()> {
         let own = std::env::current_exe()?;
         let target = self.program();
-        if own == target || same_content(&own, &target) {
+        // A program that was replaced while it ran has nothing to copy.
+        if own == target || same_content(&own, &target) || (!own.exists() && target.exists()) {
             return Ok(());
         }
-        let partial = target.with_extension("partial");
-        fs::copy(&own, &partial)?;
-        // A running program cannot be written to, but its name can be given to another file.
-        Ok(fs::rename(&partial, &target)?)
+        files::copy_program(&own, &target)
     }
 
     /// Held by `serve` while it runs; names its process.
     pub(crate) fn lock(&self) -> Result<Flock<fs::File>> {
-        let mut lock = self.try_lock()?.with_context(|| {
+        self.take_lock(&std::process::id().to_string())?.with_context(|| {
             format!("a service already runs in {}; `ekstra status` shows it", self.root.display())
-        })?;
-        lock.set_len(0)?;
-        write!(lock, "{}", std::process::id())?;
-        Ok(lock)
+        })
+    }
+
+    /// Held by `stop --all`, so that nothing starts what it ends.
+    pub(crate) fn lock_to_stop(&self) -> Result<Flock<fs::File>> {
+        self.take_lock(&format!("{STOPPING}{}", std::process::id()))?
+            .with_context(|| format!("a service has just been started in {}; try again", self.root.display()))
+    }
+
+    fn take_lock(&self, holder: &str) -> Result<Option<Flock<fs::File>>> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            if let Some(mut lock) = self.try_lock()? {
+                lock.set_len(0)?;
+                // Its owner looks whether it is held.
+                lock.set_permissions(fs::Permissions::from_mode(0o644))?;
+                write!(lock, "{holder}")?;
+                return Ok(Some(lock));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The process that holds the lock.
@@ -156,11 +197,24 @@ impl Home {
             return Ok(None);
         }
         let text = fs::read_to_string(self.path("serve.lock"))?;
+        if text.starts_with(STOPPING) {
+            bail!("another `ekstra stop` is under way in {}", self.root.display());
+        }
         Ok(Some(text.trim().parse().context("the service's lock names no process")?))
     }
 
     fn try_lock(&self) -> Result<Option<Flock<fs::File>>> {
-        let file = fs::OpenOptions::new().create(true).append(true).open(self.path("serve.lock"))?;
+        let path = self.path("serve.lock");
+        let mut options = fs::OpenOptions::new();
+        options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).mode(0o644);
+        let file = match options.clone().create(true).append(true).open(&path) {
+            // Of a service that runs as root: to look is enough.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                options.read(true).open(&path)
+            }
+            other => other,
+        };
+        let file = file.with_context(|| path.display().to_string())?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
@@ -178,77 +232,50 @@ fn same_content(a: &Path, b: &Path) -> bool {
     length(a).is_some() && length(a) == length(b) && fs::read(a).ok() == fs::read(b).ok()
 }
 
-/// Shared by all homes of the machine, or of the user where there is no root.
-pub(crate) fn registry_directory() -> Result<PathBuf> {
-    let directory = if nix::unistd::geteuid().is_root() {
-        PathBuf::from("/var/lib/ekstra")
-    } else {
-        user_home()?.join(".local/state/ekstra")
-    };
-    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    Ok(directory)
-}
-
-/// What the uplinks of all homes have their addresses of, a /24 each.
-pub(crate) fn transits() -> Prefix {
-    Prefix::new(Ipv4Addr::new(198, 18, 0, 0), 20)
-}
-
-fn choose(env: &Env, taken: &[&Settings], listen: Option<u16>, region: &str) -> Result<Settings> {
-    let home_id = loop {
-        let id = env.hex(2);
-        if !taken.iter().any(|s| s.home_id == id) {
-            break id;
-        }
-    };
-    let number = (0..MOST_HOMES)
-        .find(|n| !taken.iter().any(|s| s.first_cluster_port == FIRST_CLUSTER_PORT + 1000 * n))
-        .context("there are 16 homes on this machine already; delete one")?;
-    let port = listen.unwrap_or(FIRST_PORT + 10 * number);
-    if let Some(other) = taken.iter().find(|s| s.port == port) {
-        bail!(
-            "port {port} belongs to the service with id {}; set EKSTRA_LISTEN to another port",
-            other.home_id
-        );
-    }
-    // A port that is taken now would be this home's for ever.
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| port_in_use(port))?;
-    // 198.18.0.0/15 is for benchmarks of network devices (RFC 2544): nobody routes it.
-    let transit = Prefix::new(Ipv4Addr::new(198, 18, u8::try_from(number)?, 0), 24);
-    Ok(Settings {
-        home_id,
-        address: Ipv4Addr::new(169, 254, 80, u8::try_from(number)? + 1),
-        port,
-        registry_port: port + 1,
-        first_cluster_port: FIRST_CLUSTER_PORT + 1000 * number,
-        transit,
-        mtu: uplink_mtu(),
-        region: region.to_owned(),
-    })
-}
-
 pub(crate) fn port_in_use(port: u16) -> String {
     format!("port {port} is in use by another program; set EKSTRA_LISTEN to a free port")
 }
 
-/// Of the link with the default route, at most Ethernet's.
-fn uplink_mtu() -> u32 {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let default = routes.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace();
-        let (device, destination) = (fields.next()?, fields.next()?);
-        (destination == "00000000").then(|| device.to_owned())
-    });
-    let mtu = default.and_then(|d| fs::read_to_string(format!("/sys/class/net/{d}/mtu")).ok());
-    mtu.and_then(|m| m.trim().parse::<u32>().ok()).unwrap_or(1500).min(1500)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Readable by the owner only, whole or not at all.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
-    file.write_all(content)?;
-    file.sync_data()?;
-    fs::rename(&partial, path).with_context(|| path.display().to_string())
+    #[test]
+    fn what_was_claimed_before_a_kill_is_what_the_home_gets() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let home = Home { root: directory.path().join("home") };
+        home.create().expect("makes");
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port();
+        let env = Env::system();
+        let wish = claims::Wish { env: &env, listen: Some(free), region: "us-east-1" };
+        let registry = directory.path().join("registry");
+        let first = home.settle_with(&registry, &wish).expect("settles");
+        for torn in [None, Some(""), Some("{\"home_id\":")] {
+            match torn {
+                None => fs::remove_file(home.path(SETTINGS)).expect("removes"),
+                Some(text) => fs::write(home.path(SETTINGS), text).expect("writes"),
+            }
+            let again = home.settle_with(&registry, &wish).expect("settles again");
+            assert_eq!((&again.home_id, again.transit), (&first.home_id, first.transit), "{torn:?}");
+            assert!(home.settings().is_some());
+        }
+    }
+
+    #[test]
+    fn a_moment_s_look_at_the_lock_does_not_stop_a_service_from_starting() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let home = Home { root: directory.path().to_owned() };
+        let look = home.try_lock().expect("opens").expect("is free");
+        let waiting = std::thread::spawn({
+            let home = home.clone();
+            move || home.lock().map(drop)
+        });
+        drop(look);
+        waiting.join().expect("ends").expect("gets it");
+        let stopping = home.lock_to_stop().expect("is free");
+        assert!(home.serving_process().expect_err("nothing serves").to_string().contains("under way"));
+        drop(stopping);
+        assert_eq!(home.serving_process().expect("looks"), None);
+    }
 }

@@ -5,15 +5,19 @@
 
 mod cli;
 mod client;
+mod control;
 mod credentials;
 mod gate;
+mod gate_keeper;
 mod home;
 mod http;
 mod kubeconfig;
+mod privilege;
 mod programs;
 mod progress;
 mod serve;
 mod service;
+mod takedown;
 mod tls;
 
 fn main() {

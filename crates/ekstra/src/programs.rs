@@ -1,14 +1,15 @@
 //! The upstream programs and machine images, from the component cache.
 
 use crate::home::Home;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ekstra_cloud::ec2::instances::MachineImages;
 use ekstra_components::{Group, KubernetesVersion, Progress, Recipes, Silent, State, Store};
 use ekstra_eks::{OfferedVersion, Programs};
 use ekstra_images::import::{ImportOptions, import_path};
 use ekstra_images::{ImageStore, Reference};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,18 +27,42 @@ pub(crate) struct Components {
 /// `EKSTRA_CACHE`, or the user's cache directory.
 pub(crate) fn open_store(overrides: Option<PathBuf>) -> Result<Store> {
     let directory = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
-    let overrides = overrides.or_else(|| std::env::var_os("EKSTRA_COMPONENTS").map(PathBuf::from));
+    let given = || std::env::var_os("EKSTRA_COMPONENTS").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let overrides = overrides.or_else(given);
+    if let Some(prebuilt) = &overrides {
+        check_prebuilt(prebuilt)?;
+    }
     Ok(Store::open(directory, overrides)?)
 }
 
+/// Programs that are not there are built: a wrong directory would be found out minutes later, if at all.
+fn check_prebuilt(directory: &Path) -> Result<()> {
+    let recipes = Recipes::get().all();
+    let names: BTreeSet<&str> = recipes.iter().flat_map(|recipe| recipe.provides()).collect();
+    let minors = Recipes::get().kubernetes().iter().map(|version| directory.join(&version.minor));
+    let mut places = minors.chain([directory.to_owned()]);
+    if places.any(|place| names.iter().any(|name| place.join(name).is_file())) {
+        return Ok(());
+    }
+    let some = ["etcd", "kubelet", "containerd"].join(", ");
+    bail!(
+        "--components {}: there is no program in it that clusters are made of ({some} ...)",
+        directory.display()
+    )
+}
+
 impl Components {
-    pub(crate) fn open(home: &Home) -> Result<Self> {
-        Ok(Self {
-            store: Arc::new(open_store(None)?),
-            home: home.clone(),
-            found: Arc::default(),
-            making: Arc::default(),
-        })
+    pub(crate) fn open(home: &Home, prebuilt: Option<PathBuf>, lender: Option<PathBuf>) -> Result<Self> {
+        let own = open_store(prebuilt)?;
+        let store = match lender {
+            Some(cache) => own.borrowing(cache),
+            None => own,
+        };
+        Ok(Self::of_store(home, store))
+    }
+
+    pub(crate) fn of_store(home: &Home, store: Store) -> Self {
+        Self { store: Arc::new(store), home: home.clone(), found: Arc::default(), making: Arc::default() }
     }
 
     fn remember(
@@ -150,18 +175,30 @@ fn own_layer(home: &Home) -> Result<PathBuf> {
 }
 
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
-    if fs::hard_link(from, to).is_err() {
+    // A link to another user's file would be theirs to change.
+    let is_own = fs::metadata(from)?.uid() == nix::unistd::geteuid().as_raw();
+    if !is_own || fs::hard_link(from, to).is_err() {
         fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
     }
     Ok(())
 }
 
-/// Everything that a first cluster with nodes needs.
-pub(crate) fn ensure_all(store: &Store, version: &KubernetesVersion, progress: &dyn Progress) -> Result<()> {
+/// The programs that a first cluster with nodes needs.
+pub(crate) fn ensure_programs(
+    store: &Store,
+    version: &KubernetesVersion,
+    progress: &dyn Progress,
+) -> Result<()> {
     let recipes = Recipes::get();
     for group in [Group::ControlPlane, Group::Node, Group::Images, Group::Client] {
         store.ensure(&recipes.group(group, version), progress)?;
     }
+    Ok(())
+}
+
+/// The same, and what nodes boot from; that needs root.
+pub(crate) fn ensure_all(store: &Store, version: &KubernetesVersion, progress: &dyn Progress) -> Result<()> {
+    ensure_programs(store, version, progress)?;
     store.node_image(version, progress)?;
     store.system_images(version, progress)?;
     Ok(())

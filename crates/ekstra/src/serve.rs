@@ -1,13 +1,16 @@
 //! `ekstra serve`: the composition of the service.
 //!
-//! Order: everything is read and checked, then listeners are bound, then reconcilers start. What fails before that has
-//! changed nothing.
+//! Order: the home's lock, its settings and its state; what an interrupted `stop --all` left; the endpoint's port; the
+//! machine's addresses; then listeners, gate and reconcilers start together. What fails before the port is bound has
+//! written to the home and to the registry of homes alone.
 
+use crate::control::{self, Private, Stop};
 use crate::home::{Home, registry_directory};
 use crate::programs::Components;
 use crate::service::Service;
-use crate::{credentials, gate, http, tls};
-use anyhow::{Context, Result};
+use crate::takedown::service_address;
+use crate::{credentials, gate_keeper, http, takedown, tls};
+use anyhow::{Context, Result, anyhow};
 use ekstra_cloud::api::Router;
 use ekstra_cloud::ec2::instances::InstanceReconciler;
 use ekstra_cloud::ec2::routers::RouterReconciler;
@@ -15,14 +18,15 @@ use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler};
 use ekstra_engine::{Env, Reconciler, drive};
-use ekstra_host::{Host, LOG_LIMIT, LinuxHost, ServiceAddress, raise_settings, rotate_logs};
+use ekstra_host::{Host, LOG_LIMIT, LinuxHost, Names, raise_settings, rotate_logs};
 use ekstra_store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// A log grows by less than its limit in this time, and a firewall's new rules stop nodes for no longer.
@@ -34,12 +38,60 @@ pub(crate) struct Options {
     pub(crate) listen: Option<u16>,
     pub(crate) region: String,
     pub(crate) drain_limit_seconds: Option<i64>,
+    /// Programs that are taken instead of built ones.
+    pub(crate) components: Option<PathBuf>,
+    /// Another user's cache, whose builds are used.
+    pub(crate) lender: Option<PathBuf>,
+    /// Leave the terminal that it was started from.
+    pub(crate) detached: bool,
 }
 
-pub(crate) async fn run(options: Options) -> Result<()> {
-    let home = options.home;
+/// What remains to be done when no thread of the service is left that could start anything.
+pub(crate) type Last = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// What everything stands on.
+struct Ground {
+    settings: Settings,
+    store: Store,
+    names: Names,
+    host: Arc<dyn Host>,
+    components: Arc<Components>,
+    cloud: Cloud,
+}
+
+pub(crate) async fn run(options: Options) -> Result<Option<Last>> {
+    if options.detached {
+        nix::unistd::setsid()?;
+    }
+    let home = options.home.clone();
     home.create()?;
-    let _lock = home.lock()?;
+    let lock = home.lock()?;
+    let ground = prepare(&home, &options)?;
+    takedown::finish(&home, &*ground.host, &ground.settings)?;
+    let (ask, mut asked) = mpsc::channel(1);
+    let (stop, shutdown) = watch::channel(false);
+    let mut tasks = compose(&home, &ground, &options, ask, &shutdown).await?;
+    let Ground { settings, store, host, .. } = ground;
+    tracing::info!(port = settings.port, address = %settings.address, "serving");
+    let end = tokio::select! {
+        signal = wait_for_signal() => signal.map(|()| Stop { all: false }),
+        Some(stop) = asked.recv() => Ok(stop),
+        () = store.closed() => Err(anyhow!("the state can no longer be written; start the service again")),
+        Some(ended) = tasks.join_next() => Err(anyhow!("a part of the service ended ({ended:?}); start it again")),
+    };
+    stop.send_replace(true);
+    tasks.shutdown().await;
+    control::unbind(&home);
+    let take_down = move || {
+        let _lock = lock;
+        takedown::take_down(&home, &*host, &settings)?;
+        takedown::restore_machine(&home)
+    };
+    Ok(if end?.all { Some(Box::new(take_down)) } else { None })
+}
+
+fn prepare(home: &Home, options: &Options) -> Result<Ground> {
+    let components = Components::open(home, options.components.clone(), options.lender.clone())?;
     let env = Env::system();
     let settings = home.settle(&env, options.listen, &options.region)?;
     let store = Store::open(&home.state_file())?;
@@ -54,42 +106,57 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         home: home.root.clone(),
         router_use: Arc::default(),
     };
-    ensure_scope(&cloud, &Scope::new(DEFAULT_ACCOUNT, &settings.region))
-        .await
-        .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
-    credentials::ensure(&home, &cloud).await?;
+    Ok(Ground { settings, store, names, host, components: Arc::new(components), cloud })
+}
+
+/// Binds every listener, then starts everything that runs as long as the service.
+async fn compose(
+    home: &Home,
+    ground: &Ground,
+    options: &Options,
+    ask: mpsc::Sender<Stop>,
+    shutdown: &watch::Receiver<bool>,
+) -> Result<JoinSet<()>> {
+    let Ground { settings, names, host, components, cloud, .. } = ground;
+    let furnished = ensure_scope(cloud, &Scope::new(DEFAULT_ACCOUNT, &settings.region)).await;
+    furnished.map_err(|refusal| anyhow!("{refusal:?}"))?;
+    credentials::ensure(home, cloud).await?;
     let loopback = bind(Ipv4Addr::LOCALHOST, settings.port).await?;
-    prepare_machine(&*host, &home, &settings)?;
-    let components = Arc::new(Components::open(&home)?);
+    prepare_machine(&**host, home, settings)?;
+    let listeners = [loopback, bind(settings.address, settings.port).await?];
+    let private_listener = control::bind(home)?;
     let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
     eks.drain_limit_seconds = options.drain_limit_seconds;
     let mut router = Router::default();
-    ekstra_cloud::serve(&mut router, &cloud);
+    ekstra_cloud::serve(&mut router, cloud);
     ekstra_eks::serve(&mut router, &eks);
     let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });
-    let listeners = [loopback, bind(settings.address, settings.port).await?];
-    let acceptor = tls::acceptor(&home, settings.address)?;
+    let acceptor = tls::acceptor(home, settings.address)?;
     let prefetch = components.clone();
     tokio::task::spawn_blocking(move || prefetch.prefetch());
-    let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
     for listener in listeners {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
     }
-    tasks.spawn(gate::keep(host.clone(), home.clone()));
+    let private =
+        Private { home: home.clone(), host: host.clone(), components: components.clone(), stop: ask };
+    tasks.spawn(control::serve(private_listener, Arc::new(private)));
+    tasks.spawn(gate_keeper::keep(host.clone(), home.clone()));
     tasks.spawn(tend(host.clone(), home.clone(), settings.clone()));
+    start_reconcilers(&mut tasks, ground, eks, shutdown);
+    Ok(tasks)
+}
+
+fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdown: &watch::Receiver<bool>) {
+    let Ground { store, names, host, components, cloud, .. } = ground;
+    let (cloud, host, names) = (cloud.clone(), host.clone(), names.clone());
     let routers = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names: names.clone() };
-    let instances = InstanceReconciler { cloud, host, names, images: components };
-    start(&mut tasks, routers, &store, &shutdown);
-    start(&mut tasks, instances, &store, &shutdown);
-    start(&mut tasks, ClusterReconciler::new(eks.clone()), &store, &shutdown);
-    start(&mut tasks, NodegroupReconciler::new(eks.clone()), &store, &shutdown);
-    start(&mut tasks, NodeControllers::new(eks), &store, &shutdown);
-    tracing::info!(port = settings.port, address = %settings.address, "serving");
-    wait_for_end().await?;
-    stop.send_replace(true);
-    tasks.shutdown().await;
-    Ok(())
+    let instances = InstanceReconciler { cloud, host, names, images: components.clone() };
+    start(tasks, routers, store, shutdown);
+    start(tasks, instances, store, shutdown);
+    start(tasks, ClusterReconciler::new(eks.clone()), store, shutdown);
+    start(tasks, NodegroupReconciler::new(eks.clone()), store, shutdown);
+    start(tasks, NodeControllers::new(eks), store, shutdown);
 }
 
 fn start<R: Reconciler>(
@@ -107,10 +174,6 @@ fn prepare_machine(host: &dyn Host, home: &Home, settings: &Settings) -> Result<
         tracing::info!(%setting, before = change.before, now = change.now, "raised until the last home stops");
     }
     Ok(host.ensure_service_address(&service_address(settings))?)
-}
-
-pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
-    ServiceAddress { address: settings.address, transit: settings.transit }
 }
 
 /// What grows and what others may undo, seen to now and then.
@@ -133,7 +196,7 @@ async fn bind(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
         .with_context(|| crate::home::port_in_use(port))
 }
 
-async fn wait_for_end() -> Result<()> {
+async fn wait_for_signal() -> Result<()> {
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = term.recv() => {}

@@ -37,7 +37,7 @@ fn make(home: &Home, address: Ipv4Addr) -> Result<()> {
     params.distinguished_name.push(DnType::CommonName, "ekstra endpoint");
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &issuer)?.pem();
-    write_private(&home.path("ca.crt"), authority.as_bytes())?;
+    home.write_for_owner("ca.crt", authority.as_bytes())?;
     write_private(&home.path("endpoint.key"), key.serialize_pem().as_bytes())?;
     write_private(&home.path("endpoint.crt"), certificate.as_bytes())
 }

@@ -13,7 +13,7 @@ pub mod netns;
 pub mod sim;
 mod spec;
 
-pub use linux::launch::launch_main;
+pub use linux::launch::{launch_main, open_log};
 pub use linux::machine::{SettingChange, boot_id, raise_settings, restore_settings};
 pub use linux::{Firewall, LinuxHost, Names, child_exit, firewalls};
 pub use logs::{LOG_LIMIT, older_log, remove_log, rotate_logs};

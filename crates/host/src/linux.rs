@@ -193,6 +193,7 @@ impl Host for LinuxHost {
     }
 
     fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError> {
+        network::remove_uplinks(&self.names)?;
         network::remove_service_address(&self.names, spec)?;
         self.cgroups.group(self.names.cgroup()).remove()
     }

@@ -33,16 +33,6 @@ pub(crate) fn print(args: &[String]) -> io::Result<()> {
     let now = i64::try_from(now).map_err(io::Error::other)?;
     let endpoint = format!("https://sts.{region}.amazonaws.com");
     let token = sigv4::make_eks_token(&credentials, &region, &endpoint, cluster, now);
-    // A token is good for 15 minutes; a minute less is what aws-iam-authenticator says too.
-    let expires = ekstra_wire::iso8601((now + 14 * 60) * 1000);
-    println!(
-        "{}",
-        serde_json::json!({
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "kind": "ExecCredential",
-            "spec": {"interactive": false},
-            "status": {"token": token, "expirationTimestamp": expires},
-        })
-    );
+    println!("{}", sigv4::exec_credential(&token, now));
     Ok(())
 }

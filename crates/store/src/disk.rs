@@ -6,6 +6,10 @@ use crate::Revision;
 use crate::memory::{Change, Entry, State};
 use rusqlite::{Connection, OpenFlags, params};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +23,8 @@ const LOG_KEPT: u64 = 10_000;
 pub enum OpenError {
     #[error("{path}: {source}")]
     Sqlite { path: PathBuf, source: rusqlite::Error },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
     #[error(
         "{path} is damaged ({detail}); it was not touched. Restore a backup, or move it away to start empty"
     )]
@@ -48,10 +54,10 @@ pub(crate) struct Disk {
 impl Disk {
     pub(crate) fn open_writer(path: &Path) -> Result<Self, OpenError> {
         let wrap = |source| OpenError::Sqlite { path: path.to_owned(), source };
-        let fresh = !path.exists();
-        if !fresh {
+        if path.exists() {
             check(path)?;
         }
+        make_private(path)?;
         let connection = Connection::open(path).map_err(wrap)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(wrap)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(wrap)?;
@@ -165,12 +171,32 @@ fn refuse_newer(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Secrets lie in it. SQLite gives its side files the mode of the main one, when it makes them.
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    let wrap = |source| OpenError::Io { path: path.to_owned(), source };
+    let private = || fs::Permissions::from_mode(0o600);
+    let file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(wrap)?;
+    file.set_permissions(private()).map_err(wrap)?;
+    for side in [beside(path, "-wal"), beside(path, "-shm")] {
+        match fs::set_permissions(&side, private()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrap(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// One of SQLite's side files.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
 /// Looks at an existing file without being able to change it.
 fn check(path: &Path) -> Result<(), OpenError> {
     let corrupt = |detail: String| OpenError::Corrupt { path: path.to_owned(), detail };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|e| corrupt(e.to_string()))?;
-    connection.pragma_update(None, "query_only", true).map_err(|e| corrupt(e.to_string()))?;
+    let connection = open_for_check(path).map_err(|e| corrupt(e.to_string()))?;
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|e| corrupt(e.to_string()))?;
@@ -178,4 +204,16 @@ fn check(path: &Path) -> Result<(), OpenError> {
         return Err(corrupt(verdict));
     }
     refuse_newer(path, &connection)
+}
+
+/// With a log of commits beside it the file is only complete together with that, which needs SQLite's shared index
+/// (`-shm`, derived from the log); a read-only connection cannot move the log into the file. Without one the file is
+/// read as it lies there, and not even an index is made.
+fn open_for_check(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0) {
+        return Connection::open_with_flags(path, flags);
+    }
+    let escaped = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI)
 }

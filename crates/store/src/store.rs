@@ -70,6 +70,12 @@ impl Store {
         self.head.clone()
     }
 
+    /// Completes when nothing can be committed any more: the writer's thread is gone.
+    pub async fn closed(&self) {
+        let mut head = self.head();
+        while head.changed().await.is_ok() {}
+    }
+
     pub fn begin(&self) -> Txn {
         Txn::new(self.view.clone())
     }
@@ -192,4 +198,30 @@ fn answer(reply: oneshot::Sender<Result<Revision, CommitError>>, result: Result<
 fn clash(txn: &Txn, commits: &[(Revision, Vec<Change>)]) -> Option<Arc<str>> {
     let mut written = commits.iter().flat_map(|(_, changes)| changes.iter());
     written.find(|change| txn.depends_on(&change.key)).map(|change| change.key.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::State;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_dead_writer_is_noticed_and_nobody_waits_for_it() {
+        let (jobs, queue) = mpsc::sync_channel::<Job>(1);
+        let (publish, head) = watch::channel(0);
+        let store = Store { view: View::new(State::default()), jobs, head };
+        let writer = std::thread::spawn(move || {
+            let (_queue, _publish) = (&queue, &publish);
+            let _job = queue.recv();
+            panic!("on purpose");
+        });
+        let mut txn = store.begin();
+        txn.put("k", &1).expect("encodes");
+        let patience = Duration::from_secs(20);
+        let refused = tokio::time::timeout(patience, store.commit(txn)).await.expect("is answered");
+        assert!(matches!(refused, Err(CommitError::Closed)), "{refused:?}");
+        tokio::time::timeout(patience, store.closed()).await.expect("is noticed");
+        assert!(writer.join().is_err());
+    }
 }

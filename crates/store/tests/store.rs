@@ -1,6 +1,8 @@
 //! The store against its promises: conflicts, order, durability, following, and a damaged file.
 
 use ekstra_store::{CommitError, Follower, OpenError, Store};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 fn open(dir: &tempfile::TempDir) -> Store {
@@ -104,4 +106,62 @@ fn a_damaged_file_is_refused_untouched() {
     let refused = Store::open(&path);
     assert!(matches!(refused, Err(OpenError::Corrupt { .. })), "{refused:?}");
     assert_eq!(std::fs::read(&path).expect("reads"), vec![0x5a; 8192]);
+}
+
+/// Leaves what a killed service leaves: commits that are in the log beside the file only.
+async fn killed(dir: &Path) -> PathBuf {
+    let living = tempfile::tempdir().expect("tempdir");
+    let store = open(&living);
+    for n in 0..200_u32 {
+        store.transact::<_, CommitError>(|txn| Ok(txn.put(&format!("k{n}"), &n)?)).await.expect("commits");
+    }
+    for name in ["state.db", "state.db-wal"] {
+        std::fs::copy(living.path().join(name), dir.join(name)).expect("copies");
+    }
+    dir.join("state.db")
+}
+
+fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    ["state.db", "state.db-wal"]
+        .map(|name| (name.to_owned(), std::fs::read(dir.join(name)).unwrap_or_default()))
+        .to_vec()
+}
+
+#[tokio::test]
+async fn commits_in_the_log_beside_the_file_are_there_after_a_kill() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    killed(dir.path()).await;
+    assert_eq!(open(&dir).view().list("k").len(), 200);
+}
+
+#[tokio::test]
+async fn a_damaged_file_with_a_log_beside_it_is_refused_untouched() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = killed(dir.path()).await;
+    // Past the header: pages of the log that replace these must not be written over them before all is well.
+    let mut bytes = std::fs::read(&path).expect("reads");
+    bytes.resize(8192.max(bytes.len()), 0);
+    bytes[100..4096].fill(0x5a);
+    std::fs::write(&path, &bytes).expect("writes");
+    let mut log = std::fs::read(dir.path().join("state.db-wal")).expect("reads");
+    log.truncate(32 + 24 + 1000);
+    std::fs::write(dir.path().join("state.db-wal"), &log).expect("writes");
+    let before = contents(dir.path());
+    let refused = Store::open(&path);
+    assert!(matches!(refused, Err(OpenError::Corrupt { .. })), "{refused:?}");
+    assert!(contents(dir.path()) == before, "both files are as they were");
+}
+
+#[tokio::test]
+async fn files_are_the_owners_alone() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("state.db");
+    std::fs::write(&path, "").expect("writes");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("is ours");
+    let store = open(&dir);
+    store.transact::<_, CommitError>(|txn| Ok(txn.put("k", &1)?)).await.expect("commits");
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        let mode = std::fs::metadata(dir.path().join(name)).expect(name).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
 }

@@ -16,7 +16,7 @@ mod verify;
 
 pub use error::SigError;
 pub use sign::{presign, sign};
-pub use token::{TOKEN_LIFETIME, TokenError, make_eks_token, verify_eks_token};
+pub use token::{TOKEN_LIFETIME, TokenError, exec_credential, make_eks_token, verify_eks_token};
 pub use verify::{Scope, Verified, VerifyOptions, scope, verify};
 
 pub(crate) const ALGORITHM: &str = "AWS4-HMAC-SHA256";

@@ -25,6 +25,9 @@ const PODS_PER_PREFIX: u32 = 13;
 const REMEMBERED: i64 = 60 * 60 * 1000;
 /// How long an instance may take to end by itself.
 const STOP_GRACE: Duration = Duration::from_secs(4);
+/// Before conclusions are drawn from an end: when the host goes down, everything gets its signal at the same time, and
+/// the service is to end before it takes that for the end of its instances.
+const SECOND_LOOK: Duration = Duration::from_millis(250);
 
 /// What RunInstances would be asked for.
 #[derive(Clone, Debug)]
@@ -258,7 +261,7 @@ impl InstanceReconciler {
                 tokio::select! {
                     ended = child_exit(&running) => {
                         ended.map_err(HostError::wait(&instance.id))?;
-                        Ok(Next::After(Duration::from_millis(1)))
+                        Ok(Next::After(SECOND_LOOK))
                     }
                     () = changed => Ok(Next::After(Duration::from_millis(1))),
                 }

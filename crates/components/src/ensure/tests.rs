@@ -197,3 +197,20 @@ fn without_go_what_was_built_is_still_found() {
     let error = store.ensure(&[named("etcd")], &crate::Silent).expect_err("no Go");
     assert!(matches!(error, EnsureError::MissingTool { .. }), "{error}");
 }
+
+#[test]
+fn another_cache_s_builds_are_borrowed_and_nothing_is_written_there() {
+    let bench = Bench::new();
+    bench.store(None).ensure(&[named("pause")], &crate::Silent).expect("builds");
+    let own = || {
+        let path = format!("{}:/usr/bin:/bin", bench.home.path().display());
+        let store = Store::with_tools(&bench.file("own"), None, Tools::on(path)).expect("opens");
+        store.borrowing(bench.file("cache"))
+    };
+    let paths = own().ensure(&[named("pause")], &crate::Silent).expect("is there");
+    assert!(paths.program("pause").is_some_and(|path| path.starts_with(bench.file("cache"))));
+    assert_eq!(bench.builds(), 1);
+    own().ensure(&[named("etcd")], &crate::Silent).expect("builds what is not");
+    assert!(bench.builds() > 1);
+    assert_eq!(bench.entries("components"), 1, "in a cache of its own");
+}

@@ -1,9 +1,11 @@
 //! `create|get|delete cluster`.
 
-use super::lifecycle::ensure_service;
+use super::Shown;
+use super::components::Prebuilt;
+use super::lifecycle::{Serve, ensure_known_service, ensure_service};
 use super::nodegroup;
 use super::output::{Column, print};
-use super::{Region, Shown};
+use super::words::{Named, PATIENCE, POLL, Region};
 use crate::client::{Client, code, elements, segment};
 use crate::home::Home;
 use crate::kubeconfig;
@@ -12,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const COLUMNS: [Column; 5] = [
     ("NAME", "/name"),
@@ -21,15 +23,11 @@ const COLUMNS: [Column; 5] = [
     ("ENDPOINT", "/endpoint"),
     ("ARN", "/arn"),
 ];
-const POLL: Duration = Duration::from_millis(50);
-/// eksctl's.
-const PATIENCE: Duration = Duration::from_secs(25 * 60);
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// The cluster's name
-    #[arg(short, long)]
-    name: String,
+    #[command(flatten)]
+    name: Named,
     /// Kubernetes version, such as 1.36 [default: the newest that ekstra offers by default]
     #[arg(long)]
     version: Option<String>,
@@ -46,6 +44,8 @@ pub(super) struct Create {
     nodegroup_name: String,
     #[command(flatten)]
     size: nodegroup::Size,
+    #[command(flatten)]
+    components: Prebuilt,
     /// Where to write the kubeconfig [default: $KUBECONFIG or ~/.kube/config]
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
@@ -58,9 +58,11 @@ impl Create {
                 "self-managed nodes are not offered yet; add --managed for a managed node group, or --without-nodegroup"
             );
         }
+        let name = self.name.required()?;
+        let version = super::components::find(self.version.as_deref())?;
         let started = Instant::now();
-        ensure_service(home).await?;
-        super::components::ensure_for(self.version.as_deref())?;
+        ensure_service(home, &Serve::of_environment(self.components.clone())?).await?;
+        super::components::ensure_for(home, version, self.components).await?;
         let client = Client::new(home, &self.region.region)?;
         let subnets = elements(
             &client
@@ -70,7 +72,7 @@ impl Create {
         );
         let role = |name: &str| format!("arn:aws:iam::{}:role/{name}", client.account);
         let mut request = json!({
-            "name": self.name,
+            "name": name,
             "roleArn": role("eksClusterRole"),
             "resourcesVpcConfig": {"subnetIds": subnets},
             "accessConfig": {"authenticationMode": "API_AND_CONFIG_MAP"},
@@ -80,25 +82,25 @@ impl Create {
         }
         client.eks("POST", "/clusters", Some(request)).await?;
         let mut waiting = Waiting::new();
-        let cluster = wait_active(&client, &self.name, &mut waiting).await?;
+        let cluster = wait_active(&client, &name, &mut waiting).await?;
         let path = write_kubeconfig(home, &client, &cluster, self.kubeconfig)?;
         if self.managed {
             waiting.on("control plane is ACTIVE");
-            nodegroup::create(&client, &self.name, &self.nodegroup_name, &self.size, &subnets).await?;
-            nodegroup::wait(&client, &self.name, &self.nodegroup_name, &mut waiting).await?;
+            nodegroup::create(&client, &name, &self.nodegroup_name, &self.size, &subnets).await?;
+            nodegroup::wait(&client, &name, &self.nodegroup_name, &mut waiting).await?;
         }
-        waiting.done(&format!(
-            "cluster {} is ready ({:.1} s in all)",
-            self.name,
-            started.elapsed().as_secs_f32()
-        ));
+        waiting.done(&format!("cluster {} is ready ({:.1} s in all)", name, started.elapsed().as_secs_f32()));
         println!("kubeconfig: {}", path.display());
-        println!("\nNext:\n  kubectl get nodes            # or: ekstra kubectl get nodes");
-        println!("  ekstra get nodegroup --cluster {}", self.name);
-        println!("  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}", self.name);
-        println!("  ekstra delete cluster --name {}", self.name);
+        next(&name);
         Ok(())
     }
+}
+
+fn next(name: &str) {
+    println!("\nNext:\n  kubectl get nodes            # or: ekstra kubectl get nodes");
+    println!("  ekstra get nodegroup --cluster {}", name);
+    println!("  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}", name);
+    println!("  ekstra delete cluster --name {}", name);
 }
 
 async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Result<Value> {
@@ -153,9 +155,8 @@ pub(super) async fn update_kubeconfig(
 
 #[derive(Debug, Args)]
 pub(super) struct Get {
-    /// One cluster only
-    #[arg(short, long)]
-    name: Option<String>,
+    #[command(flatten)]
+    name: Named,
     #[command(flatten)]
     region: Region,
     #[command(flatten)]
@@ -165,7 +166,7 @@ pub(super) struct Get {
 impl Get {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
         let client = Client::new(home, &self.region.region)?;
-        let names = match self.name {
+        let names = match self.name.given() {
             Some(name) => vec![name],
             None => list(&client, "/clusters", "clusters").await?,
         };
@@ -198,8 +199,8 @@ pub(super) async fn list(client: &Client, path: &str, member: &str) -> Result<Ve
 
 #[derive(Debug, Args)]
 pub(super) struct Delete {
-    #[arg(short, long)]
-    name: String,
+    #[command(flatten)]
+    name: Named,
     #[command(flatten)]
     region: Region,
     /// The kubeconfig to take the cluster's entry out of [default: $KUBECONFIG or ~/.kube/config]
@@ -210,17 +211,18 @@ pub(super) struct Delete {
 impl Delete {
     /// Node groups first, as eksctl does; then the cluster.
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        ensure_service(home).await?;
+        let name = self.name.required()?;
+        ensure_known_service(home).await?;
         let client = Client::new(home, &self.region.region)?;
-        let path = format!("/clusters/{}", segment(&self.name)?);
+        let path = format!("/clusters/{}", segment(&name)?);
         let cluster = client.eks("GET", &path, None).await?;
         let mut waiting = Waiting::new();
         let groups = list(&client, &format!("{path}/node-groups"), "nodegroups").await?;
         for group in &groups {
-            nodegroup::delete(&client, &self.name, group).await?;
+            nodegroup::delete(&client, &name, group).await?;
         }
         for group in &groups {
-            nodegroup::wait_gone(&client, &self.name, group, &mut waiting).await?;
+            nodegroup::wait_gone(&client, &name, group, &mut waiting).await?;
         }
         client.eks("DELETE", &path, None).await?;
         loop {
@@ -233,7 +235,7 @@ impl Delete {
         }
         let kubeconfig = self.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?;
         kubeconfig::remove(&kubeconfig, cluster["cluster"]["arn"].as_str().unwrap_or_default())?;
-        waiting.done(&format!("cluster {} is gone", self.name));
+        waiting.done(&format!("cluster {} is gone", name));
         Ok(())
     }
 }

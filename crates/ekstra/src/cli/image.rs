@@ -1,11 +1,17 @@
 //! `image load|pack|list`: images for every node, written once.
 
+use crate::control::Control;
 use crate::home::Home;
-use anyhow::{Context, Result};
-use clap::Subcommand;
+use crate::privilege::is_root;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use ekstra_images::digest::Digest;
 use ekstra_images::import::{ImportOptions, import_path, import_reader};
-use ekstra_images::pack::{PackOptions, pack};
+use ekstra_images::pack::{PackOptions, Packed, pack};
 use ekstra_images::{ImageStore, Reference};
+use serde_json::{Value, json};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
@@ -18,61 +24,148 @@ pub(super) enum Command {
         name: Option<String>,
     },
     /// Make an image of a directory or a tar file
-    Pack {
-        rootfs: PathBuf,
-        #[arg(long)]
-        name: String,
-        #[arg(long, num_args = 1.., allow_hyphen_values = true)]
-        entrypoint: Vec<String>,
-        #[arg(long = "env")]
-        env: Vec<String>,
-        #[arg(long)]
-        workdir: Option<String>,
-        #[arg(long)]
-        user: Option<String>,
-    },
+    Pack(Pack),
     /// What the nodes can pull from here
     List,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Pack {
+    rootfs: PathBuf,
+    #[arg(long)]
+    name: String,
+    #[arg(long, num_args = 1.., allow_hyphen_values = true)]
+    entrypoint: Vec<String>,
+    #[arg(long = "env")]
+    env: Vec<String>,
+    #[arg(long)]
+    workdir: Option<String>,
+    #[arg(long)]
+    user: Option<String>,
+}
+
+/// What makes a layout of an image store's directory.
+const LAYOUT: [&str; 3] = ["oci-layout", "index.json", "blobs"];
+
 impl Command {
-    pub(super) fn run(self, home: &Home) -> Result<()> {
+    pub(super) async fn run(self, home: &Home) -> Result<()> {
+        match Control::connect(home).await? {
+            Some(service) => self.through(service).await,
+            None => self.directly(home),
+        }
+    }
+
+    /// By the service, which alone reads and writes the home's images while it runs.
+    async fn through(self, service: Control) -> Result<()> {
+        match self {
+            Self::Load { path, name } => {
+                if path != Path::new("-") {
+                    std::fs::metadata(&path).with_context(|| path.display().to_string())?;
+                }
+                tell(&service.load(path, name.as_deref()).await?);
+            }
+            Self::Pack(pack) => {
+                let name = pack.name.clone();
+                let work = Scratch::new()?;
+                let layout = work.0.clone();
+                tokio::task::block_in_place(|| {
+                    let store = ImageStore::open(&layout)?;
+                    let packed = pack.into(&store)?;
+                    write_index(&store, &packed.digest)
+                })?;
+                let write = move |to: &mut dyn io::Write| {
+                    let mut tar = tar::Builder::new(to);
+                    for part in LAYOUT {
+                        let path = layout.join(part);
+                        match path.is_dir() {
+                            true => tar.append_dir_all(part, path)?,
+                            false => tar.append_path_with_name(path, part)?,
+                        }
+                    }
+                    tar.finish()
+                };
+                tell(&service.upload(Some(&name), write).await?);
+            }
+            Self::List => tell(&service.images().await?),
+        }
+        Ok(())
+    }
+
+    fn directly(self, home: &Home) -> Result<()> {
+        if !is_root() {
+            bail!("the service does not run; `ekstra start` starts it");
+        }
         home.create()?;
         let store = ImageStore::open(home.path("images"))?;
-        match self {
-            Self::Load { path, name } => load(&store, &path, name.as_deref()),
-            Self::Pack { rootfs, name, entrypoint, env, workdir, user } => {
-                let mut options = PackOptions::new(Reference::parse(&name)?);
-                options.entrypoint = entrypoint;
-                options.env = env;
-                options.workdir = workdir;
-                options.user = user;
-                let packed = pack(&store, &rootfs, &options)?;
-                for skipped in &packed.skipped {
-                    eprintln!("left out (neither file, directory nor link): {}", skipped.display());
+        let images = match self {
+            Self::Load { path, name } => {
+                let options = ImportOptions { name: name.as_deref().map(Reference::parse).transpose()? };
+                match path == Path::new("-") {
+                    true => import_reader(&store, io::stdin().lock(), &options)?,
+                    false => {
+                        import_path(&store, &path, &options).with_context(|| path.display().to_string())?
+                    }
                 }
-                println!("{name} {}", packed.digest);
-                Ok(())
             }
-            Self::List => {
-                for image in store.list()? {
-                    println!("{} {}", image.reference, image.target.digest);
-                }
-                Ok(())
+            Self::Pack(pack) => {
+                let name = pack.name.clone();
+                println!("{name} {}", pack.into(&store)?.digest);
+                return Ok(());
             }
+            Self::List => store.list()?,
+        };
+        for image in images {
+            println!("{} {}", image.reference, image.target.digest);
         }
+        Ok(())
     }
 }
 
-fn load(store: &ImageStore, path: &Path, name: Option<&str>) -> Result<()> {
-    let options = ImportOptions { name: name.map(Reference::parse).transpose()? };
-    let images = if path == Path::new("-") {
-        import_reader(store, std::io::stdin().lock(), &options)?
-    } else {
-        import_path(store, path, &options).with_context(|| path.display().to_string())?
-    };
-    for image in images {
-        println!("{} {}", image.reference, image.target.digest);
+impl Pack {
+    fn into(self, store: &ImageStore) -> Result<Packed> {
+        let mut options = PackOptions::new(Reference::parse(&self.name)?);
+        options.entrypoint = self.entrypoint;
+        options.env = self.env;
+        options.workdir = self.workdir;
+        options.user = self.user;
+        let packed = pack(store, &self.rootfs, &options)?;
+        for skipped in &packed.skipped {
+            eprintln!("left out (neither file, directory nor link): {}", skipped.display());
+        }
+        Ok(packed)
     }
-    Ok(())
+}
+
+/// The store's blobs lie as those of a layout do; this makes it one.
+fn write_index(store: &ImageStore, digest: &Digest) -> Result<()> {
+    let images = store.list()?;
+    let image = images.iter().find(|image| image.target.digest == *digest).context("the image is gone")?;
+    let manifests = json!([image.target]);
+    let index = json!({"schemaVersion": 2, "manifests": manifests});
+    std::fs::write(store.dir().join("index.json"), index.to_string())?;
+    Ok(std::fs::write(store.dir().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?)
+}
+
+fn tell(answer: &Value) {
+    for image in answer["images"].as_array().into_iter().flatten() {
+        let text = |name: &str| image[name].as_str().unwrap_or_default();
+        println!("{} {}", text("name"), text("digest"));
+    }
+}
+
+/// A directory of this command alone; goes with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("ekstra-pack-{}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

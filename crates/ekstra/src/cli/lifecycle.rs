@@ -1,33 +1,47 @@
-//! `serve|start|stop|status|env|doctor|logs|token`.
+//! `serve|start|stop|status`: the life of the service.
 
+use super::components::Prebuilt;
+use super::mistakes;
+use super::words::Region;
 use crate::client::Client;
-use crate::credentials::StoredCredentials;
-use crate::gate;
-use crate::home::{Home, registry_directory};
-use crate::serve::{Options, service_address};
-use anyhow::{Context, Result, bail};
-use clap::Args;
-use ekstra_host::{ChildId, ChildStatus, Host, LinuxHost};
-use ekstra_wire::sigv4;
+use crate::control::Control;
+use crate::home::Home;
+use crate::privilege::{as_root, is_root};
+use crate::serve::Options;
+use crate::takedown;
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Parser};
+use ekstra_host::LinuxHost;
+use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
-use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-const START_PATIENCE: Duration = Duration::from_secs(20);
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Everything has its grace, and the service finishes what it is doing.
+const STOP_ALL_PATIENCE: Duration = Duration::from_secs(60);
+/// A stop that was interrupted is finished first, which takes seconds.
+const START_PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// Port of the AWS endpoint, at the first start [default: 4566, or the next that no other home has]
-    #[arg(long = "listen", env = "EKSTRA_LISTEN", value_parser = parse_listen)]
+    #[arg(long, env = "EKSTRA_LISTEN", value_parser = parse_listen)]
     listen: Option<u16>,
-    /// The region of requests that name none
-    #[arg(long, env = "AWS_REGION", default_value = ekstra_domain::names::DEFAULT_REGION)]
-    region: String,
+    #[command(flatten)]
+    region: Region,
     /// Seconds that a node has to be drained before it is terminated all the same [default: 900]
     #[arg(long, env = "EKSTRA_DRAIN_LIMIT")]
     drain_limit: Option<i64>,
+    #[command(flatten)]
+    components: Prebuilt,
+    /// Another user's component cache, whose builds are used
+    #[arg(long, hide = true)]
+    lender: Option<PathBuf>,
+    /// Leave the terminal
+    #[arg(long, hide = true)]
+    detached: bool,
 }
 
 /// A port, or 127.0.0.1:port.
@@ -37,17 +51,53 @@ fn parse_listen(text: &str) -> Result<u16, String> {
 }
 
 impl Serve {
-    pub(super) fn options(self, home: Home) -> Options {
-        Options { home, listen: self.listen, region: self.region, drain_limit_seconds: self.drain_limit }
+    pub(super) fn options(self, home: Home) -> Result<Options> {
+        Ok(Options {
+            home,
+            listen: self.listen,
+            region: self.region.region,
+            drain_limit_seconds: self.drain_limit,
+            components: self.components.checked()?,
+            lender: self.lender,
+            detached: self.detached,
+        })
+    }
+
+    /// What the environment says, for commands that start the service by the way.
+    pub(super) fn of_environment(components: Prebuilt) -> Result<Self> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            serve: Serve,
+        }
+        let alone =
+            Alone::try_parse_from(["ekstra"]).map_err(|error| anyhow!("{}", mistakes::line(&error)))?;
+        Ok(Self { components, ..alone.serve })
+    }
+
+    /// The same as words: sudo drops the environment.
+    fn words(&self) -> Result<Vec<OsString>> {
+        let mut words: Vec<OsString> = vec!["--region".into(), self.region.region.clone().into()];
+        let mut add = |flag: &str, value: Option<OsString>| {
+            words.extend(value.into_iter().flat_map(|value| [flag.into(), value]));
+        };
+        add("--listen", self.listen.map(|port| port.to_string().into()));
+        add("--drain-limit", self.drain_limit.map(|limit| limit.to_string().into()));
+        add("--components", self.components.clone().checked()?.map(Into::into));
+        add("--lender", self.lender.clone().map(Into::into));
+        Ok(words)
     }
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Start {}
+pub(super) struct Start {
+    #[command(flatten)]
+    serve: Serve,
+}
 
 impl Start {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        ensure_service(home).await?;
+        ensure_service(home, &self.serve).await?;
         status(home).await.map(drop)
     }
 }
@@ -59,9 +109,19 @@ async fn running(home: &Home) -> Option<String> {
     (root == home.root.display().to_string()).then_some(version)
 }
 
+/// For commands about what there is already: they make no home.
+pub(super) async fn ensure_known_service(home: &Home) -> Result<()> {
+    home.known()?;
+    ensure_service(home, &Serve::of_environment(Prebuilt::default())?).await
+}
+
 /// Starts the service unless it answers; tells when it is older than this program.
-pub(super) async fn ensure_service(home: &Home) -> Result<()> {
+pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
+    let words = serve.words()?;
     if let Some(version) = running(home).await {
+        if serve.components.is_given() {
+            eprintln!("note: the service runs already; --components counts when it is started");
+        }
         if version != env!("CARGO_PKG_VERSION") {
             eprintln!(
                 "note: the service is ekstra {version}, this is {}; `ekstra stop && ekstra start` upgrades it, clusters go on",
@@ -70,25 +130,39 @@ pub(super) async fn ensure_service(home: &Home) -> Result<()> {
         }
         return Ok(());
     }
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "the service needs root for network namespaces and nodes; start it with `sudo -E {} start`",
-            own_name()
-        );
-    }
     home.create()?;
     home.install_program()?;
-    let log = fs::OpenOptions::new().create(true).append(true).open(home.log("serve"))?;
+    if is_root() {
+        return spawn(home, &words).await;
+    }
+    // The programs were built by this user; root uses them, and builds none.
+    let cache = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
+    let lender = ["--lender".into(), std::path::absolute(cache)?.into()];
+    let start = std::iter::once("start".into()).chain(words).chain(lender).collect::<Vec<OsString>>();
+    tokio::task::block_in_place(|| as_root(home, &start))
+}
+
+/// Starts the service in the background and waits until it answers.
+async fn spawn(home: &Home, words: &[OsString]) -> Result<()> {
+    let log = ekstra_host::open_log(&home.log("serve"))?;
     let mut command = Command::new(home.program());
-    command.arg("--home").arg(&home.root).arg("serve").stdin(Stdio::null());
-    command.stdout(log.try_clone()?).stderr(log).process_group(0);
+    command.arg("--home").arg(&home.root).args(["serve", "--detached"]).args(words);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().with_context(|| home.program().display().to_string())?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         if running(home).await.is_some() {
+            // One that came second would serve as soon as the first is stopped.
+            let own = i32::try_from(child.id()).ok();
+            if home.serving_process()? != own {
+                let _ = child.kill().and_then(|()| child.wait());
+            }
             return Ok(());
         }
-        if let Some(status) = child.try_wait()? {
+        // Another command's may have been first; then that one is waited for.
+        if let Some(status) = child.try_wait()?
+            && home.serving_process()?.is_none()
+        {
             bail!("the service did not start ({status}): {}", last_line(home));
         }
         if Instant::now() > deadline {
@@ -96,10 +170,6 @@ pub(super) async fn ensure_service(home: &Home) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(15)).await;
     }
-}
-
-fn own_name() -> String {
-    std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_else(|_| "ekstra".into())
 }
 
 fn last_line(home: &Home) -> String {
@@ -111,55 +181,59 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
     if !home.root.exists() {
         bail!("no service has been started in {}", home.root.display());
     }
-    if let Some(pid) = home.serving_process()? {
-        let process = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while nix::sys::signal::kill(process, None).is_ok() && !is_zombie(pid) {
-            if Instant::now() > deadline {
-                bail!("the service (pid {pid}) does not end");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    match Control::connect(home).await? {
+        Some(service) => {
+            service.stop(all).await?;
+            wait_unlocked(home, if all { STOP_ALL_PATIENCE } else { STOP_PATIENCE }).await?;
         }
+        None if is_root() => stop_as_root(home, all).await?,
+        None if all || home.serving_process()?.is_some() => {
+            let words: Vec<OsString> =
+                ["stop"].into_iter().chain(all.then_some("--all")).map(Into::into).collect();
+            tokio::task::block_in_place(|| as_root(home, &words))?;
+        }
+        None => {}
     }
     if !all {
         println!("stopped; clusters go on running (`ekstra stop --all` ends them too)");
         return Ok(());
     }
-    let Some(settings) = home.settings() else {
-        return Ok(());
-    };
-    let names = home.names(&settings);
-    let host = LinuxHost::new(names, home.path("run"), home.program())?;
-    take_down(&host, &settings)?;
-    for change in ekstra_host::restore_settings(&registry_directory()?, &home.root)? {
-        println!("{} is {} again", change.setting.display(), change.now);
+    if takedown::is_begun(home) {
+        bail!("not everything could be ended, see `ekstra logs`; `ekstra stop --all` tries again");
     }
     println!("stopped, with every cluster; `ekstra start` brings them back");
     Ok(())
 }
 
-fn is_zombie(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+/// Of a service that does not answer, or none.
+async fn stop_as_root(home: &Home, all: bool) -> Result<()> {
+    if let Some(pid) = home.serving_process()? {
+        let process = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)?;
+        wait_unlocked(home, STOP_PATIENCE).await?;
+    }
+    let Some(settings) = home.settings().filter(|_| all) else {
+        return Ok(());
+    };
+    let host = LinuxHost::new(home.names(&settings), home.path("run"), home.program())?;
+    let _lock = home.lock_to_stop()?;
+    takedown::take_down(home, &host, &settings)?;
+    takedown::restore_machine(home)
 }
 
-/// Everything of this home that the kernel holds: processes, groups, namespaces, links, rules.
-fn take_down(host: &LinuxHost, settings: &ekstra_cloud::Settings) -> Result<()> {
-    let mut children = host.children()?;
-    // Nodes before control planes, and the gate last.
-    children.sort_by_key(|id| (gate::CHILDREN.contains(&&*id.0), id.0.starts_with("cp-"), id.0.clone()));
-    std::thread::scope(|scope| {
-        let ends: Vec<_> = children
-            .iter()
-            .map(|id| scope.spawn(move || host.remove_child(id, Duration::from_secs(5))))
-            .collect();
-        ends.into_iter().try_for_each(|end| end.join().unwrap_or(Ok(())))
-    })?;
-    for namespace in host.namespaces()? {
-        host.remove_namespace(&namespace)?;
+/// Until the service that has the home has it no longer.
+async fn wait_unlocked(home: &Home, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    let first = home.serving_process()?;
+    while let Some(pid) = home.serving_process()?
+        && first == Some(pid)
+    {
+        if Instant::now() > deadline {
+            bail!("the service (pid {pid}) does not end");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(host.remove_service_address(&service_address(settings))?)
+    Ok(())
 }
 
 pub(super) async fn status(home: &Home) -> Result<i32> {
@@ -167,113 +241,15 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
         println!("no service has been started in {}", home.root.display());
         return Ok(3);
     };
-    let Some(version) = running(home).await else {
+    let (Some(version), Some(service)) = (running(home).await, Control::connect(home).await?) else {
         println!("the service in {} does not run; `ekstra start` starts it", home.root.display());
         return Ok(3);
     };
+    let status = service.status().await?;
     println!("ekstra {version} serves {}", home.root.display());
     println!("endpoint  http://127.0.0.1:{port}  http://{}:{port}", settings.address, port = settings.port);
-    let host = LinuxHost::new(home.names(&settings), home.path("run"), home.program())?;
-    let running = |id: &ChildId| matches!(host.child_status(id), Ok(ChildStatus::Running(_)));
-    let children = host.children()?;
-    let count = |prefix: &str| children.iter().filter(|id| id.0.starts_with(prefix) && running(id)).count();
-    let gate = gate::CHILDREN.iter().any(|id| running(&ChildId((*id).into())));
-    println!("gate      {}", if gate { "running" } else { "not running" });
-    println!("running   {} control plane processes, {} instances", count("cp-"), count("i-"));
+    println!("gate      {}", if status["gate"] == true { "running" } else { "not running" });
+    let (programs, instances) = (&status["controlPlaneProcesses"], &status["instances"]);
+    println!("running   {programs} control plane processes, {instances} instances");
     Ok(0)
-}
-
-pub(super) fn env(home: &Home) -> Result<()> {
-    let settings = home.settings().context("no service has been started in this home; run `ekstra start`")?;
-    let stored = StoredCredentials::load(home)?;
-    let no_proxy = std::env::var("NO_PROXY").unwrap_or_default();
-    let mut hosts: Vec<String> = no_proxy.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
-    for own in ["127.0.0.1".to_owned(), "localhost".to_owned(), settings.address.to_string()] {
-        if !hosts.contains(&own) {
-            hosts.push(own);
-        }
-    }
-    let hosts = hosts.join(",");
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "export AWS_ENDPOINT_URL=http://127.0.0.1:{}", settings.port)?;
-    writeln!(out, "export AWS_ACCESS_KEY_ID={}", stored.access_key_id)?;
-    writeln!(out, "export AWS_SECRET_ACCESS_KEY={}", stored.secret_access_key)?;
-    writeln!(out, "unset AWS_SESSION_TOKEN AWS_PROFILE")?;
-    writeln!(out, "export AWS_REGION={0} AWS_DEFAULT_REGION={0}", settings.region)?;
-    writeln!(out, "export NO_PROXY={hosts} no_proxy={hosts}")?;
-    Ok(())
-}
-
-pub(super) fn doctor() -> Result<i32> {
-    let tools = [
-        ("ip", "iproute2", "networks"),
-        ("nft", "nftables", "firewall and NAT of VPCs"),
-        ("mkfs.ext4", "e2fsprogs", "instance disks"),
-        ("mount", "mount", "instance disks"),
-        ("mmdebstrap", "mmdebstrap", "the node image"),
-        ("go", "Go 1.26 from go.dev", "building the components"),
-        ("gcc", "gcc libc6-dev", "building runc"),
-        ("pkg-config", "pkg-config libseccomp-dev", "building runc"),
-    ];
-    let mut missing = 0;
-    for (tool, package, purpose) in tools {
-        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        let found = std::env::split_paths(&path).map(|d| d.join(tool)).find(|p| p.exists());
-        match found {
-            Some(path) => println!("ok       {tool:<11} {}", path.display()),
-            None => {
-                missing += 1;
-                println!("missing  {tool:<11} needed for {purpose}; Debian: apt-get install {package}");
-            }
-        }
-    }
-    for firewall in ekstra_host::firewalls().unwrap_or_default() {
-        println!("note     {:<11} {firewall}: {}", "firewall", firewall.remedy(crate::home::transits()));
-    }
-    if !nix::unistd::geteuid().is_root() {
-        missing += 1;
-        println!("missing  root        needed for nodes; run with sudo");
-    }
-    Ok(i32::from(missing > 0))
-}
-
-pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
-    let entries = fs::read_dir(home.path("logs")).context("no service has been started in this home")?;
-    let is_log = |p: &std::path::PathBuf| p.extension().is_some_and(|extension| extension == "log");
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(is_log).collect();
-    files.sort();
-    let matches =
-        |p: &std::path::PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(name));
-    let found: Vec<_> = files.iter().filter(|p| matches(p)).collect();
-    if found.is_empty() {
-        let names: Vec<_> = files.iter().filter_map(|p| p.file_stem()?.to_str()).collect();
-        bail!("no log begins with {name}; there is {}", names.join(", "));
-    }
-    for path in found.into_iter().flat_map(|log| [ekstra_host::older_log(log), log.clone()]) {
-        if !path.exists() {
-            continue;
-        }
-        std::io::copy(&mut fs::File::open(&path)?, &mut std::io::stdout().lock())?;
-    }
-    Ok(())
-}
-
-/// The exec plugin of kubeconfigs; needs the home and nothing else, so it works when the service is down.
-pub(super) fn token(home: &Home, cluster: &str, region: &str) -> Result<()> {
-    let stored = StoredCredentials::load(home)?;
-    let settings = home.settings().context("the home has no settings")?;
-    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
-    let endpoint = format!("https://{}:{}", settings.address, settings.port);
-    let token = sigv4::make_eks_token(&stored.signing(), region, &endpoint, cluster, now);
-    let expires = ekstra_wire::iso8601((now + 14 * 60) * 1000);
-    println!(
-        "{}",
-        serde_json::json!({
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "kind": "ExecCredential",
-            "spec": {"interactive": false},
-            "status": {"token": token, "expirationTimestamp": expires},
-        })
-    );
-    Ok(())
 }

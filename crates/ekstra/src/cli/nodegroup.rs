@@ -1,15 +1,16 @@
 //! `create|get|scale|delete nodegroup`.
 
-use super::lifecycle::ensure_service;
+use super::Shown;
+use super::lifecycle::ensure_known_service;
 use super::output::{Column, print};
-use super::{Region, Shown};
+use super::words::{Named, PATIENCE, POLL, Region, parse_count};
 use crate::client::{Client, code, segment};
 use crate::home::Home;
 use crate::progress::Waiting;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const COLUMNS: [Column; 8] = [
     ("CLUSTER", "/clusterName"),
@@ -21,20 +22,18 @@ const COLUMNS: [Column; 8] = [
     ("TYPE", "/instanceTypes"),
     ("VERSION", "/version"),
 ];
-const POLL: Duration = Duration::from_millis(80);
-const PATIENCE: Duration = Duration::from_secs(25 * 60);
 
 /// How many nodes, and of what kind. Defaults are eksctl's.
 #[derive(Debug, Args)]
 pub(super) struct Size {
     /// Number of nodes
-    #[arg(short = 'N', long, default_value_t = 2)]
+    #[arg(short = 'N', long, default_value_t = 2, value_parser = parse_count, allow_negative_numbers = true)]
     nodes: u32,
     /// Fewest nodes [default: --nodes]
-    #[arg(short = 'm', long)]
+    #[arg(short = 'm', long, value_parser = parse_count, allow_negative_numbers = true)]
     nodes_min: Option<u32>,
     /// Most nodes [default: --nodes]
-    #[arg(short = 'M', long)]
+    #[arg(short = 'M', long, value_parser = parse_count, allow_negative_numbers = true)]
     nodes_max: Option<u32>,
     /// EC2 instance type
     #[arg(short = 't', long, default_value = "m5.large")]
@@ -46,10 +45,12 @@ pub(super) struct Size {
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
+    /// The cluster's name
     #[arg(long)]
     cluster: String,
-    #[arg(short, long, default_value = "ng")]
-    name: String,
+    /// [default: ng]
+    #[command(flatten)]
+    name: Named,
     #[command(flatten)]
     region: Region,
     /// A managed node group
@@ -64,15 +65,16 @@ impl Create {
         if !self.managed {
             bail!("self-managed nodes are not offered yet; add --managed for a managed node group");
         }
-        ensure_service(home).await?;
+        let name = self.name.given().unwrap_or_else(|| "ng".into());
+        ensure_known_service(home).await?;
         let client = Client::new(home, &self.region.region)?;
         let answer = client.eks("GET", &format!("/clusters/{}", segment(&self.cluster)?), None).await?;
         let subnets: Vec<String> =
             serde_json::from_value(answer["cluster"]["resourcesVpcConfig"]["subnetIds"].clone())?;
-        create(&client, &self.cluster, &self.name, &self.size, &subnets).await?;
+        create(&client, &self.cluster, &name, &self.size, &subnets).await?;
         let mut waiting = Waiting::new();
-        wait(&client, &self.cluster, &self.name, &mut waiting).await?;
-        waiting.done(&format!("node group {} is ACTIVE", self.name));
+        wait(&client, &self.cluster, &name, &mut waiting).await?;
+        waiting.done(&format!("node group {} is ACTIVE", name));
         Ok(())
     }
 }
@@ -156,11 +158,11 @@ pub(super) async fn wait_gone(
 
 #[derive(Debug, Args)]
 pub(super) struct Get {
+    /// The cluster's name
     #[arg(long)]
     cluster: String,
-    /// One node group only
-    #[arg(short, long)]
-    name: Option<String>,
+    #[command(flatten)]
+    name: Named,
     #[command(flatten)]
     region: Region,
     #[command(flatten)]
@@ -171,7 +173,7 @@ impl Get {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
         let client = Client::new(home, &self.region.region)?;
         let all = format!("/clusters/{}/node-groups", segment(&self.cluster)?);
-        let names = match self.name {
+        let names = match self.name.given() {
             Some(name) => vec![name],
             None => super::cluster::list(&client, &all, "nodegroups").await?,
         };
@@ -186,15 +188,16 @@ impl Get {
 
 #[derive(Debug, Args)]
 pub(super) struct Scale {
+    /// The cluster's name
     #[arg(long)]
     cluster: String,
-    #[arg(short, long)]
-    name: String,
-    #[arg(short = 'N', long)]
+    #[command(flatten)]
+    name: Named,
+    #[arg(short = 'N', long, value_parser = parse_count, allow_negative_numbers = true)]
     nodes: u32,
-    #[arg(short = 'm', long)]
+    #[arg(short = 'm', long, value_parser = parse_count, allow_negative_numbers = true)]
     nodes_min: Option<u32>,
-    #[arg(short = 'M', long)]
+    #[arg(short = 'M', long, value_parser = parse_count, allow_negative_numbers = true)]
     nodes_max: Option<u32>,
     #[command(flatten)]
     region: Region,
@@ -203,9 +206,10 @@ pub(super) struct Scale {
 impl Scale {
     /// As eksctl: limits that are not given are kept, and refused when the number does not fit between them.
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        ensure_service(home).await?;
+        let name = self.name.required()?;
+        ensure_known_service(home).await?;
         let client = Client::new(home, &self.region.region)?;
-        let target = path(&self.cluster, &self.name)?;
+        let target = path(&self.cluster, &name)?;
         let before = client.eks("GET", &target, None).await?;
         let now = &before["nodegroup"]["scalingConfig"];
         let limit = |name: &str| now[name].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(self.nodes);
@@ -218,30 +222,32 @@ impl Scale {
         let body = json!({"scalingConfig": scaling});
         client.eks("POST", &format!("{target}/update-config"), Some(body)).await?;
         let mut waiting = Waiting::new();
-        wait(&client, &self.cluster, &self.name, &mut waiting).await?;
-        waiting.done(&format!("node group {} has {} nodes", self.name, self.nodes));
+        wait(&client, &self.cluster, &name, &mut waiting).await?;
+        waiting.done(&format!("node group {} has {} nodes", name, self.nodes));
         Ok(())
     }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Delete {
+    /// The cluster's name
     #[arg(long)]
     cluster: String,
-    #[arg(short, long)]
-    name: String,
+    #[command(flatten)]
+    name: Named,
     #[command(flatten)]
     region: Region,
 }
 
 impl Delete {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        ensure_service(home).await?;
+        let name = self.name.required()?;
+        ensure_known_service(home).await?;
         let client = Client::new(home, &self.region.region)?;
-        delete(&client, &self.cluster, &self.name).await?;
+        delete(&client, &self.cluster, &name).await?;
         let mut waiting = Waiting::new();
-        wait_gone(&client, &self.cluster, &self.name, &mut waiting).await?;
-        waiting.done(&format!("node group {} is gone", self.name));
+        wait_gone(&client, &self.cluster, &name, &mut waiting).await?;
+        waiting.done(&format!("node group {} is gone", name));
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// What the service writes to the launcher's standard input.
@@ -64,7 +65,7 @@ fn run() -> io::Result<Running> {
         let namespace = File::open(netns::path(name)).map_err(context(name))?;
         setns(&namespace, CloneFlags::CLONE_NEWNET)?;
     }
-    let log = open_log(spec)?;
+    let log = open_log(&spec.log)?;
     if spec.sandbox.is_some() {
         unshare(
             CloneFlags::CLONE_NEWNS
@@ -82,11 +83,26 @@ fn raise_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-fn open_log(spec: &ChildSpec) -> io::Result<File> {
-    if let Some(parent) = spec.log.parent() {
-        fs::create_dir_all(parent).map_err(context(parent.display()))?;
+/// Opens a log, which belongs to whoever owns the directory it lies in. That may be a user, and this be root: a link, a
+/// FIFO or somebody's other file by that name is refused.
+pub fn open_log(path: &Path) -> io::Result<File> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(context(parent.display()))?;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    let options = options.create(true).append(true).mode(0o600).custom_flags(flags.bits());
+    let log = options.open(path).map_err(context(path.display()))?;
+    let (found, owner) = (log.metadata()?, fs::metadata(parent)?);
+    if !found.is_file() || found.nlink() != 1 {
+        return Err(io::Error::other(format!("{} is not a log; move it away", path.display())));
     }
-    OpenOptions::new().create(true).append(true).open(&spec.log).map_err(context(spec.log.display()))
+    if found.mode() & 0o777 != 0o600 {
+        log.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
+    if (found.uid(), found.gid()) != (owner.uid(), owner.gid()) {
+        fchown(&log, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(log)
 }
 
 #[expect(unsafe_code, reason = "fork")]
@@ -152,4 +168,26 @@ fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert:
     }
     let env = spec.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
     nix::unistd::execve(&program, &args, &env).map_err(|e| context(spec.program.display())(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_private_and_no_other_file() {
+        let directory = std::env::temp_dir().join(format!("ekstra-logs-{}", std::process::id()));
+        let path = directory.join("logs/serve.log");
+        drop(open_log(&path).expect("opens"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("is ours");
+        open_log(&path).expect("opens again").write_all(b"x").expect("writes");
+        assert_eq!(fs::metadata(&path).expect("is there").mode() & 0o777, 0o600);
+        let victim = directory.join("victim");
+        fs::write(&victim, "").expect("writes");
+        let (link, hard) = (directory.join("logs/link"), directory.join("logs/hard"));
+        std::os::unix::fs::symlink(&victim, &link).expect("links");
+        fs::hard_link(&victim, &hard).expect("links");
+        assert!(open_log(&link).is_err() && open_log(&hard).is_err());
+        fs::remove_dir_all(&directory).expect("removes");
+    }
 }

@@ -125,6 +125,21 @@ pub(crate) fn remove_router(spec: &RouterSpec) -> Result<(), HostError> {
     Ok(())
 }
 
+/// What is left of routers whose namespaces were removed: uplinks go with them, but not at once.
+pub(crate) fn remove_uplinks(names: &Names) -> Result<(), HostError> {
+    let path = Path::new("/sys/class/net");
+    let entries = std::fs::read_dir(path).map_err(HostError::io("list", path))?;
+    let prefix = names.uplinks();
+    let links = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    for link in links.filter(|link| link.starts_with(prefix.trim_end_matches('*'))) {
+        // It may go by itself meanwhile.
+        if ip(&["link", "delete", "dev", &link]).is_err() && link_exists(None, &link) {
+            return ip(&["link", "delete", "dev", &link]).map(drop);
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn ensure_interface(spec: &InterfaceSpec) -> Result<(), HostError> {
     let (link, device, mtu) = (&spec.id, format!("eth{}", spec.device_index), spec.mtu);
     if !link_exists(Some(&spec.router), link) {

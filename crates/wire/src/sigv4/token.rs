@@ -17,6 +17,8 @@ const CLUSTER_HEADER: &str = "x-k8s-aws-id";
 const MAX_LEN: usize = 4096;
 /// A token lives this long from `X-Amz-Date`, seconds, whatever `X-Amz-Expires` says.
 pub const TOKEN_LIFETIME: i64 = 900;
+/// What whoever caches a token is told, a minute less: aws-iam-authenticator's figure.
+const TOLD_LIFETIME: i64 = TOKEN_LIFETIME - 60;
 /// How far in the future a token may be dated, seconds: what STS allows.
 const SKEW: i64 = 300;
 
@@ -94,6 +96,18 @@ pub fn verify_eks_token(
         return Err(TokenError::Service(verified.service));
     }
     Ok(verified)
+}
+
+/// What an exec plugin of `kubectl` or a kubelet prints: a token that was made at `now`, Unix seconds.
+pub fn exec_credential(token: &str, now: i64) -> String {
+    let expires = crate::time::iso8601((now + TOLD_LIFETIME) * 1000);
+    serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "spec": {"interactive": false},
+        "status": {"token": token, "expirationTimestamp": expires},
+    })
+    .to_string()
 }
 
 /// Makes a token. `sts_endpoint` is `https://host[:port]`; nothing is sent there.

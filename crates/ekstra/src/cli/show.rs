@@ -1,0 +1,98 @@
+//! `env|doctor|logs|token`: what is told without asking the service.
+
+use crate::credentials::StoredCredentials;
+use crate::home::Home;
+use crate::privilege::{find, is_root};
+use anyhow::{Result, bail};
+use ekstra_wire::sigv4;
+use std::fs;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub(super) fn env(home: &Home) -> Result<()> {
+    let settings = home.known()?;
+    let stored = StoredCredentials::load(home)?;
+    let no_proxy = std::env::var("NO_PROXY").unwrap_or_default();
+    let mut hosts: Vec<String> = no_proxy.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
+    for own in ["127.0.0.1".to_owned(), "localhost".to_owned(), settings.address.to_string()] {
+        if !hosts.contains(&own) {
+            hosts.push(own);
+        }
+    }
+    let hosts = hosts.join(",");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "export AWS_ENDPOINT_URL=http://127.0.0.1:{}", settings.port)?;
+    writeln!(out, "export AWS_ACCESS_KEY_ID={}", stored.access_key_id)?;
+    writeln!(out, "export AWS_SECRET_ACCESS_KEY={}", stored.secret_access_key)?;
+    writeln!(out, "unset AWS_SESSION_TOKEN AWS_PROFILE")?;
+    writeln!(out, "export AWS_REGION={0} AWS_DEFAULT_REGION={0}", settings.region)?;
+    writeln!(out, "export NO_PROXY={hosts} no_proxy={hosts}")?;
+    Ok(())
+}
+
+pub(super) fn doctor() -> Result<i32> {
+    let tools = [
+        ("ip", "iproute2", "networks"),
+        ("nft", "nftables", "firewall and NAT of VPCs"),
+        ("mkfs.ext4", "e2fsprogs", "instance disks"),
+        ("mount", "mount", "instance disks"),
+        ("mmdebstrap", "mmdebstrap", "the node image"),
+        ("go", "Go 1.26 from go.dev", "building the components"),
+        ("gcc", "gcc libc6-dev", "building runc"),
+        ("pkg-config", "pkg-config libseccomp-dev", "building runc"),
+    ];
+    let mut missing = 0;
+    for (tool, package, purpose) in tools {
+        let found = find(tool);
+        match found {
+            Some(path) => println!("ok       {tool:<11} {}", path.display()),
+            None => {
+                missing += 1;
+                println!("missing  {tool:<11} needed for {purpose}; Debian: apt-get install {package}");
+            }
+        }
+    }
+    for firewall in ekstra_host::firewalls().unwrap_or_default() {
+        println!("note     {:<11} {firewall}: {}", "firewall", firewall.remedy(crate::home::transits()));
+    }
+    if !is_root() && find("sudo").is_none() {
+        missing += 1;
+        println!(
+            "missing  sudo        needed to start the service, which runs as root; Debian: apt-get install sudo"
+        );
+    }
+    Ok(i32::from(missing > 0))
+}
+
+pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
+    home.known()?;
+    let entries = fs::read_dir(home.path("logs"))?;
+    let is_log = |p: &std::path::PathBuf| p.extension().is_some_and(|extension| extension == "log");
+    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(is_log).collect();
+    files.sort();
+    let matches =
+        |p: &std::path::PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(name));
+    let found: Vec<_> = files.iter().filter(|p| matches(p)).collect();
+    if found.is_empty() {
+        let names: Vec<_> = files.iter().filter_map(|p| p.file_stem()?.to_str()).collect();
+        bail!("no log begins with {name}; there is {}", names.join(", "));
+    }
+    for path in found.into_iter().flat_map(|log| [ekstra_host::older_log(log), log.clone()]) {
+        if !path.exists() {
+            continue;
+        }
+        std::io::copy(&mut fs::File::open(&path)?, &mut std::io::stdout().lock())?;
+    }
+    Ok(())
+}
+
+/// The exec plugin of kubeconfigs; needs the home and nothing else, so it works when the service is down.
+pub(super) fn token(home: &Home, cluster: &str, region: &str) -> Result<()> {
+    let settings = home.known()?;
+    let stored = StoredCredentials::load(home)?;
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+    let endpoint = format!("https://{}:{}", settings.address, settings.port);
+    let token = sigv4::make_eks_token(&stored.signing(), region, &endpoint, cluster, now);
+    println!("{}", sigv4::exec_credential(&token, now));
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! Files that appear whole or not at all.
+//!
+//! Invariant: a file has its bytes on disk before it has its name, and the name is on disk when the function returns;
+//! any number of processes may write the same one, and the last wins.
+
+use crate::privilege::Owner;
+use anyhow::{Context, Result};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Readable by this process's user only.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    appear(path, 0o600, |file| file.write_all(content))
+}
+
+/// Readable by `owner` only.
+pub(super) fn write_for(path: &Path, content: &[u8], owner: Owner) -> Result<()> {
+    appear(path, 0o600, |file| {
+        file.write_all(content)?;
+        fchown(&*file, Some(owner.uid), Some(owner.gid))
+    })
+}
+
+/// A directory of `owner` alone; one that is there already has its mode.
+pub(super) fn make_directory(path: &Path, owner: Owner) -> std::io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| lchown(path, Some(owner.uid), Some(owner.gid))),
+    }
+}
+
+/// A program, readable by the owner only. One that runs cannot be written to, but its name can be given to another
+/// file.
+pub(crate) fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    let mut source = fs::File::open(from).with_context(|| from.display().to_string())?;
+    appear(to, 0o700, |file| std::io::copy(&mut source, file).map(drop))
+}
+
+fn appear(path: &Path, mode: u32, fill: impl FnOnce(&mut fs::File) -> std::io::Result<()>) -> Result<()> {
+    let partial = partial(path);
+    let write = || {
+        // Refuses whatever has the name already, a link too.
+        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(&partial)?;
+        // The mode at creation loses what the umask has.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        fill(&mut file)?;
+        file.sync_all()?;
+        // A program that is open for writing anywhere cannot be started.
+        drop(file);
+        fs::rename(&partial, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&partial))).with_context(|| path.display().to_string())?;
+    sync_directory(path)
+}
+
+/// Beside the file, and nobody else's.
+fn partial(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{name}.{}-{count}.partial", std::process::id()))
+}
+
+/// Makes the names in the file's directory last through a power cut.
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    fs::File::open(parent).and_then(|d| d.sync_all()).with_context(|| parent.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_of_one_file_do_not_meet() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::write(&from, vec![7; 1 << 20]).expect("writes");
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| copy_program(&from, &to))).collect();
+            for writer in writers {
+                writer.join().expect("ends").expect("copies");
+            }
+        });
+        assert_eq!(fs::read(&to).expect("reads"), vec![7; 1 << 20]);
+        assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 2, "nothing partial is left");
+        assert_eq!(fs::metadata(&to).expect("is there").permissions().mode() & 0o777, 0o700);
+    }
+}
