@@ -178,7 +178,7 @@ pub(crate) fn main() -> i32 {
     match runtime.map_err(Into::into).and_then(|runtime| settle(runtime, cli)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ekstra: {error:#}");
+            eprintln!("ekstra: {}", mistakes::told(&error));
             1
         }
     }

@@ -227,7 +227,8 @@ fn user_home() -> Result<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set; say --home DIR")
 }
 
-fn same_content(a: &Path, b: &Path) -> bool {
+/// Whether two files are the same program.
+pub(crate) fn same_content(a: &Path, b: &Path) -> bool {
     let length = |p: &Path| fs::metadata(p).map(|m| m.len()).ok();
     length(a).is_some() && length(a) == length(b) && fs::read(a).ok() == fs::read(b).ok()
 }

@@ -3,7 +3,7 @@
 use super::Shown;
 use super::components::Prebuilt;
 use super::lifecycle::{Serve, ensure_known_service, ensure_service};
-use super::nodegroup;
+use super::nodegroup::{self, issues};
 use super::output::{Column, print};
 use super::words::{Named, PATIENCE, POLL, Region};
 use crate::client::{Client, code, elements, segment};
@@ -110,8 +110,11 @@ async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Resu
         let cluster = &answer["cluster"];
         match cluster["status"].as_str() {
             Some("ACTIVE") => return Ok(cluster.clone()),
-            Some("FAILED") => bail!("cluster {name} failed: {}", cluster["health"]["issues"]),
-            _ => waiting.on("waiting for the control plane"),
+            Some("FAILED") => bail!("cluster {name} failed: {}", issues(cluster)),
+            _ => match issues(cluster).lines().next() {
+                Some(trouble) => waiting.on(&format!("trying again: {trouble}")),
+                None => waiting.on("waiting for the control plane"),
+            },
         }
         if Instant::now() > deadline {
             bail!(

@@ -1,11 +1,11 @@
 //! `serve|start|stop|status`: the life of the service.
 
 use super::components::Prebuilt;
-use super::mistakes;
 use super::words::Region;
+use super::{mistakes, show};
 use crate::client::Client;
 use crate::control::Control;
-use crate::home::Home;
+use crate::home::{Home, same_content};
 use crate::privilege::{as_root, is_root};
 use crate::serve::Options;
 use crate::takedown;
@@ -127,9 +127,14 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
                 "note: the service is ekstra {version}, this is {}; `ekstra stop && ekstra start` upgrades it, clusters go on",
                 env!("CARGO_PKG_VERSION")
             );
+        } else if runs_another_build(home) {
+            eprintln!(
+                "note: the service runs another build of ekstra; `ekstra stop && ekstra start` replaces it, clusters go on"
+            );
         }
         return Ok(());
     }
+    show::check_tools()?;
     home.create()?;
     home.install_program()?;
     if is_root() {
@@ -140,6 +145,13 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
     let lender = ["--lender".into(), std::path::absolute(cache)?.into()];
     let start = std::iter::once("start".into()).chain(words).chain(lender).collect::<Vec<OsString>>();
     tokio::task::block_in_place(|| as_root(home, &start))
+}
+
+/// Of the same version, as after `cargo build`. Who may not look does not know.
+fn runs_another_build(home: &Home) -> bool {
+    let Ok(Some(pid)) = home.serving_process() else { return false };
+    let running = PathBuf::from(format!("/proc/{pid}/exe"));
+    std::env::current_exe().is_ok_and(|own| fs::metadata(&running).is_ok() && !same_content(&own, &running))
 }
 
 /// Starts the service in the background and waits until it answers.

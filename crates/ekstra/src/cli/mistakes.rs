@@ -91,6 +91,17 @@ fn command(error: &clap::Error) -> String {
     if words.is_empty() { "ekstra".to_owned() } else { words.join(" ") }
 }
 
+/// An error with its causes, but for those that the text has named already: many errors quote what they wrap.
+pub(super) fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Cli;
@@ -159,5 +170,19 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        use super::told;
+        #[derive(Debug, thiserror::Error)]
+        #[error("nft cannot be run: {source}. Install it")]
+        struct Missing {
+            source: std::io::Error,
+        }
+        let error = anyhow::Error::new(Missing { source: std::io::Error::other("not there") });
+        assert_eq!(told(&error), "nft cannot be run: not there. Install it");
+        let error = error.context("the service did not start");
+        assert_eq!(told(&error), "the service did not start: nft cannot be run: not there. Install it");
     }
 }

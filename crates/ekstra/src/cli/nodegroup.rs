@@ -130,7 +130,8 @@ pub(super) async fn wait(client: &Client, cluster: &str, name: &str, waiting: &m
     }
 }
 
-fn issues(group: &Value) -> String {
+/// What DescribeCluster or DescribeNodegroup says is wrong.
+pub(super) fn issues(group: &Value) -> String {
     let list = group["health"]["issues"].as_array().cloned().unwrap_or_default();
     let text = |issue: &Value| issue["message"].as_str().unwrap_or_default().to_owned();
     list.iter().map(text).collect::<Vec<_>>().join("; ")

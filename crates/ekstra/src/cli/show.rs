@@ -30,19 +30,39 @@ pub(super) fn env(home: &Home) -> Result<()> {
     Ok(())
 }
 
+/// Tool, what to install for it, what it is for.
+type Tool = (&'static str, &'static str, &'static str);
+
+/// Without these no service starts.
+const RUNTIME: [Tool; 4] = [
+    ("ip", "iproute2", "networks"),
+    ("nft", "nftables", "firewall and NAT of VPCs"),
+    ("mkfs.ext4", "e2fsprogs", "instance disks"),
+    ("mount", "mount", "instance disks"),
+];
+/// Without these nothing is built; prebuilt components need none of them.
+const PACKAGED_BUILD: [Tool; 3] = [
+    ("mmdebstrap", "mmdebstrap", "the node image"),
+    ("gcc", "gcc libc6-dev", "building runc"),
+    ("pkg-config", "pkg-config libseccomp-dev", "building runc"),
+];
+const GO: Tool = ("go", "Go 1.26 from go.dev", "building the components");
+
+/// Refuses to start what cannot run. Whoever lacks one tool has a new machine: the other packages are named too.
+pub(super) fn check_tools() -> Result<()> {
+    let lacks = |(tool, ..): &&Tool| find(tool).is_none();
+    let needed: Vec<&str> = RUNTIME.iter().filter(lacks).map(|(tool, ..)| *tool).collect();
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> =
+        RUNTIME.iter().chain(&PACKAGED_BUILD).filter(lacks).map(|(_, packages, _)| *packages).collect();
+    bail!("{} missing; Debian and Ubuntu: apt-get install {}", needed.join(", "), packages.join(" "))
+}
+
 pub(super) fn doctor() -> Result<i32> {
-    let tools = [
-        ("ip", "iproute2", "networks"),
-        ("nft", "nftables", "firewall and NAT of VPCs"),
-        ("mkfs.ext4", "e2fsprogs", "instance disks"),
-        ("mount", "mount", "instance disks"),
-        ("mmdebstrap", "mmdebstrap", "the node image"),
-        ("go", "Go 1.26 from go.dev", "building the components"),
-        ("gcc", "gcc libc6-dev", "building runc"),
-        ("pkg-config", "pkg-config libseccomp-dev", "building runc"),
-    ];
     let mut missing = 0;
-    for (tool, package, purpose) in tools {
+    for (tool, package, purpose) in RUNTIME.into_iter().chain(PACKAGED_BUILD).chain([GO]) {
         let found = find(tool);
         match found {
             Some(path) => println!("ok       {tool:<11} {}", path.display()),
