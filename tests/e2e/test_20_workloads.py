@@ -1,7 +1,10 @@
 """Pods on real nodes: the kubelet's streams, the pod network, Services, DNS."""
 
+import base64
 import ipaddress
+import json
 import re
+import subprocess
 import urllib.request
 
 from ekstra_service import SLEEP, pod, wait
@@ -43,6 +46,35 @@ def test_attach(service, cluster):
         attached.kill()
         attached.communicate()
         service.delete_pod("echo")
+
+
+def test_a_certificate_of_a_workload_is_signed_once_it_is_approved(service, cluster, tmp_path):
+    """EKS's signer for servers in the cluster."""
+    name = "web.default.svc"
+    subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    make = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", *subject]
+    request = subprocess.run(make, check=True, capture_output=True, timeout=60).stdout
+    spec = {
+        "request": base64.b64encode(request).decode(),
+        "signerName": "beta.eks.amazonaws.com/app-serving",
+        "usages": ["key encipherment", "digital signature", "server auth"],
+    }
+    kind = {"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest"}
+    service.kubectl("create", "-f", "-", stdin=json.dumps({**kind, "metadata": {"name": "web"}, "spec": spec}))
+
+    def certificate():
+        text = service.kubectl("get", "csr", "web", "-o", "jsonpath={.status.certificate}").stdout
+        return bool(text), text
+
+    assert certificate() == (False, "")
+    service.kubectl("certificate", "approve", "web")
+    signed = base64.b64decode(wait("the certificate", certificate, 20))
+    described = service.client("eks").describe_cluster(name=cluster)["cluster"]
+    (tmp_path / "ca").write_bytes(base64.b64decode(described["certificateAuthority"]["data"]))
+    verify = ["openssl", "verify", "-CAfile", tmp_path / "ca", "-purpose", "sslserver", "-verify_hostname", name]
+    done = subprocess.run(verify, input=signed, capture_output=True, timeout=60)
+    assert done.returncode == 0, done
+    service.kubectl("delete", "csr", "web")
 
 
 def test_port_forward(service, web):

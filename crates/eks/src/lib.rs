@@ -13,6 +13,7 @@ mod nodegroup;
 mod nodes;
 mod relabel;
 mod restarts;
+mod signing;
 mod updates;
 mod user_data;
 

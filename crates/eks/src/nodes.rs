@@ -1,15 +1,18 @@
 //! The cloud's part in a node's life: it is given its addresses, zone and type, its serving certificate is approved, and
-//! it is removed when its instance is gone. One watcher a cluster.
+//! it is removed when its instance is gone. Certificates of workloads are signed here too (`signing.rs`). One watcher a
+//! cluster.
 //!
 //! Invariant: a node gets nothing that its instance's record does not say, whatever the kubelet claims.
 
 use crate::Eks;
+use crate::signing::{self, SigningError};
 use ekstra_domain::ec2::Instance;
 use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot};
 use ekstra_domain::names::{Scope, keys};
-use ekstra_engine::{Next, Reconciler};
+use ekstra_engine::{Next, Reconciler, blocking};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
@@ -62,7 +65,7 @@ impl Reconciler for NodeControllers {
                 return Ok(Next::OnChange);
             };
             let client = self.eks.clients.get(&slot).await.map_err(|e| NodesError::Client(e.to_string()))?;
-            let watcher = Watcher { eks: &self.eks, scope: cluster.scope, client };
+            let watcher = Watcher { eks: &self.eks, scope: cluster.scope, slot: slot.id, client };
             tokio::select! {
                 done = watcher.run() => done.map(|()| Next::After(Duration::from_millis(200))),
                 () = self.inactive(&key) => Ok(Next::After(Duration::from_millis(1))),
@@ -95,6 +98,7 @@ impl NodeControllers {
 struct Watcher<'a> {
     eks: &'a Eks,
     scope: Scope,
+    slot: String,
     client: Client,
 }
 
@@ -251,6 +255,9 @@ impl Watcher<'_> {
 
     /// Approves the serving certificate of a node for exactly its own names (`design.md` §2).
     async fn see_request(&self, request: &CertificateSigningRequest) -> Result<(), NodesError> {
+        if signing::is_due(request) {
+            return self.sign(request).await;
+        }
         let decided =
             request.status.as_ref().and_then(|s| s.conditions.as_ref()).is_some_and(|c| !c.is_empty());
         if decided || request.spec.signer_name != KUBELET_SERVING {
@@ -267,6 +274,27 @@ impl Watcher<'_> {
         let patch = Patch::Merge(json!({"status": {"conditions": [condition]}}));
         let requests: Api<CertificateSigningRequest> = Api::all(self.client.clone());
         requests.patch_approval(&request.name_any(), &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// What cannot be signed is told in the request, as upstream's signers do.
+    async fn sign(&self, request: &CertificateSigningRequest) -> Result<(), NodesError> {
+        let (asked, files) = (request.clone(), self.eks.files(&self.slot));
+        let status = match blocking(move || signing::sign(&asked, &files)).await {
+            Ok(pem) => json!({"certificate": ByteString(pem.into_bytes())}),
+            Err(SigningError::Authority(error)) => return Err(NodesError::Client(error.to_string())),
+            Err(error) => {
+                let decided = request.status.iter().flat_map(|s| s.conditions.iter().flatten());
+                let failed = json!({
+                    "type": "Failed", "status": "True", "reason": "SigningFailed", "message": error.to_string(),
+                });
+                let conditions: Vec<_> = decided.map(|c| json!(c)).chain([failed]).collect();
+                json!({"conditions": conditions})
+            }
+        };
+        let requests: Api<CertificateSigningRequest> = Api::all(self.client.clone());
+        let patch = Patch::Merge(json!({"status": status}));
+        requests.patch_status(&request.name_any(), &PatchParams::default(), &patch).await?;
         Ok(())
     }
 
