@@ -105,9 +105,16 @@ async fn measure(figures: &mut Vec<Figure>, rounds: usize) -> Result<()> {
     let aws = service.aws()?;
     let subnets = aws.subnets().await?;
     figures.push(clusters(&service, &aws, &subnets, rounds).await?);
+    let bare = usage(&service).await?;
+    figures.push(memory("control plane, anonymous memory", vec![bare.control]));
+    figures.push(share("control plane, idle processor", vec![bare.control_cpu]));
     figures.push(nodegroups(&service, &aws, &subnets, rounds.min(3)).await?);
     figures.push(pods(&service, rounds).await?);
-    usage(&service, figures).await?;
+    let used = usage(&service).await?;
+    figures.push(memory("  the same, two nodes, after pods", vec![used.control]));
+    figures.push(share("  its idle processor", vec![used.control_cpu]));
+    figures.push(Figure { goal: "", reached: |_| true, ..memory("node, anonymous memory", used.nodes) });
+    figures.push(share("node, idle processor", used.nodes_cpu));
     figures.push(requests(&aws, rounds.min(3)).await?);
     Ok(())
 }
@@ -192,34 +199,43 @@ async fn pods(service: &Service, rounds: usize) -> Result<Figure> {
     Ok(Figure { name: "pod created → Running", unit: "s", goal: "< 1", samples, reached: |s| s < 1.0 })
 }
 
-/// Anonymous memory and idle processor time, of the control plane and of each node.
-async fn usage(service: &Service, figures: &mut Vec<Figure>) -> Result<()> {
+/// Megabytes of anonymous memory, and percent of a processor, of the control plane and of each node.
+#[derive(Default)]
+struct Usage {
+    control: f64,
+    control_cpu: f64,
+    nodes: Vec<f64>,
+    nodes_cpu: Vec<f64>,
+}
+
+async fn usage(service: &Service) -> Result<Usage> {
     tokio::time::sleep(SETTLE).await;
     let groups = service.groups()?;
     let before: Vec<f64> = groups.iter().map(|g| machine::cpu_seconds(g)).collect::<Result<_>>()?;
     let started = Instant::now();
     tokio::time::sleep(IDLE).await;
     let elapsed = started.elapsed().as_secs_f64();
-    let (mut control, mut control_cpu) = (0.0, 0.0);
-    let (mut nodes, mut nodes_cpu) = (Vec::new(), Vec::new());
+    let mut used = Usage::default();
     for (group, before) in groups.iter().zip(before) {
         let memory = machine::anonymous_megabytes(group)?;
         let cpu = (machine::cpu_seconds(group)? - before) / elapsed * 100.0;
         if is_node(group) {
-            nodes.push(memory);
-            nodes_cpu.push(cpu);
+            used.nodes.push(memory);
+            used.nodes_cpu.push(cpu);
         } else {
-            control += memory;
-            control_cpu += cpu;
+            used.control += memory;
+            used.control_cpu += cpu;
         }
     }
-    let figure = |name, unit, goal, samples, reached| Figure { name, unit, goal, samples, reached };
-    let fits: fn(f64) -> bool = |mb| mb <= 220.0;
-    figures.push(figure("control plane, anonymous memory", "MB", "≤ 220", vec![control], fits));
-    figures.push(figure("control plane, idle processor", "% of one", "", vec![control_cpu], |_| true));
-    figures.push(figure("node, anonymous memory", "MB", "", nodes, |_| true));
-    figures.push(figure("node, idle processor", "% of one", "", nodes_cpu, |_| true));
-    Ok(())
+    Ok(used)
+}
+
+fn memory(name: &'static str, samples: Vec<f64>) -> Figure {
+    Figure { name, unit: "MB", goal: "≤ 220", samples, reached: |mb| mb <= 220.0 }
+}
+
+fn share(name: &'static str, samples: Vec<f64>) -> Figure {
+    Figure { name, unit: "% of one", goal: "", samples, reached: |_| true }
 }
 
 fn is_node(group: &Path) -> bool {
