@@ -88,6 +88,8 @@ def everything_works(service, name):
 
 def without_serve(service, web, seconds):
     name = web[0]["metadata"]["name"]
+    # Alone, this case is the first to look: CoreDNS may still be starting.
+    wait("the cluster", lambda: everything_works(service, name), 60)
     service.kill("serve")
     try:
         holds("the cluster without serve", lambda: everything_works(service, name), seconds, 2)
