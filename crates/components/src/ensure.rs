@@ -26,27 +26,48 @@ pub(crate) fn ensure(
     what: &[Component],
     progress: &dyn Progress,
 ) -> Result<Paths, EnsureError> {
-    let mut paths = Paths::default();
-    let mut missing = Vec::new();
+    let Survey { mut paths, missing } = survey(store, what)?;
+    if !missing.is_empty() {
+        build_all(store, missing, &store.go()?, progress, &mut paths)?;
+    }
+    Ok(paths)
+}
+
+/// As [`Store::check`] says.
+pub(crate) fn check(store: &Store, what: &[Component]) -> Result<(), EnsureError> {
+    let missing = survey(store, what)?.missing;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let go = store.go()?;
+    missing.iter().try_for_each(|site| store.tools.check(site.recipe, site.module, &go))
+}
+
+/// What is there, and what has to be built.
+#[derive(Default)]
+struct Survey {
+    paths: Paths,
+    missing: Vec<Site>,
+}
+
+fn survey(store: &Store, what: &[Component]) -> Result<Survey, EnsureError> {
+    let mut survey = Survey::default();
+    // Asked for when something has to be looked up that was built with it.
     let mut go = None;
     for component in what {
         let site = store.site(component)?;
         if let Some(programs) = store.prebuilt(site.recipe) {
-            paths.0.insert(component.clone(), programs);
+            survey.paths.0.insert(component.clone(), programs);
             continue;
         }
-        let toolchain = go.get_or_insert_with(|| store.go());
-        match store.built(&site, toolchain.as_ref().ok()) {
-            Some(dir) => drop(paths.0.insert(component.clone(), programs_in(&dir, site.recipe))),
-            None => missing.push(site),
+        match store.built(&site, go.get_or_insert_with(|| store.go().ok()).as_ref()) {
+            Some(dir) => {
+                survey.paths.0.insert(component.clone(), programs_in(&dir, site.recipe));
+            }
+            None => survey.missing.push(site),
         }
     }
-    if let Some(toolchain) = go
-        && !missing.is_empty()
-    {
-        build_all(store, missing, &toolchain?, progress, &mut paths)?;
-    }
-    Ok(paths)
+    Ok(survey)
 }
 
 fn build_all(

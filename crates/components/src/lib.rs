@@ -30,3 +30,8 @@ pub use node_image::relock::relock;
 pub use progress::{Progress, Silent};
 pub use recipe::{Component, Group, KubernetesVersion, Recipes};
 pub use store::{Listed, Paths, State, Store};
+
+/// The version of a C library that can be linked on this machine.
+pub fn library_version(library: &str) -> Option<String> {
+    tools::Tools::of_environment().library_version(library)
+}

@@ -55,6 +55,11 @@ impl Store {
         Ok(NodeImage { lowers: vec![kubelet, programs, base] })
     }
 
+    /// Whether the base is there, or everything that making it needs.
+    pub fn check_node_base(&self) -> Result<(), NodeImageError> {
+        base::check_makeable(self)
+    }
+
     /// The base alone: a directory with the locked Debian packages.
     pub fn node_base(&self, progress: &dyn Progress) -> Result<PathBuf, NodeImageError> {
         base::ensure(self, progress)

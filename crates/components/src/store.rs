@@ -128,6 +128,11 @@ impl Store {
         crate::ensure::ensure(self, what, progress)
     }
 
+    /// Whether everything is there that building what is missing of `what` needs; the error names what is not.
+    pub fn check(&self, what: &[Component]) -> Result<(), EnsureError> {
+        crate::ensure::check(self, what)
+    }
+
     /// Every component on offer and whether it is there. Builds nothing.
     pub fn list(&self) -> Result<Vec<Listed>, EnsureError> {
         let go = self.go().ok();

@@ -105,12 +105,22 @@ impl Tools {
         if !recipe.tags.iter().any(|tag| tag == "seccomp") {
             return Ok(());
         }
-        let pkg_config = self.need("pkg-config", &purpose, "apt-get install pkg-config")?;
-        let found = self.command(&pkg_config).args(["--exists", "libseccomp"]).status();
-        match found {
-            Ok(status) if status.success() => Ok(()),
-            _ => Err(missing("libseccomp's development files", &purpose, "apt-get install libseccomp-dev")),
+        self.need("pkg-config", &purpose, "apt-get install pkg-config")?;
+        if self.library_version("libseccomp").is_none() {
+            return Err(missing(
+                "libseccomp's development files",
+                &purpose,
+                "apt-get install libseccomp-dev",
+            ));
         }
+        Ok(())
+    }
+
+    /// Of a C library that can be linked, by pkg-config.
+    pub(crate) fn library_version(&self, library: &str) -> Option<String> {
+        let pkg_config = self.find("pkg-config")?;
+        let output = self.command(&pkg_config).args(["--modversion", library]).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 }
 

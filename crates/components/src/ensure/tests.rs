@@ -168,6 +168,17 @@ fn fractions_rise_to_one() {
 }
 
 #[test]
+fn a_tool_that_only_the_last_build_needs_is_told_before_the_first() {
+    let bench = Bench::new();
+    let store = Store::with_tools(&bench.file("cache"), None, Tools::on(bench.home.path())).expect("opens");
+    let what = [named("etcd"), named("runc")];
+    let told = store.check(&what).expect_err("there is no gcc").to_string();
+    assert!(told.contains("gcc") && told.contains("apt-get install"), "{told}");
+    assert_eq!(bench.builds(), 0);
+    store.check(&what[..1]).expect("etcd needs Go alone");
+}
+
+#[test]
 fn given_programs_are_taken_instead() {
     let bench = Bench::new();
     let given = bench.file("given");

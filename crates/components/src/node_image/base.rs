@@ -54,14 +54,13 @@ pub(crate) fn ensure(store: &Store, progress: &dyn Progress) -> Result<PathBuf, 
 }
 
 fn ensure_locked(store: &Store, lock: &Lock, progress: &dyn Progress) -> Result<PathBuf, NodeImageError> {
-    let spec = Spec::get();
-    let name = format!("{}-{}", spec.suite, key(lock));
-    let dir = store.cache.dir("node-images").join(&name);
+    let dir = directory(store, lock);
     if dir.exists() {
         return Ok(dir.join("rootfs"));
     }
     need_root()?;
     let begun = Instant::now();
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     progress.started(NAME, &name, ESTIMATE);
     let job = Job::new(NAME, progress);
     let waiting = || job.note("another process makes it: waiting");
@@ -76,10 +75,28 @@ fn ensure_locked(store: &Store, lock: &Lock, progress: &dyn Progress) -> Result<
     Ok(dir.join("rootfs"))
 }
 
+fn directory(store: &Store, lock: &Lock) -> PathBuf {
+    store.cache.dir("node-images").join(format!("{}-{}", Spec::get().suite, key(lock)))
+}
+
 fn key(lock: &Lock) -> String {
     let mut hasher = KeyHasher::default();
     hasher.add(lock.render(&Spec::get().suite)).add(embedded::NODE_IMAGE).add(EPOCH).add(RECIPE);
     hasher.key()
+}
+
+/// What making the base would fail for, told without making it.
+pub(super) fn check_makeable(store: &Store) -> Result<(), NodeImageError> {
+    let lock = Lock::parse(embedded::PACKAGES_LOCK)?;
+    if directory(store, &lock).exists() {
+        return Ok(());
+    }
+    need_root()?;
+    Ok(mmdebstrap(store).map(drop)?)
+}
+
+fn mmdebstrap(store: &Store) -> Result<PathBuf, EnsureError> {
+    store.tools.need("mmdebstrap", "for the node image", "apt-get install mmdebstrap")
 }
 
 fn need_root() -> Result<(), NodeImageError> {
@@ -91,7 +108,7 @@ fn need_root() -> Result<(), NodeImageError> {
 fn make(store: &Store, lock: &Lock, scratch: &Scratch, job: &Job<'_>) -> Result<(), NodeImageError> {
     let log = store.cache.log(NAME);
     let _ = fs::remove_file(&log);
-    let mmdebstrap = store.tools.need("mmdebstrap", "for the node image", "apt-get install mmdebstrap")?;
+    let mmdebstrap = mmdebstrap(store)?;
     job.at(0.02, "fetching packages");
     fetch(store, &lock.packages, scratch, &log)?;
     job.at(0.2, "writing the local repository");

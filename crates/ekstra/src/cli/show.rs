@@ -41,16 +41,19 @@ const RUNTIME: [Tool; 4] = [
     ("mount", "mount", "instance disks"),
 ];
 /// Without these nothing is built; prebuilt components need none of them.
-const PACKAGED_BUILD: [Tool; 3] = [
+const PACKAGED_BUILD: [Tool; 4] = [
     ("mmdebstrap", "mmdebstrap", "the node image"),
     ("gcc", "gcc libc6-dev", "building runc"),
-    ("pkg-config", "pkg-config libseccomp-dev", "building runc"),
+    ("pkg-config", "pkg-config", "building runc"),
+    (LIBSECCOMP, "libseccomp-dev", "building runc"),
 ];
+/// A library that is linked, not a program.
+const LIBSECCOMP: &str = "libseccomp";
 const GO: Tool = ("go", "Go 1.26 from go.dev", "building the components");
 
 /// Refuses to start what cannot run. Whoever lacks one tool has a new machine: the other packages are named too.
 pub(super) fn check_tools() -> Result<()> {
-    let lacks = |(tool, ..): &&Tool| find(tool).is_none();
+    let lacks = |(tool, ..): &&Tool| found(tool).is_none();
     let needed: Vec<&str> = RUNTIME.iter().filter(lacks).map(|(tool, ..)| *tool).collect();
     if needed.is_empty() {
         return Ok(());
@@ -60,12 +63,19 @@ pub(super) fn check_tools() -> Result<()> {
     bail!("{} missing; Debian and Ubuntu: apt-get install {}", needed.join(", "), packages.join(" "))
 }
 
+/// Where a tool is.
+fn found(tool: &str) -> Option<String> {
+    if tool == LIBSECCOMP {
+        return ekstra_components::library_version(LIBSECCOMP);
+    }
+    find(tool).map(|path| path.display().to_string())
+}
+
 pub(super) fn doctor() -> Result<i32> {
     let mut missing = 0;
     for (tool, package, purpose) in RUNTIME.into_iter().chain(PACKAGED_BUILD).chain([GO]) {
-        let found = find(tool);
-        match found {
-            Some(path) => println!("ok       {tool:<11} {}", path.display()),
+        match found(tool) {
+            Some(at) => println!("ok       {tool:<11} {at}"),
             None => {
                 missing += 1;
                 println!("missing  {tool:<11} needed for {purpose}; Debian: apt-get install {package}");
