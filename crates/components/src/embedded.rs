@@ -22,10 +22,13 @@ pub(crate) struct Module {
 }
 
 macro_rules! module {
-    ($dir:literal, $($file:literal),+) => {
+    ($dir:literal, $($file:literal),+ $(; $shared:literal: $($more:literal),+)?) => {
         Module {
             dir: $dir,
-            files: &[$(($file, include_str!(concat!("../../../components/", $dir, "/", $file)))),+],
+            files: &[
+                $(($file, include_str!(concat!("../../../components/", $dir, "/", $file)))),+
+                $(, $(($more, include_str!(concat!("../../../components/", $shared, "/", $more)))),+)?
+            ],
         }
     };
 }
@@ -35,7 +38,7 @@ pub(crate) const MODULES: &[Module] = &[
     module!("containerd", "go.mod", "go.sum"),
     module!("coredns", "go.mod", "go.sum"),
     module!("etcd", "go.mod", "go.sum"),
-    module!("kubernetes-1.36", "go.mod", "go.sum", "main.go"),
+    module!("kubernetes-1.36", "go.mod", "go.sum"; "kube-control": "main.go", "memory.go"),
     module!("pause", "go.mod", "go.sum", "main.go"),
     module!("runc", "go.mod", "go.sum"),
 ];

@@ -23,11 +23,7 @@ impl Programs for OneVersion {
         vec![OfferedVersion { minor: "1.36".into(), patch: "1.36.3".into(), default: true }]
     }
 
-    fn etcd(&self) -> Result<PathBuf, String> {
-        Err("not in this test".into())
-    }
-
-    fn kube_control(&self, _: &str) -> Result<PathBuf, String> {
+    fn control_plane(&self, _: &str, _: &str) -> Result<PathBuf, String> {
         Err("not in this test".into())
     }
 }

@@ -66,7 +66,6 @@ pub(crate) fn etcd(files: &Files) -> Vec<String> {
 
 pub(crate) fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &str) -> Vec<String> {
     vec![
-        "kube-apiserver".to_owned(),
         flag("advertise-address", slot.advertise_address),
         flag("bind-address", "0.0.0.0"),
         flag("secure-port", API_SERVER_PORT),
@@ -109,7 +108,7 @@ pub(crate) fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &st
 }
 
 pub(crate) fn kube_controller_manager(files: &Files, cluster: &Cluster) -> Vec<String> {
-    let mut args = vec!["kube-controller-manager".to_owned()];
+    let mut args = Vec::new();
     for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "controller-manager.kubeconfig"));
     }
@@ -135,7 +134,7 @@ pub(crate) fn kube_controller_manager(files: &Files, cluster: &Cluster) -> Vec<S
 }
 
 pub(crate) fn kube_scheduler(files: &Files) -> Vec<String> {
-    let mut args = vec!["kube-scheduler".to_owned()];
+    let mut args = Vec::new();
     for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "scheduler.kubeconfig"));
     }
@@ -167,7 +166,7 @@ pub(crate) fn child(
         id: ChildId(slot.child(name)),
         program: executable.to_owned(),
         args,
-        // A smaller heap for a little more collecting: 215 MB instead of 258 MB for an idle control plane.
+        // A smaller heap for a little more collecting (docs/adr/0004).
         env: vec![("GOGC".to_owned(), "40".to_owned()), ("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
         namespace: Some(slot.namespace.clone()),
         log: log(eks, slot, name),
