@@ -7,6 +7,7 @@ use ekstra_store::{CommitError, TxnError};
 use ekstra_wire::ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -67,6 +68,11 @@ impl Router {
         let handler = self.handlers.get(&(service, operation))?;
         Some(handler(call, input))
     }
+}
+
+/// What was asked, without the token: the same token with other words is refused.
+pub fn digest(input: &impl std::fmt::Debug) -> String {
+    hex::encode(Sha256::digest(format!("{input:?}")))
 }
 
 /// The outcome of a transaction's body: an answer for the caller, or a failure of the store.

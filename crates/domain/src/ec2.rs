@@ -2,9 +2,14 @@
 
 mod addresses;
 mod types;
+mod volume;
 
 pub use addresses::{AddressPlan, InsufficientFreeAddresses, SubnetUse, plan_addresses};
 pub use types::{InstanceType, instance_type, instance_types};
+pub use volume::{
+    AttachmentState, Device, InstanceLife, ObservedVolume, Performance, Snapshot, SnapshotState, Volume,
+    VolumeAction, VolumeAttachment, VolumeModification, VolumeRefusal, VolumeState, performance, plan_volume,
+};
 
 use crate::names::Scope;
 use crate::prefix::Prefix;

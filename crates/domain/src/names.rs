@@ -106,6 +106,8 @@ pub mod keys {
     pub const NODEGROUPS: &str = "eks/nodegroups/";
     pub const INSTANCES: &str = "ec2/instances/";
     pub const INTERFACES: &str = "ec2/interfaces/";
+    pub const VOLUMES: &str = "ec2/volumes/";
+    pub const SNAPSHOTS: &str = "ec2/snapshots/";
     pub const VPCS: &str = "ec2/vpcs/";
     pub const SUBNETS: &str = "ec2/subnets/";
 
@@ -144,6 +146,14 @@ pub mod keys {
 
     pub fn interface(scope: &Scope, id: &str) -> String {
         format!("{INTERFACES}{scope}/{id}")
+    }
+
+    pub fn volume(scope: &Scope, id: &str) -> String {
+        format!("{VOLUMES}{scope}/{id}")
+    }
+
+    pub fn snapshot(scope: &Scope, id: &str) -> String {
+        format!("{SNAPSHOTS}{scope}/{id}")
     }
 
     pub fn vpc(scope: &Scope, id: &str) -> String {

@@ -13,6 +13,7 @@ pub mod netns;
 pub mod sim;
 mod spec;
 
+pub use ekstra_domain::ec2::Device;
 pub use linux::launch::{launch_main, open_log};
 pub use linux::machine::{SettingChange, boot_id, raise_settings, restore_settings};
 pub use linux::{Firewall, LinuxHost, Names, child_exit, firewalls};
@@ -44,5 +45,19 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError>;
+    /// The file as large as asked for, or larger; an attached one's device follows.
+    fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), HostError>;
+    /// Of a volume's file; `None` when there is none.
+    fn volume_bytes(&self, path: &std::path::Path) -> Result<Option<u64>, HostError>;
+    fn remove_volume(&self, path: &std::path::Path) -> Result<(), HostError>;
+    fn volume_device(&self, spec: &AttachmentSpec) -> Result<Device, HostError>;
+    /// The instance must run.
+    fn attach_volume(&self, spec: &AttachmentSpec) -> Result<(), HostError>;
+    /// An error as long as the instance uses it.
+    fn detach_volume(&self, spec: &AttachmentSpec) -> Result<(), HostError>;
+    /// Every device of a volume below this directory is gone.
+    fn detach_all_volumes(&self, below: &std::path::Path) -> Result<(), HostError>;
+    fn ensure_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError>;
+    fn remove_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError>;
     fn remove_directory(&self, path: &std::path::Path) -> Result<(), HostError>;
 }

@@ -10,10 +10,11 @@ mod lock;
 pub(crate) mod machine;
 mod mounts;
 pub(crate) mod network;
+mod volume;
 
 use crate::{
-    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running,
-    ServiceAddress, netns,
+    AttachmentSpec, ChildId, ChildSpec, ChildStatus, Device, DiskSpec, Host, HostError, InterfaceSpec,
+    RouterSpec, Running, ServiceAddress, SnapshotSpec, VolumeSpec, netns,
 };
 use lock::ChildLock;
 use std::collections::HashMap;
@@ -101,6 +102,18 @@ impl LinuxHost {
 
     fn group(&self, id: &ChildId) -> cgroup::Group<'_> {
         self.cgroups.group(format!("{}/{}", self.names.cgroup(), id))
+    }
+
+    /// PID 1 of an instance that runs.
+    fn instance(&self, id: &ChildId) -> Result<Option<Running>, HostError> {
+        Ok(match child::status(&self.run, id)? {
+            ChildStatus::Running(running) => Some(running),
+            _ => None,
+        })
+    }
+
+    fn mounted_by(&self, spec: &SnapshotSpec) -> Result<Option<Running>, HostError> {
+        spec.instance.as_ref().map_or(Ok(None), |id| self.instance(id))
     }
 }
 
@@ -200,6 +213,44 @@ impl Host for LinuxHost {
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError> {
         disk::ensure(spec)
+    }
+
+    fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), HostError> {
+        volume::ensure(spec)
+    }
+
+    fn volume_bytes(&self, path: &Path) -> Result<Option<u64>, HostError> {
+        volume::bytes(path)
+    }
+
+    fn remove_volume(&self, path: &Path) -> Result<(), HostError> {
+        volume::remove(path)
+    }
+
+    fn volume_device(&self, spec: &AttachmentSpec) -> Result<Device, HostError> {
+        volume::device(spec, self.instance(&spec.instance)?.as_ref())
+    }
+
+    fn attach_volume(&self, spec: &AttachmentSpec) -> Result<(), HostError> {
+        let instance = self.instance(&spec.instance)?;
+        let instance = instance.ok_or_else(|| HostError::NotRunning { id: spec.instance.clone() })?;
+        volume::attach(spec, &instance, &self.group(&spec.instance))
+    }
+
+    fn detach_volume(&self, spec: &AttachmentSpec) -> Result<(), HostError> {
+        volume::detach(spec, self.instance(&spec.instance)?.as_ref(), &self.group(&spec.instance))
+    }
+
+    fn detach_all_volumes(&self, below: &Path) -> Result<(), HostError> {
+        volume::detach_all(below)
+    }
+
+    fn ensure_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError> {
+        volume::snapshot(spec, self.mounted_by(spec)?.as_ref())
+    }
+
+    fn remove_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError> {
+        volume::remove_snapshot(spec, self.mounted_by(spec)?.as_ref())
     }
 
     fn remove_directory(&self, path: &Path) -> Result<(), HostError> {

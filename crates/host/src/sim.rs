@@ -4,8 +4,8 @@
 //! at any chosen call, as if the service had been killed there.
 
 use crate::{
-    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, HostError, InterfaceSpec, RouterSpec, Running,
-    ServiceAddress,
+    AttachmentSpec, ChildId, ChildSpec, ChildStatus, Device, DiskSpec, Host, HostError, InterfaceSpec,
+    RouterSpec, Running, ServiceAddress, SnapshotSpec, VolumeSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,10 @@ pub struct Inventory {
     /// By router and link.
     pub interfaces: BTreeSet<(String, String)>,
     pub disks: BTreeSet<PathBuf>,
+    /// Volumes and snapshots, with their sizes.
+    pub volumes: BTreeMap<PathBuf, u64>,
+    /// Volumes that instances have.
+    pub attached: BTreeMap<PathBuf, ChildId>,
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +146,58 @@ impl Host for SimHost {
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError> {
         self.change(|i| i.disks.insert(spec.path.clone())).map(drop)
+    }
+
+    fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), HostError> {
+        self.change(|i| {
+            let bytes = i.volumes.entry(spec.path.clone()).or_default();
+            *bytes = spec.bytes.max(*bytes);
+        })
+    }
+
+    fn volume_bytes(&self, path: &Path) -> Result<Option<u64>, HostError> {
+        Ok(self.lock().inventory.volumes.get(path).copied())
+    }
+
+    fn remove_volume(&self, path: &Path) -> Result<(), HostError> {
+        self.change(|i| i.volumes.remove(path)).map(drop)
+    }
+
+    fn volume_device(&self, spec: &AttachmentSpec) -> Result<Device, HostError> {
+        let state = self.lock();
+        let holder = state.inventory.attached.get(&spec.path);
+        let runs = matches!(state.inventory.children.get(&spec.instance), Some(ChildStatus::Running(_)));
+        Ok(match holder {
+            None => Device::Absent,
+            Some(holder) if *holder == spec.instance && runs => Device::InPlace,
+            Some(_) => Device::Elsewhere,
+        })
+    }
+
+    fn attach_volume(&self, spec: &AttachmentSpec) -> Result<(), HostError> {
+        if !matches!(self.child_status(&spec.instance)?, ChildStatus::Running(_)) {
+            return Err(HostError::NotRunning { id: spec.instance.clone() });
+        }
+        self.change(|i| i.attached.insert(spec.path.clone(), spec.instance.clone())).map(drop)
+    }
+
+    fn detach_volume(&self, spec: &AttachmentSpec) -> Result<(), HostError> {
+        self.change(|i| i.attached.remove(&spec.path)).map(drop)
+    }
+
+    fn detach_all_volumes(&self, below: &Path) -> Result<(), HostError> {
+        self.change(|i| i.attached.retain(|path, _| !path.starts_with(below)))
+    }
+
+    fn ensure_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError> {
+        self.change(|i| {
+            let bytes = i.volumes.get(&spec.volume).copied().unwrap_or_default();
+            i.volumes.insert(spec.to.clone(), bytes);
+        })
+    }
+
+    fn remove_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError> {
+        self.remove_volume(&spec.to)
     }
 
     fn remove_directory(&self, path: &Path) -> Result<(), HostError> {

@@ -123,6 +123,35 @@ pub struct DiskSpec {
     pub bytes: u64,
 }
 
+/// The content of a block volume: a sparse file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    pub path: PathBuf,
+    pub bytes: u64,
+    /// A new one begins as a copy of this file, not empty.
+    pub source: Option<PathBuf>,
+}
+
+/// A volume as a block device of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttachmentSpec {
+    pub path: PathBuf,
+    pub instance: ChildId,
+    /// Its name in the instance's `/dev`, such as `xvdba`.
+    pub device: String,
+    /// A link to it in the instance's `/dev/disk/by-id`.
+    pub alias: String,
+}
+
+/// A copy of a volume as it is at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotSpec {
+    pub volume: PathBuf,
+    pub to: PathBuf,
+    /// Where the volume may be mounted. It is not written to while it is copied.
+    pub instance: Option<ChildId>,
+}
+
 /// Why the machine did not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -138,6 +167,10 @@ pub enum HostError {
     Launch { id: ChildId, detail: String },
     #[error("child {id} does not end: {survivors} go on after SIGKILL")]
     Immortal { id: ChildId, survivors: String },
+    #[error("instance {id} does not run")]
+    NotRunning { id: ChildId },
+    #[error("{path} is in use by {id}")]
+    VolumeInUse { path: PathBuf, id: ChildId },
     #[error("child {id} is being started or removed by another process, which does not come to an end")]
     Busy { id: ChildId },
 }

@@ -37,7 +37,7 @@ pub(super) async fn vpcs(
     Ok(model::DescribeVpcsResult { vpcs: Some(vpcs), next_token })
 }
 
-fn records<T: serde::de::DeserializeOwned>(cloud: &Cloud, prefix: &str) -> Vec<T> {
+pub(super) fn records<T: serde::de::DeserializeOwned>(cloud: &Cloud, prefix: &str) -> Vec<T> {
     cloud.store.view().list_as(prefix).into_iter().map(|(_, record)| record).collect()
 }
 

@@ -95,6 +95,20 @@ impl Group<'_> {
         Ok(())
     }
 
+    /// Lets the group's own processes use a block device, or no longer. Groups below it, which are pods', keep what they
+    /// had. Version 2 restricts no devices.
+    pub(crate) fn set_block_device(&self, number: (u64, u64), allowed: bool) -> Result<(), HostError> {
+        let Some((_, path)) = self.paths().find(|(controller, _)| *controller == "devices") else {
+            return Ok(());
+        };
+        let path = path.join(if allowed { "devices.allow" } else { "devices.deny" });
+        let written = fs::write(&path, format!("b {}:{} rw", number.0, number.1));
+        match written {
+            Err(error) if !allowed && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            written => written.map_err(HostError::io("write", &path)),
+        }
+    }
+
     fn pids(&self) -> BTreeSet<i32> {
         let mut pids = BTreeSet::new();
         self.paths().for_each(|(_, path)| collect_pids(&path, &mut pids));

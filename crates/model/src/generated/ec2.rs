@@ -12,7 +12,7 @@ pub static SERVICE: Service = Service {
     api_version: "2016-11-15",
     target_prefix: None,
     xml_namespace: Some("http://ec2.amazonaws.com/doc/2016-11-15"),
-    operations: &[&ops::DESCRIBE_VPCS, &ops::DESCRIBE_SUBNETS, &ops::DESCRIBE_SECURITY_GROUPS, &ops::DESCRIBE_AVAILABILITY_ZONES, &ops::DESCRIBE_INSTANCES],
+    operations: &[&ops::DESCRIBE_VPCS, &ops::DESCRIBE_SUBNETS, &ops::DESCRIBE_SECURITY_GROUPS, &ops::DESCRIBE_AVAILABILITY_ZONES, &ops::DESCRIBE_INSTANCES, &ops::CREATE_VOLUME, &ops::DELETE_VOLUME, &ops::DESCRIBE_VOLUMES, &ops::ATTACH_VOLUME, &ops::DETACH_VOLUME, &ops::MODIFY_VOLUME, &ops::DESCRIBE_VOLUMES_MODIFICATIONS, &ops::CREATE_SNAPSHOT, &ops::DELETE_SNAPSHOT, &ops::DESCRIBE_SNAPSHOTS],
 };
 
 /// A marker per operation.
@@ -24,10 +24,21 @@ pub mod ops {
     operation! { DescribeSecurityGroups DESCRIBE_SECURITY_GROUPS: super::DescribeSecurityGroupsRequest => super::DescribeSecurityGroupsResult = Operation::new("ec2", "DescribeSecurityGroups") }
     operation! { DescribeAvailabilityZones DESCRIBE_AVAILABILITY_ZONES: super::DescribeAvailabilityZonesRequest => super::DescribeAvailabilityZonesResult = Operation::new("ec2", "DescribeAvailabilityZones") }
     operation! { DescribeInstances DESCRIBE_INSTANCES: super::DescribeInstancesRequest => super::DescribeInstancesResult = Operation::new("ec2", "DescribeInstances") }
+    operation! { CreateVolume CREATE_VOLUME: super::CreateVolumeRequest => super::Volume = Operation::new("ec2", "CreateVolume") }
+    operation! { DeleteVolume DELETE_VOLUME: super::DeleteVolumeRequest => Unit = Operation::new("ec2", "DeleteVolume") }
+    operation! { DescribeVolumes DESCRIBE_VOLUMES: super::DescribeVolumesRequest => super::DescribeVolumesResult = Operation::new("ec2", "DescribeVolumes") }
+    operation! { AttachVolume ATTACH_VOLUME: super::AttachVolumeRequest => super::VolumeAttachment = Operation::new("ec2", "AttachVolume") }
+    operation! { DetachVolume DETACH_VOLUME: super::DetachVolumeRequest => super::VolumeAttachment = Operation::new("ec2", "DetachVolume") }
+    operation! { ModifyVolume MODIFY_VOLUME: super::ModifyVolumeRequest => super::ModifyVolumeResult = Operation::new("ec2", "ModifyVolume") }
+    operation! { DescribeVolumesModifications DESCRIBE_VOLUMES_MODIFICATIONS: super::DescribeVolumesModificationsRequest => super::DescribeVolumesModificationsResult = Operation::new("ec2", "DescribeVolumesModifications") }
+    operation! { CreateSnapshot CREATE_SNAPSHOT: super::CreateSnapshotRequest => super::Snapshot = Operation::new("ec2", "CreateSnapshot") }
+    operation! { DeleteSnapshot DELETE_SNAPSHOT: super::DeleteSnapshotRequest => Unit = Operation::new("ec2", "DeleteSnapshot") }
+    operation! { DescribeSnapshots DESCRIBE_SNAPSHOTS: super::DescribeSnapshotsRequest => super::DescribeSnapshotsResult = Operation::new("ec2", "DescribeSnapshots") }
 }
 
 static AMD_SEV_SNP_SPECIFICATION: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["enabled", "disabled"]));
 static ARCHITECTURE_VALUES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["i386", "x86_64", "arm64", "x86_64_mac", "arm64_mac"]));
+static ASSOCIATED_KMS_KEY_SET: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ASSOCIATED_KMS_KEY)).wire("item"));
 static ATTACHMENT_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["attaching", "attached", "detaching", "detached"]));
 static AVAILABILITY_ZONE_GEOGRAPHY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&AVAILABILITY_ZONE_GEOGRAPHY)).wire("item"));
 static AVAILABILITY_ZONE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&AVAILABILITY_ZONE)).wire("item"));
@@ -82,24 +93,43 @@ static METRIC_CATEGORY_ID_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&S
 static MONITORING_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["disabled", "disabling", "enabled", "pending"]));
 static NESTED_VIRTUALIZATION_SPECIFICATION: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["enabled", "disabled"]));
 static NETWORK_INTERFACE_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["available", "associated", "attaching", "in-use", "detaching"]));
+static OWNER_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("Owner"));
 static PLATFORM_VALUES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["Windows"]));
 static PREFIX_LIST_ID_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&PREFIX_LIST_ID)).wire("item"));
 static PRODUCT_CODE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&PRODUCT_CODE)).wire("item"));
 static PRODUCT_CODE_VALUES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["devpay", "marketplace"]));
 static RESERVATION_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&RESERVATION)).wire("item"));
+static RESOURCE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["capacity-reservation", "client-vpn-endpoint", "customer-gateway", "carrier-gateway", "coip-pool", "declarative-policies-report", "dedicated-host", "dhcp-options", "egress-only-internet-gateway", "elastic-ip", "elastic-gpu", "export-image-task", "export-instance-task", "fca-policy", "fleet", "fpga-image", "host-reservation", "image", "image-usage-report", "import-image-task", "import-snapshot-task", "instance", "instance-event-window", "internet-gateway", "ipam", "ipam-pool", "ipam-scope", "ipv4pool-ec2", "ipv6pool-ec2", "key-pair", "launch-template", "local-gateway", "local-gateway-route-table", "local-gateway-virtual-interface", "local-gateway-virtual-interface-group", "local-gateway-route-table-vpc-association", "local-gateway-route-table-virtual-interface-group-association", "natgateway", "network-acl", "network-interface", "network-insights-analysis", "network-insights-path", "network-insights-access-scope", "network-insights-access-scope-analysis", "outpost-lag", "placement-group", "prefix-list", "replace-root-volume-task", "reserved-instances", "route-table", "security-group", "security-group-rule", "service-link-virtual-interface", "snapshot", "spot-fleet-request", "spot-instances-request", "subnet", "subnet-cidr-reservation", "traffic-mirror-filter", "traffic-mirror-session", "traffic-mirror-target", "transit-gateway", "transit-gateway-attachment", "transit-gateway-connect-peer", "transit-gateway-multicast-domain", "transit-gateway-policy-table", "transit-gateway-metering-policy", "transit-gateway-route-table", "transit-gateway-route-table-announcement", "volume", "vpc", "vpc-endpoint", "vpc-endpoint-connection", "vpc-endpoint-service", "vpc-endpoint-service-permission", "vpc-peering-connection", "vpn-connection", "vpn-gateway", "vpc-flow-log", "capacity-reservation-fleet", "traffic-mirror-filter-rule", "vpc-endpoint-connection-device-type", "verified-access-instance", "verified-access-group", "verified-access-endpoint", "verified-access-policy", "verified-access-trust-provider", "vpn-connection-device-type", "vpc-block-public-access-exclusion", "vpc-encryption-control", "route-server", "route-server-endpoint", "route-server-peer", "ipam-resource-discovery", "ipam-resource-discovery-association", "instance-connect-endpoint", "verified-access-endpoint-target", "ipam-external-resource-verification-token", "capacity-block", "mac-modification-task", "ipam-prefix-list-resolver", "ipam-policy", "ipam-prefix-list-resolver-target", "ipam-internet-registry-association", "secondary-interface", "secondary-network", "secondary-subnet", "capacity-manager-data-export", "vpn-concentrator", "ipam-pool-allocation", "capacity-reservation-cancellation-quote", "application-status-check", "capacity-reservation-modification-quote", "metric-category"]));
+static RESTORABLE_BY_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("item"));
+static SSE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["sse-ebs", "sse-kms", "none"]));
 static SECONDARY_INTERFACE_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["available", "in-use"]));
 static SECONDARY_INTERFACE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["secondary"]));
 static SECURITY_GROUP_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&SECURITY_GROUP)).wire("item"));
+static SNAPSHOT_ID_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("SnapshotId"));
+static SNAPSHOT_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&SNAPSHOT)).wire("item"));
+static SNAPSHOT_LOCATION_ENUM: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["regional", "local"]));
+static SNAPSHOT_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["pending", "completed", "error", "recoverable", "recovering"]));
+static STORAGE_TIER: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["archive", "standard"]));
 static SUBNET_CIDR_BLOCK_STATE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["associating", "associated", "disassociating", "disassociated", "failing", "failed"]));
 static SUBNET_ID_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("SubnetId"));
 static SUBNET_IPV6_CIDR_BLOCK_ASSOCIATION_SET: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&SUBNET_IPV6_CIDR_BLOCK_ASSOCIATION)).wire("item"));
 static SUBNET_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&SUBNET)).wire("item"));
 static SUBNET_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["pending", "available", "unavailable", "failed", "failed-insufficient-capacity"]));
 static TAG_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&TAG)).wire("item"));
+static TAG_SPECIFICATION_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&TAG_SPECIFICATION)).wire("item"));
 static TENANCY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["default", "dedicated", "host"]));
+static TRANSFER_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["time-based", "standard"]));
 static USER_ID_GROUP_PAIR_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&USER_ID_GROUP_PAIR)).wire("item"));
 static VALUE_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("item"));
 static VIRTUALIZATION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["hvm", "paravirtual"]));
+static VOLUME_ATTACHMENT_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&VOLUME_ATTACHMENT)).wire("item"));
+static VOLUME_ATTACHMENT_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["attaching", "attached", "detaching", "detached", "busy"]));
+static VOLUME_ID_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("VolumeId"));
+static VOLUME_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&VOLUME)).wire("item"));
+static VOLUME_MODIFICATION_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&VOLUME_MODIFICATION)).wire("item"));
+static VOLUME_MODIFICATION_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["modifying", "optimizing", "completed", "failed"]));
+static VOLUME_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["creating", "available", "in-use", "deleting", "deleted", "error"]));
+static VOLUME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["standard", "io1", "io2", "gp2", "sc1", "st1", "gp3"]));
 static VPC_CIDR_BLOCK_ASSOCIATION_SET: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&VPC_CIDR_BLOCK_ASSOCIATION)).wire("item"));
 static VPC_CIDR_BLOCK_STATE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["associating", "associated", "disassociating", "disassociated", "failing", "failed"]));
 static VPC_ENCRYPTION_CONTROL_EXCLUSION_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["enabling", "enabled", "disabling", "disabled"]));
@@ -111,6 +141,18 @@ static VPC_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Stru
 static VPC_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["pending", "available", "deleting"]));
 static ZONE_ID_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("ZoneId"));
 static ZONE_NAME_STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).wire("ZoneName"));
+
+shape! { AssociatedKmsKey ASSOCIATED_KMS_KEY = StructSchema::new("AssociatedKmsKey");
+    kms_key_id: String = member("KmsKeyId", &STRING).wires("KmsKeyId", "kmsKeyId");
+}
+
+shape! { AttachVolumeRequest ATTACH_VOLUME_REQUEST = StructSchema::new("AttachVolumeRequest");
+    device: String = member("Device", &STRING).required();
+    instance_id: String = member("InstanceId", &STRING).required();
+    volume_id: String = member("VolumeId", &STRING).required();
+    ebs_card_index: i32 = member("EbsCardIndex", &INT);
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
+}
 
 shape! { AvailabilityZone AVAILABILITY_ZONE = StructSchema::new("AvailabilityZone");
     opt_in_status: String = member("OptInStatus", &AVAILABILITY_ZONE_OPT_IN_STATUS).wires("OptInStatus", "optInStatus");
@@ -168,6 +210,44 @@ shape! { CpuOptions CPU_OPTIONS = StructSchema::new("CpuOptions");
     nested_virtualization: String = member("NestedVirtualization", &NESTED_VIRTUALIZATION_SPECIFICATION).wires("NestedVirtualization", "nestedVirtualization");
 }
 
+shape! { CreateSnapshotRequest CREATE_SNAPSHOT_REQUEST = StructSchema::new("CreateSnapshotRequest");
+    description: String = member("Description", &STRING);
+    outpost_arn: String = member("OutpostArn", &STRING);
+    volume_id: String = member("VolumeId", &STRING).required();
+    tag_specifications: Vec<TagSpecification> = member("TagSpecifications", &TAG_SPECIFICATION_LIST).wires("TagSpecification", "TagSpecification");
+    location: String = member("Location", &SNAPSHOT_LOCATION_ENUM);
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
+}
+
+shape! { CreateVolumeRequest CREATE_VOLUME_REQUEST = StructSchema::new("CreateVolumeRequest");
+    availability_zone: String = member("AvailabilityZone", &STRING);
+    availability_zone_id: String = member("AvailabilityZoneId", &STRING);
+    encrypted: bool = member("Encrypted", &BOOL).wires("Encrypted", "encrypted");
+    iops: i32 = member("Iops", &INT);
+    kms_key_id: String = member("KmsKeyId", &STRING);
+    outpost_arn: String = member("OutpostArn", &STRING);
+    size: i32 = member("Size", &INT);
+    snapshot_id: String = member("SnapshotId", &STRING);
+    volume_type: String = member("VolumeType", &VOLUME_TYPE);
+    tag_specifications: Vec<TagSpecification> = member("TagSpecifications", &TAG_SPECIFICATION_LIST).wires("TagSpecification", "TagSpecification");
+    multi_attach_enabled: bool = member("MultiAttachEnabled", &BOOL);
+    throughput: i32 = member("Throughput", &INT);
+    client_token: String = member("ClientToken", &STRING).token();
+    volume_initialization_rate: i32 = member("VolumeInitializationRate", &INT);
+    operator: OperatorRequest = member("Operator", &TypeSchema::Struct(&OPERATOR_REQUEST));
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
+}
+
+shape! { DeleteSnapshotRequest DELETE_SNAPSHOT_REQUEST = StructSchema::new("DeleteSnapshotRequest");
+    snapshot_id: String = member("SnapshotId", &STRING).required();
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
+}
+
+shape! { DeleteVolumeRequest DELETE_VOLUME_REQUEST = StructSchema::new("DeleteVolumeRequest");
+    volume_id: String = member("VolumeId", &STRING).required();
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
+}
+
 shape! { DescribeAvailabilityZonesRequest DESCRIBE_AVAILABILITY_ZONES_REQUEST = StructSchema::new("DescribeAvailabilityZonesRequest");
     zone_names: Vec<String> = member("ZoneNames", &ZONE_NAME_STRING_LIST).wires("ZoneName", "ZoneName");
     zone_ids: Vec<String> = member("ZoneIds", &ZONE_ID_STRING_LIST).wires("ZoneId", "ZoneId");
@@ -208,6 +288,21 @@ shape! { DescribeSecurityGroupsResult DESCRIBE_SECURITY_GROUPS_RESULT = StructSc
     security_groups: Vec<SecurityGroup> = member("SecurityGroups", &SECURITY_GROUP_LIST).wires("SecurityGroupInfo", "securityGroupInfo");
 }
 
+shape! { DescribeSnapshotsRequest DESCRIBE_SNAPSHOTS_REQUEST = StructSchema::new("DescribeSnapshotsRequest");
+    max_results: i32 = member("MaxResults", &INT);
+    next_token: String = member("NextToken", &STRING);
+    owner_ids: Vec<String> = member("OwnerIds", &OWNER_STRING_LIST).wires("Owner", "Owner");
+    restorable_by_user_ids: Vec<String> = member("RestorableByUserIds", &RESTORABLE_BY_STRING_LIST).wires("RestorableBy", "RestorableBy");
+    snapshot_ids: Vec<String> = member("SnapshotIds", &SNAPSHOT_ID_STRING_LIST).wires("SnapshotId", "SnapshotId");
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
+    filters: Vec<Filter> = member("Filters", &FILTER_LIST).wires("Filter", "Filter");
+}
+
+shape! { DescribeSnapshotsResult DESCRIBE_SNAPSHOTS_RESULT = StructSchema::new("DescribeSnapshotsResult");
+    next_token: String = member("NextToken", &STRING).wires("NextToken", "nextToken");
+    snapshots: Vec<Snapshot> = member("Snapshots", &SNAPSHOT_LIST).wires("SnapshotSet", "snapshotSet");
+}
+
 shape! { DescribeSubnetsRequest DESCRIBE_SUBNETS_REQUEST = StructSchema::new("DescribeSubnetsRequest");
     filters: Vec<Filter> = member("Filters", &FILTER_LIST).wires("Filter", "Filter");
     subnet_ids: Vec<String> = member("SubnetIds", &SUBNET_ID_STRING_LIST).wires("SubnetId", "SubnetId");
@@ -221,6 +316,34 @@ shape! { DescribeSubnetsResult DESCRIBE_SUBNETS_RESULT = StructSchema::new("Desc
     subnets: Vec<Subnet> = member("Subnets", &SUBNET_LIST).wires("SubnetSet", "subnetSet");
 }
 
+shape! { DescribeVolumesModificationsRequest DESCRIBE_VOLUMES_MODIFICATIONS_REQUEST = StructSchema::new("DescribeVolumesModificationsRequest");
+    dry_run: bool = member("DryRun", &BOOL);
+    volume_ids: Vec<String> = member("VolumeIds", &VOLUME_ID_STRING_LIST).wires("VolumeId", "VolumeId");
+    filters: Vec<Filter> = member("Filters", &FILTER_LIST).wires("Filter", "Filter");
+    next_token: String = member("NextToken", &STRING);
+    max_results: i32 = member("MaxResults", &INT);
+    include_managed_resources: bool = member("IncludeManagedResources", &BOOL);
+}
+
+shape! { DescribeVolumesModificationsResult DESCRIBE_VOLUMES_MODIFICATIONS_RESULT = StructSchema::new("DescribeVolumesModificationsResult");
+    next_token: String = member("NextToken", &STRING).wires("NextToken", "nextToken");
+    volumes_modifications: Vec<VolumeModification> = member("VolumesModifications", &VOLUME_MODIFICATION_LIST).wires("VolumeModificationSet", "volumeModificationSet");
+}
+
+shape! { DescribeVolumesRequest DESCRIBE_VOLUMES_REQUEST = StructSchema::new("DescribeVolumesRequest");
+    volume_ids: Vec<String> = member("VolumeIds", &VOLUME_ID_STRING_LIST).wires("VolumeId", "VolumeId");
+    include_managed_resources: bool = member("IncludeManagedResources", &BOOL);
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
+    filters: Vec<Filter> = member("Filters", &FILTER_LIST).wires("Filter", "Filter");
+    next_token: String = member("NextToken", &STRING).wires("NextToken", "nextToken");
+    max_results: i32 = member("MaxResults", &INT).wires("MaxResults", "maxResults");
+}
+
+shape! { DescribeVolumesResult DESCRIBE_VOLUMES_RESULT = StructSchema::new("DescribeVolumesResult");
+    next_token: String = member("NextToken", &STRING).wires("NextToken", "nextToken");
+    volumes: Vec<Volume> = member("Volumes", &VOLUME_LIST).wires("VolumeSet", "volumeSet");
+}
+
 shape! { DescribeVpcsRequest DESCRIBE_VPCS_REQUEST = StructSchema::new("DescribeVpcsRequest");
     filters: Vec<Filter> = member("Filters", &FILTER_LIST).wires("Filter", "Filter");
     vpc_ids: Vec<String> = member("VpcIds", &VPC_ID_STRING_LIST).wires("VpcId", "VpcId");
@@ -232,6 +355,14 @@ shape! { DescribeVpcsRequest DESCRIBE_VPCS_REQUEST = StructSchema::new("Describe
 shape! { DescribeVpcsResult DESCRIBE_VPCS_RESULT = StructSchema::new("DescribeVpcsResult");
     next_token: String = member("NextToken", &STRING).wires("NextToken", "nextToken");
     vpcs: Vec<Vpc> = member("Vpcs", &VPC_LIST).wires("VpcSet", "vpcSet");
+}
+
+shape! { DetachVolumeRequest DETACH_VOLUME_REQUEST = StructSchema::new("DetachVolumeRequest");
+    device: String = member("Device", &STRING);
+    force: bool = member("Force", &BOOL);
+    instance_id: String = member("InstanceId", &STRING);
+    volume_id: String = member("VolumeId", &STRING).required();
+    dry_run: bool = member("DryRun", &BOOL).wires("DryRun", "dryRun");
 }
 
 shape! { EbsInstanceBlockDevice EBS_INSTANCE_BLOCK_DEVICE = StructSchema::new("EbsInstanceBlockDevice");
@@ -495,9 +626,27 @@ shape! { LicenseConfiguration LICENSE_CONFIGURATION = StructSchema::new("License
     license_configuration_arn: String = member("LicenseConfigurationArn", &STRING).wires("LicenseConfigurationArn", "licenseConfigurationArn");
 }
 
+shape! { ModifyVolumeRequest MODIFY_VOLUME_REQUEST = StructSchema::new("ModifyVolumeRequest");
+    dry_run: bool = member("DryRun", &BOOL);
+    volume_id: String = member("VolumeId", &STRING).required();
+    size: i32 = member("Size", &INT);
+    volume_type: String = member("VolumeType", &VOLUME_TYPE);
+    iops: i32 = member("Iops", &INT);
+    throughput: i32 = member("Throughput", &INT);
+    multi_attach_enabled: bool = member("MultiAttachEnabled", &BOOL);
+}
+
+shape! { ModifyVolumeResult MODIFY_VOLUME_RESULT = StructSchema::new("ModifyVolumeResult");
+    volume_modification: VolumeModification = member("VolumeModification", &TypeSchema::Struct(&VOLUME_MODIFICATION)).wires("VolumeModification", "volumeModification");
+}
+
 shape! { Monitoring MONITORING = StructSchema::new("Monitoring");
     metric_category_ids: Vec<String> = member("MetricCategoryIds", &METRIC_CATEGORY_ID_LIST).wires("MetricCategoryIdSet", "metricCategoryIdSet");
     state: String = member("State", &MONITORING_STATE).wires("State", "state");
+}
+
+shape! { OperatorRequest OPERATOR_REQUEST = StructSchema::new("OperatorRequest");
+    principal: String = member("Principal", &STRING);
 }
 
 shape! { OperatorResponse OPERATOR_RESPONSE = StructSchema::new("OperatorResponse");
@@ -561,6 +710,33 @@ shape! { SecurityGroup SECURITY_GROUP = StructSchema::new("SecurityGroup");
     ip_permissions: Vec<IpPermission> = member("IpPermissions", &IP_PERMISSION_LIST).wires("IpPermissions", "ipPermissions");
 }
 
+shape! { Snapshot SNAPSHOT = StructSchema::new("Snapshot");
+    owner_alias: String = member("OwnerAlias", &STRING).wires("OwnerAlias", "ownerAlias");
+    outpost_arn: String = member("OutpostArn", &STRING).wires("OutpostArn", "outpostArn");
+    tags: Vec<Tag> = member("Tags", &TAG_LIST).wires("TagSet", "tagSet");
+    storage_tier: String = member("StorageTier", &STORAGE_TIER).wires("StorageTier", "storageTier");
+    restore_expiry_time: Timestamp = member("RestoreExpiryTime", &TIME).wires("RestoreExpiryTime", "restoreExpiryTime");
+    sse_type: String = member("SseType", &SSE_TYPE).wires("SseType", "sseType");
+    availability_zone: String = member("AvailabilityZone", &STRING).wires("AvailabilityZone", "availabilityZone");
+    transfer_type: String = member("TransferType", &TRANSFER_TYPE).wires("TransferType", "transferType");
+    completion_duration_minutes: i32 = member("CompletionDurationMinutes", &INT).wires("CompletionDurationMinutes", "completionDurationMinutes");
+    completion_time: Timestamp = member("CompletionTime", &TIME).wires("CompletionTime", "completionTime");
+    full_snapshot_size_in_bytes: i64 = member("FullSnapshotSizeInBytes", &LONG).wires("FullSnapshotSizeInBytes", "fullSnapshotSizeInBytes");
+    associated_kms_keys: Vec<AssociatedKmsKey> = member("AssociatedKmsKeys", &ASSOCIATED_KMS_KEY_SET).wires("AssociatedKmsKeySet", "associatedKmsKeySet");
+    snapshot_id: String = member("SnapshotId", &STRING).wires("SnapshotId", "snapshotId");
+    volume_id: String = member("VolumeId", &STRING).wires("VolumeId", "volumeId");
+    state: String = member("State", &SNAPSHOT_STATE).wires("Status", "status");
+    state_message: String = member("StateMessage", &STRING).wires("StatusMessage", "statusMessage");
+    start_time: Timestamp = member("StartTime", &TIME).wires("StartTime", "startTime");
+    progress: String = member("Progress", &STRING).wires("Progress", "progress");
+    owner_id: String = member("OwnerId", &STRING).wires("OwnerId", "ownerId");
+    description: String = member("Description", &STRING).wires("Description", "description");
+    volume_size: i32 = member("VolumeSize", &INT).wires("VolumeSize", "volumeSize");
+    encrypted: bool = member("Encrypted", &BOOL).wires("Encrypted", "encrypted");
+    kms_key_id: String = member("KmsKeyId", &STRING).wires("KmsKeyId", "kmsKeyId");
+    data_encryption_key_id: String = member("DataEncryptionKeyId", &STRING).wires("DataEncryptionKeyId", "dataEncryptionKeyId");
+}
+
 shape! { StateReason STATE_REASON = StructSchema::new("StateReason");
     code: String = member("Code", &STRING).wires("Code", "code");
     message: String = member("Message", &STRING).wires("Message", "message");
@@ -610,6 +786,11 @@ shape! { Tag TAG = StructSchema::new("Tag");
     value: String = member("Value", &STRING).wires("Value", "value");
 }
 
+shape! { TagSpecification TAG_SPECIFICATION = StructSchema::new("TagSpecification");
+    resource_type: String = member("ResourceType", &RESOURCE_TYPE).wires("ResourceType", "resourceType");
+    tags: Vec<Tag> = member("Tags", &TAG_LIST).wires("Tag", "Tag");
+}
+
 shape! { UserIdGroupPair USER_ID_GROUP_PAIR = StructSchema::new("UserIdGroupPair");
     description: String = member("Description", &STRING).wires("Description", "description");
     user_id: String = member("UserId", &STRING).wires("UserId", "userId");
@@ -618,6 +799,64 @@ shape! { UserIdGroupPair USER_ID_GROUP_PAIR = StructSchema::new("UserIdGroupPair
     vpc_id: String = member("VpcId", &STRING).wires("VpcId", "vpcId");
     vpc_peering_connection_id: String = member("VpcPeeringConnectionId", &STRING).wires("VpcPeeringConnectionId", "vpcPeeringConnectionId");
     peering_status: String = member("PeeringStatus", &STRING).wires("PeeringStatus", "peeringStatus");
+}
+
+shape! { Volume VOLUME = StructSchema::new("Volume");
+    availability_zone_id: String = member("AvailabilityZoneId", &STRING).wires("AvailabilityZoneId", "availabilityZoneId");
+    outpost_arn: String = member("OutpostArn", &STRING).wires("OutpostArn", "outpostArn");
+    source_volume_id: String = member("SourceVolumeId", &STRING).wires("SourceVolumeId", "sourceVolumeId");
+    iops: i32 = member("Iops", &INT).wires("Iops", "iops");
+    tags: Vec<Tag> = member("Tags", &TAG_LIST).wires("TagSet", "tagSet");
+    volume_type: String = member("VolumeType", &VOLUME_TYPE).wires("VolumeType", "volumeType");
+    fast_restored: bool = member("FastRestored", &BOOL).wires("FastRestored", "fastRestored");
+    multi_attach_enabled: bool = member("MultiAttachEnabled", &BOOL).wires("MultiAttachEnabled", "multiAttachEnabled");
+    throughput: i32 = member("Throughput", &INT).wires("Throughput", "throughput");
+    sse_type: String = member("SseType", &SSE_TYPE).wires("SseType", "sseType");
+    operator: OperatorResponse = member("Operator", &TypeSchema::Struct(&OPERATOR_RESPONSE)).wires("Operator", "operator");
+    volume_initialization_rate: i32 = member("VolumeInitializationRate", &INT).wires("VolumeInitializationRate", "volumeInitializationRate");
+    volume_arn: String = member("VolumeArn", &STRING).wires("VolumeArn", "volumeArn");
+    owner_id: String = member("OwnerId", &STRING).wires("OwnerId", "ownerId");
+    volume_id: String = member("VolumeId", &STRING).wires("VolumeId", "volumeId");
+    size: i32 = member("Size", &INT).wires("Size", "size");
+    snapshot_id: String = member("SnapshotId", &STRING).wires("SnapshotId", "snapshotId");
+    availability_zone: String = member("AvailabilityZone", &STRING).wires("AvailabilityZone", "availabilityZone");
+    state: String = member("State", &VOLUME_STATE).wires("Status", "status");
+    create_time: Timestamp = member("CreateTime", &TIME).wires("CreateTime", "createTime");
+    attachments: Vec<VolumeAttachment> = member("Attachments", &VOLUME_ATTACHMENT_LIST).wires("AttachmentSet", "attachmentSet");
+    encrypted: bool = member("Encrypted", &BOOL).wires("Encrypted", "encrypted");
+    kms_key_id: String = member("KmsKeyId", &STRING).wires("KmsKeyId", "kmsKeyId");
+}
+
+shape! { VolumeAttachment VOLUME_ATTACHMENT = StructSchema::new("VolumeAttachment");
+    delete_on_termination: bool = member("DeleteOnTermination", &BOOL).wires("DeleteOnTermination", "deleteOnTermination");
+    associated_resource: String = member("AssociatedResource", &STRING).wires("AssociatedResource", "associatedResource");
+    instance_owning_service: String = member("InstanceOwningService", &STRING).wires("InstanceOwningService", "instanceOwningService");
+    ebs_card_index: i32 = member("EbsCardIndex", &INT).wires("EbsCardIndex", "ebsCardIndex");
+    volume_id: String = member("VolumeId", &STRING).wires("VolumeId", "volumeId");
+    instance_id: String = member("InstanceId", &STRING).wires("InstanceId", "instanceId");
+    device: String = member("Device", &STRING).wires("Device", "device");
+    state: String = member("State", &VOLUME_ATTACHMENT_STATE).wires("Status", "status");
+    attach_time: Timestamp = member("AttachTime", &TIME).wires("AttachTime", "attachTime");
+}
+
+shape! { VolumeModification VOLUME_MODIFICATION = StructSchema::new("VolumeModification");
+    volume_id: String = member("VolumeId", &STRING).wires("VolumeId", "volumeId");
+    modification_state: String = member("ModificationState", &VOLUME_MODIFICATION_STATE).wires("ModificationState", "modificationState");
+    status_message: String = member("StatusMessage", &STRING).wires("StatusMessage", "statusMessage");
+    target_size: i32 = member("TargetSize", &INT).wires("TargetSize", "targetSize");
+    target_iops: i32 = member("TargetIops", &INT).wires("TargetIops", "targetIops");
+    target_volume_type: String = member("TargetVolumeType", &VOLUME_TYPE).wires("TargetVolumeType", "targetVolumeType");
+    target_throughput: i32 = member("TargetThroughput", &INT).wires("TargetThroughput", "targetThroughput");
+    target_multi_attach_enabled: bool = member("TargetMultiAttachEnabled", &BOOL).wires("TargetMultiAttachEnabled", "targetMultiAttachEnabled");
+    original_size: i32 = member("OriginalSize", &INT).wires("OriginalSize", "originalSize");
+    original_iops: i32 = member("OriginalIops", &INT).wires("OriginalIops", "originalIops");
+    original_volume_type: String = member("OriginalVolumeType", &VOLUME_TYPE).wires("OriginalVolumeType", "originalVolumeType");
+    original_throughput: i32 = member("OriginalThroughput", &INT).wires("OriginalThroughput", "originalThroughput");
+    original_multi_attach_enabled: bool = member("OriginalMultiAttachEnabled", &BOOL).wires("OriginalMultiAttachEnabled", "originalMultiAttachEnabled");
+    progress: i64 = member("Progress", &LONG).wires("Progress", "progress");
+    start_time: Timestamp = member("StartTime", &TIME).wires("StartTime", "startTime");
+    end_time: Timestamp = member("EndTime", &TIME).wires("EndTime", "endTime");
+    operator: OperatorResponse = member("Operator", &TypeSchema::Struct(&OPERATOR_RESPONSE)).wires("Operator", "operator");
 }
 
 shape! { Vpc VPC = StructSchema::new("Vpc");
