@@ -25,6 +25,8 @@ pub(crate) fn run() -> io::Result<()> {
     say("configured");
     let containerd = vec!["--config".to_owned(), config::CONTAINERD_CONFIG.to_owned()];
     supervisor.start(Service::new("containerd", "/usr/local/bin/containerd", containerd));
+    let own = std::env::current_exe()?.to_string_lossy().into_owned();
+    supervisor.start(Service::new("csi", &own, vec!["csi".to_owned()]));
     let up = || UnixStream::connect(config::CONTAINERD_SOCKET).is_ok();
     if supervisor.run_until(up)? {
         say("containerd answers");

@@ -170,6 +170,9 @@ pub(crate) fn kubelet(facts: &Facts, spec: &NodeSpec) -> Value {
         "makeIPTablesUtilChains": false,
         "maxOpenFiles": facts.open_files,
         "maxPods": max_pods,
+        // A volume is mounted only after the node's status has said that it is in use; at the default of 10 s, a pod
+        // with a volume waits 5 s for that.
+        "nodeStatusUpdateFrequency": "1s",
         "oomScoreAdj": 0,
         "protectKernelDefaults": true,
         "providerID": format!("aws:///{}/{}", facts.zone, facts.instance_id),

@@ -9,6 +9,7 @@
 mod boot;
 mod cgroup;
 mod config;
+mod csi;
 mod files;
 mod metadata;
 mod supervise;
@@ -22,8 +23,9 @@ pub fn main(args: &[String]) -> i32 {
     let result = match args.first().map(String::as_str) {
         None => boot::run(),
         Some("token") => token::print(&args[1..]),
+        Some("csi") => csi::run(),
         Some(other) => {
-            Err(io::Error::other(format!("unknown command {other}; usage: ekstra-node [token CLUSTER]")))
+            Err(io::Error::other(format!("unknown command {other}; usage: ekstra-node [token CLUSTER|csi]")))
         }
     };
     match result {

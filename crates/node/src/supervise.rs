@@ -22,7 +22,7 @@ const HEALTHY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) name: &'static str,
-    pub(crate) program: &'static str,
+    pub(crate) program: String,
     pub(crate) args: Vec<String>,
     pid: Option<Pid>,
     started: Instant,
@@ -31,8 +31,16 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(name: &'static str, program: &'static str, args: Vec<String>) -> Self {
-        Self { name, program, args, pid: None, started: Instant::now(), failures: 0, next_start: None }
+    pub(crate) fn new(name: &'static str, program: &str, args: Vec<String>) -> Self {
+        Self {
+            name,
+            program: program.to_owned(),
+            args,
+            pid: None,
+            started: Instant::now(),
+            failures: 0,
+            next_start: None,
+        }
     }
 
     /// One that cannot be started is a failure like any other: this is PID 1, which may not end for it.
@@ -46,7 +54,7 @@ impl Service {
     }
 
     fn spawn(&self) -> io::Result<Pid> {
-        let mut command = Command::new(self.program);
+        let mut command = Command::new(&self.program);
         command
             .args(&self.args)
             .env_clear()
