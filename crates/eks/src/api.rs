@@ -12,13 +12,12 @@ mod update_cluster;
 mod update_nodegroup;
 
 use crate::Eks;
-use ekstra_cloud::api::{Call, Refusal, Router};
+use ekstra_cloud::api::{Call, Refusal, Router, digest};
 use ekstra_domain::eks::{Cluster, Invalid, Nodegroup, Update};
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{errors, ops};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
-use sha2::{Digest, Sha256};
 
 pub(crate) fn serve(router: &mut Router, eks: &Eks) {
     router.serve(ops::CreateCluster, eks, create_cluster::handle);
@@ -76,11 +75,6 @@ fn find_nodegroup(eks: &Eks, call: &Call, cluster: &str, name: &str) -> Result<N
     find_cluster(eks, call, cluster)?;
     let key = keys::nodegroup(&call.scope, cluster, name);
     eks.cloud.store.view().get_as(&key).ok_or_else(|| no_nodegroup(cluster, name))
-}
-
-/// What was asked, without the token: the same token with other words is refused.
-fn digest(input: &impl std::fmt::Debug) -> String {
-    hex::encode(Sha256::digest(format!("{input:?}")))
 }
 
 /// A request that came again because its answer was lost.

@@ -9,7 +9,11 @@ use kube::Client;
 use serde::Deserialize;
 use serde_json::Value;
 
-const ALWAYS: &str = include_str!("bootstrap/access.yaml");
+const ALWAYS: [&str; 3] = [
+    include_str!("bootstrap/access.yaml"),
+    include_str!("bootstrap/storage.yaml"),
+    include_str!("bootstrap/snapshots.yaml"),
+];
 /// What `bootstrapSelfManagedAddons` is about.
 const ADDONS: [&str; 2] = [include_str!("bootstrap/kube-proxy.yaml"), include_str!("bootstrap/coredns.yaml")];
 /// As EKS's own.
@@ -68,7 +72,7 @@ fn render(facts: &Facts) -> Result<Vec<(String, Vec<u8>)>, BootstrapError> {
     let dns = facts.service_cidr.nth(10).map(|a| a.to_string()).unwrap_or_default();
     let mut objects = Vec::new();
     let addons = if facts.addons { &ADDONS[..] } else { &[] };
-    for manifest in std::iter::once(&ALWAYS).chain(addons) {
+    for manifest in ALWAYS.iter().chain(addons) {
         let text = manifest
             .replace("{{endpoint}}", &facts.endpoint)
             .replace("{{clusterDns}}", &dns)
@@ -110,7 +114,13 @@ mod tests {
         let paths: Vec<&str> = objects.iter().map(|(path, _)| path.as_str()).collect();
         assert!(paths.contains(&"/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"), "{paths:?}");
         assert!(paths.contains(&"/api/v1/namespaces/kube-system/services/kube-dns"), "{paths:?}");
-        assert!(paths.contains(&"/apis/storage.k8s.io/v1/storageclasses/gp2"), "{paths:?}");
+        for path in [
+            "/apis/storage.k8s.io/v1/storageclasses/gp2",
+            "/apis/storage.k8s.io/v1/csidrivers/ebs.csi.aws.com",
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumesnapshots.snapshot.storage.k8s.io",
+        ] {
+            assert!(paths.contains(&path), "{path}: {paths:?}");
+        }
         for (path, body) in &objects {
             assert!(!String::from_utf8_lossy(body).contains("{{"), "{path} is not filled");
         }

@@ -3,7 +3,7 @@
 use crate::Eks;
 use crate::control_plane::{flags, keys as pki};
 use crate::restarts::Restarts;
-use crate::{bootstrap, kubernetes, updates};
+use crate::{bootstrap, kubernetes, storage, updates};
 use ekstra_cloud::ec2::network::{interface_spec, router_of};
 use ekstra_cloud::on_host;
 use ekstra_domain::ec2::{Interface, Subnet};
@@ -50,6 +50,8 @@ pub enum ClusterError {
     Keys(String),
     #[error("{0}")]
     Program(String),
+    #[error("its volumes: {0}")]
+    Volumes(String),
     #[error("{0} is not recorded")]
     Unrecorded(String),
     #[error("built-in objects: {0}")]
@@ -295,10 +297,9 @@ impl ClusterReconciler {
         program: &'static str,
     ) -> Result<(), ClusterError> {
         let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
-        let find = move || {
-            if program == "etcd" { programs.etcd() } else { programs.kube_control(&version) }
-        };
-        let executable = blocking(find).await.map_err(ClusterError::Program)?;
+        let executable = blocking(move || programs.control_plane(program, &version))
+            .await
+            .map_err(ClusterError::Program)?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
         on_host(&self.eks.host, move |host| host.ensure_child(&spec)).await?;
         self.restarts.note(&slot.child(program), self.eks.cloud.env.now_ms());
@@ -418,6 +419,8 @@ impl ClusterReconciler {
         cluster: &Cluster,
         slot: &ControlPlaneSlot,
     ) -> Result<(), ClusterError> {
+        let released = storage::release(&self.eks.cloud, cluster).await;
+        released.map_err(|trouble| ClusterError::Volumes(trouble.to_string()))?;
         self.eks.clients.forget(&slot.id);
         CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.forget(&slot.child(program)));
         let scope = &cluster.scope;

@@ -7,6 +7,7 @@ mod api;
 mod bootstrap;
 mod cluster;
 mod control_plane;
+mod controller;
 mod drain;
 mod kubernetes;
 mod nodegroup;
@@ -14,6 +15,7 @@ mod nodes;
 mod relabel;
 mod restarts;
 mod signing;
+mod storage;
 mod updates;
 mod user_data;
 
@@ -21,8 +23,15 @@ pub use cluster::ClusterReconciler;
 pub use nodegroup::NodegroupReconciler;
 pub use nodes::NodeControllers;
 
+/// Volumes, attachments and snapshots of every cluster.
+pub fn storage_controllers(eks: &Eks) -> impl Reconciler {
+    Controllers::<storage::Storage>::new(eks.clone())
+}
+
+use controller::Controllers;
 use ekstra_cloud::Cloud;
 use ekstra_cloud::api::Router;
+use ekstra_engine::Reconciler;
 use ekstra_host::{Host, Names};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,9 +49,9 @@ pub struct OfferedVersion {
 /// Where the control plane's programs come from. The calls may take minutes the first time.
 pub trait Programs: Send + Sync + std::fmt::Debug {
     fn versions(&self) -> Vec<OfferedVersion>;
-    fn etcd(&self) -> Result<PathBuf, String>;
-    /// kube-apiserver, kube-controller-manager and kube-scheduler in one program; the first argument picks.
-    fn kube_control(&self, minor: &str) -> Result<PathBuf, String>;
+    /// One of [`ekstra_domain::eks::CONTROL_PLANE_PROGRAMS`], for clusters of that minor version. Those of Kubernetes may
+    /// be one program that goes by its name.
+    fn control_plane(&self, program: &str, minor: &str) -> Result<PathBuf, String>;
 }
 
 /// What operations and reconcilers share; cheap to clone.

@@ -5,9 +5,10 @@
 //! Invariant: a node gets nothing that its instance's record does not say, whatever the kubelet claims.
 
 use crate::Eks;
+use crate::controller::{down, up};
 use crate::signing::{self, SigningError};
 use ekstra_domain::ec2::Instance;
-use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot};
+use ekstra_domain::eks::ControlPlaneSlot;
 use ekstra_domain::names::{Scope, keys};
 use ekstra_engine::{Next, Reconciler, blocking};
 use futures::future::BoxFuture;
@@ -57,7 +58,7 @@ impl Reconciler for NodeControllers {
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, NodesError>> {
         async move {
-            let Some(cluster) = self.active(&key) else {
+            let Some(cluster) = up(&self.eks, &key) else {
                 return Ok(Next::OnChange);
             };
             let view = self.eks.cloud.store.view();
@@ -68,7 +69,7 @@ impl Reconciler for NodeControllers {
             let watcher = Watcher { eks: &self.eks, scope: cluster.scope, slot: slot.id, client };
             tokio::select! {
                 done = watcher.run() => done.map(|()| Next::After(Duration::from_millis(200))),
-                () = self.inactive(&key) => Ok(Next::After(Duration::from_millis(1))),
+                () = down(&self.eks, &key) => Ok(Next::After(Duration::from_millis(1))),
             }
         }
         .boxed()
@@ -78,20 +79,6 @@ impl Reconciler for NodeControllers {
 impl NodeControllers {
     pub fn new(eks: Eks) -> Self {
         Self { eks }
-    }
-
-    fn active(&self, key: &str) -> Option<Cluster> {
-        let cluster: Cluster = self.eks.cloud.store.view().get_as(key)?;
-        matches!(cluster.status, ClusterStatus::Active | ClusterStatus::Updating).then_some(cluster)
-    }
-
-    async fn inactive(&self, key: &str) {
-        let mut head = self.eks.cloud.store.head();
-        while self.active(key).is_some() {
-            if head.changed().await.is_err() {
-                return;
-            }
-        }
     }
 }
 

@@ -108,12 +108,8 @@ impl Programs for Components {
         Recipes::get().kubernetes().iter().map(offered).collect()
     }
 
-    fn etcd(&self) -> Result<PathBuf, String> {
-        self.control_program("etcd", Recipes::get().default_kubernetes())
-    }
-
-    fn kube_control(&self, minor: &str) -> Result<PathBuf, String> {
-        self.control_program("kube-control", version(minor)?)
+    fn control_plane(&self, program: &str, minor: &str) -> Result<PathBuf, String> {
+        self.control_program(program, version(minor)?)
     }
 }
 
@@ -189,15 +185,17 @@ pub(crate) fn ensure_programs(
     version: &KubernetesVersion,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let recipes = Recipes::get();
-    for group in [Group::ControlPlane, Group::Node, Group::Images, Group::Client] {
-        store.ensure(&recipes.group(group, version), progress)?;
-    }
+    let groups = [Group::ControlPlane, Group::Node, Group::Images, Group::Client]
+        .map(|group| Recipes::get().group(group, version));
+    // A tool that only the last group needs is told before the first has been built for minutes.
+    store.check(&groups.concat())?;
+    groups.iter().try_for_each(|group| store.ensure(group, progress).map(drop))?;
     Ok(())
 }
 
 /// The same, and what nodes boot from; that needs root.
 pub(crate) fn ensure_all(store: &Store, version: &KubernetesVersion, progress: &dyn Progress) -> Result<()> {
+    store.check_node_base()?;
     ensure_programs(store, version, progress)?;
     store.node_image(version, progress)?;
     store.system_images(version, progress)?;

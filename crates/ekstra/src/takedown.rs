@@ -32,7 +32,7 @@ fn intent(home: &Home) -> PathBuf {
 pub(crate) fn take_down(home: &Home, host: &dyn Host, settings: &Settings) -> Result<()> {
     let intent = intent(home);
     write_private(&intent, b"")?;
-    end_all(host, settings)?;
+    end_all(home, host, settings)?;
     fs::remove_file(&intent).with_context(|| intent.display().to_string())?;
     sync_directory(&intent)
 }
@@ -54,7 +54,7 @@ pub(crate) fn finish(home: &Home, host: &dyn Host, settings: &Settings) -> Resul
     take_down(home, host, settings)
 }
 
-fn end_all(host: &dyn Host, settings: &Settings) -> Result<()> {
+fn end_all(home: &Home, host: &dyn Host, settings: &Settings) -> Result<()> {
     // All at once: nodes and control planes have nothing to tell each other any more.
     let children = host.children()?;
     std::thread::scope(|scope| {
@@ -62,6 +62,7 @@ fn end_all(host: &dyn Host, settings: &Settings) -> Result<()> {
             children.iter().map(|id| scope.spawn(move || host.remove_child(id, GRACE))).collect();
         ends.into_iter().try_for_each(|end| end.join().unwrap_or(Ok(())))
     })?;
+    host.detach_all_volumes(&home.root)?;
     for namespace in host.namespaces()? {
         host.remove_namespace(&namespace)?;
     }
@@ -123,7 +124,7 @@ mod tests {
             assert_eq!(host.inventory(), Default::default(), "interrupted at {fail_at}");
             assert!(!intent(&home).exists());
             if outcome.is_ok() {
-                assert_eq!(fail_at, 5, "four children, one namespace");
+                assert_eq!(fail_at, 6, "four children, volumes, one namespace");
                 return;
             }
         }

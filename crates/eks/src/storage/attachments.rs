@@ -1,0 +1,131 @@
+//! VolumeAttachments: a volume for the node that the scheduler chose, and away from it.
+
+use super::claims::volume_id;
+use super::volumes::{add_finalizer, drop_finalizer};
+use super::{DRIVER, Storage};
+use crate::controller::{Outcome, Trouble};
+use ekstra_cloud::ec2::volumes;
+use ekstra_domain::ec2::{AttachmentState, Instance, InstanceState};
+use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Value, json};
+
+/// As the attacher of a CSI driver calls it.
+const FINALIZER: &str = "external-attacher/ebs-csi-aws-com";
+
+impl Storage {
+    pub(super) async fn attachment(&self, name: &str) -> Result<Outcome, Trouble> {
+        let attachments: Api<VolumeAttachment> = Api::all(self.place.client.clone());
+        let Some(attachment) = attachments.get_opt(name).await? else { return Ok(Outcome::Settled) };
+        if attachment.spec.attacher != DRIVER {
+            return Ok(Outcome::Settled);
+        }
+        let leaves = attachment.metadata.deletion_timestamp.is_some();
+        let step = if leaves {
+            self.detach(&attachments, &attachment).await
+        } else {
+            self.attach(&attachments, &attachment).await
+        };
+        if let Err(Trouble::Refused(why)) = &step {
+            let error = json!({"time": now(), "message": why});
+            let attached = attachment.status.as_ref().is_some_and(|status| status.attached);
+            let what = if leaves { "detachError" } else { "attachError" };
+            set_status(&attachments, name, json!({"attached": attached, what: error})).await?;
+        }
+        step
+    }
+
+    async fn attach(
+        &self,
+        attachments: &Api<VolumeAttachment>,
+        attachment: &VolumeAttachment,
+    ) -> Result<Outcome, Trouble> {
+        if attachment.status.as_ref().is_some_and(|status| status.attached) {
+            return Ok(Outcome::Settled);
+        }
+        add_finalizer(attachments, attachment, FINALIZER).await?;
+        let id = self.handle(attachment).await?;
+        let id = id.ok_or_else(|| Trouble::refused("its PersistentVolume is gone"))?;
+        let node = &attachment.spec.node_name;
+        let instance = self.instance_of(node).await?.filter(|i| i.state == InstanceState::Running);
+        let instance =
+            instance.ok_or_else(|| Trouble::refused(format!("node {node} has no instance that runs")))?;
+        let Some(volume) = self.volume_record(&id) else {
+            return Err(Trouble::refused(format!("The volume '{id}' does not exist.")));
+        };
+        match volume.attachment {
+            None => {
+                self.ask_for(&id, &instance).await?;
+                Ok(Outcome::Waiting)
+            }
+            Some(other) if other.instance != instance.id => Err(Trouble::refused(format!(
+                "volume {id} is still attached to {}, which has to let it go first",
+                other.instance
+            ))),
+            Some(own) if own.state == AttachmentState::Attached => {
+                let told = json!({
+                    "attached": true,
+                    "attachmentMetadata": {"devicePath": own.device},
+                    "attachError": Value::Null,
+                });
+                set_status(attachments, &attachment.name_any(), told).await?;
+                Ok(Outcome::Settled)
+            }
+            Some(_) => Ok(Outcome::Waiting),
+        }
+    }
+
+    async fn ask_for(&self, id: &str, instance: &Instance) -> Result<(), Trouble> {
+        let (cloud, scope) = (&self.place.eks.cloud, &self.place.cluster.scope);
+        let device = volumes::free_device(cloud, scope, &instance.id)
+            .ok_or_else(|| Trouble::refused(format!("{} has no device name left", instance.id)))?;
+        volumes::attach(cloud, scope, id, &instance.id, &device).await?;
+        Ok(())
+    }
+
+    /// Until nothing of it is on the node; then the object may go.
+    async fn detach(
+        &self,
+        attachments: &Api<VolumeAttachment>,
+        attachment: &VolumeAttachment,
+    ) -> Result<Outcome, Trouble> {
+        let id = self.handle(attachment).await?;
+        let volume = id.and_then(|id| self.volume_record(&id));
+        let instance = self.instance_of(&attachment.spec.node_name).await?;
+        let held = volume.and_then(|volume| Some((volume.id, volume.attachment?)));
+        // Of a node that is gone, whose instance is not known any more, there is nothing to take.
+        let held = held.filter(|(_, held)| instance.as_ref().is_some_and(|i| i.id == held.instance));
+        match held {
+            None => {
+                drop_finalizer(attachments, attachment, FINALIZER).await?;
+                Ok(Outcome::Settled)
+            }
+            Some((_, held)) if held.state == AttachmentState::Detaching => Ok(Outcome::Waiting),
+            Some((id, held)) => {
+                let scope = &self.place.cluster.scope;
+                volumes::detach(&self.place.eks.cloud, scope, &id, Some(&held.instance)).await?;
+                Ok(Outcome::Waiting)
+            }
+        }
+    }
+
+    async fn handle(&self, attachment: &VolumeAttachment) -> Result<Option<String>, Trouble> {
+        let persistent: Api<PersistentVolume> = Api::all(self.place.client.clone());
+        let Some(name) = &attachment.spec.source.persistent_volume_name else { return Ok(None) };
+        Ok(persistent.get_opt(name).await?.as_ref().and_then(volume_id))
+    }
+}
+
+fn now() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now())
+}
+
+async fn set_status(attachments: &Api<VolumeAttachment>, name: &str, status: Value) -> Result<(), Trouble> {
+    let patch = Patch::Merge(json!({"status": status}));
+    match attachments.patch_status(name, &PatchParams::default(), &patch).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        patched => Ok(patched.map(drop)?),
+    }
+}

@@ -1,0 +1,189 @@
+//! PersistentVolumes: their volumes go when nobody claims them any more, as their reclaim policy says.
+
+use super::claims::{FINALIZER, PROVISIONED_BY, volume_id};
+use super::{DRIVER, NAME_TAG, RECLAIM_TAG, Storage};
+use crate::controller::{Outcome, Trouble};
+use ekstra_cloud::ec2::volumes;
+use ekstra_domain::ec2::{Volume, VolumeState};
+use ekstra_domain::names::keys;
+use ekstra_store::{CommitError, Txn};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::runtime::events::EventType;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+
+impl Storage {
+    pub(super) async fn volume(&self, name: &str) -> Result<Outcome, Trouble> {
+        let persistent: Api<PersistentVolume> = Api::all(self.place.client.clone());
+        let Some(pv) = persistent.get_opt(name).await? else { return Ok(Outcome::Settled) };
+        let ours = pv.annotations().get(PROVISIONED_BY).is_some_and(|by| by == DRIVER);
+        let Some(id) = volume_id(&pv).filter(|_| ours) else { return Ok(Outcome::Settled) };
+        self.note_policy(&pv, &id).await?;
+        if !is_unwanted(&pv) {
+            return self.release_unkept(&persistent, &pv).await;
+        }
+        match self.remove(&id).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Outcome::Waiting),
+            Err(trouble) => {
+                if let Trouble::Refused(why) = &trouble {
+                    self.tell(&pv.object_ref(&()), EventType::Warning, "VolumeFailedDelete", why.clone())
+                        .await;
+                }
+                return Err(trouble);
+            }
+        }
+        match persistent.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Outcome::Settled),
+            deleted => drop(deleted?),
+        }
+        drop_finalizer(&persistent, &pv, FINALIZER).await?;
+        Ok(Outcome::Settled)
+    }
+
+    /// One that is deleted by hand and kept by its policy goes as an object alone.
+    async fn release_unkept(
+        &self,
+        persistent: &Api<PersistentVolume>,
+        pv: &PersistentVolume,
+    ) -> Result<Outcome, Trouble> {
+        if pv.metadata.deletion_timestamp.is_some() && policy(pv) != "Delete" {
+            drop_finalizer(persistent, pv, FINALIZER).await?;
+        }
+        Ok(Outcome::Settled)
+    }
+
+    /// `true` when nothing is left of it.
+    async fn remove(&self, id: &str) -> Result<bool, Trouble> {
+        let cluster = &self.place.cluster;
+        match self.volume_record(id) {
+            None => Ok(true),
+            Some(volume) if volume.state == VolumeState::Deleting || volume.attachment.is_some() => Ok(false),
+            Some(_) => {
+                volumes::delete(&self.place.eks.cloud, &cluster.scope, id).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// What becomes of the volume when the cluster goes is decided by what the policy is then.
+    async fn note_policy(&self, pv: &PersistentVolume, id: &str) -> Result<(), Trouble> {
+        let policy = policy(pv);
+        let told = |volume: &Volume| volume.tags.get(RECLAIM_TAG).is_none_or(|tag| *tag == policy);
+        if self.volume_record(id).is_none_or(|volume| told(&volume)) {
+            return Ok(());
+        }
+        let key = keys::volume(&self.place.cluster.scope, id);
+        let body = |txn: &mut Txn| {
+            if let Some(mut volume) = txn.get::<Volume>(&key)? {
+                volume.tags.insert(RECLAIM_TAG.to_owned(), policy.clone());
+                txn.put(&key, &volume)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.place.eks.cloud.store.transact(body).await?)
+    }
+
+    /// A claim that was deleted between its volume and its PersistentVolume leaves the volume.
+    pub(super) async fn sweep(&self) -> Result<Outcome, Trouble> {
+        let persistent: Api<PersistentVolume> = Api::all(self.place.client.clone());
+        for volume in self.own_volumes() {
+            if volume.state != VolumeState::Available {
+                continue;
+            }
+            let Some(name) = volume.tags.get(NAME_TAG) else { continue };
+            if persistent.get_opt(name).await?.is_none() && !self.is_claimed(&volume, name).await? {
+                tracing::info!(volume = volume.id, "nobody claims it any more");
+                self.remove(&volume.id).await?;
+            }
+        }
+        Ok(Outcome::Settled)
+    }
+
+    async fn is_claimed(&self, volume: &Volume, name: &str) -> Result<bool, Trouble> {
+        let tag = |what: &str| {
+            volume.tags.get(&format!("kubernetes.io/created-for/pvc/{what}")).cloned().unwrap_or_default()
+        };
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.place.client.clone(), &tag("namespace"));
+        let claim = claims.get_opt(&tag("name")).await?;
+        Ok(claim.and_then(|claim| claim.uid()).is_some_and(|uid| name == format!("pvc-{uid}")))
+    }
+}
+
+fn policy(pv: &PersistentVolume) -> String {
+    let policy = pv.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.clone());
+    policy.unwrap_or_else(|| "Retain".into())
+}
+
+/// Its claim is gone, and it shall go too.
+fn is_unwanted(pv: &PersistentVolume) -> bool {
+    let phase = pv.status.as_ref().and_then(|status| status.phase.as_deref());
+    let released = matches!(phase, Some("Released" | "Failed"));
+    let unbound = pv.metadata.deletion_timestamp.is_some() && phase != Some("Bound");
+    policy(pv) == "Delete" && (released || unbound)
+}
+
+/// Nothing else of the list is touched.
+pub(super) async fn drop_finalizer<K>(api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Trouble>
+where
+    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let current = match api.get_opt(&object.name_any()).await? {
+        Some(current) if current.finalizers().iter().any(|f| f == finalizer) => current,
+        _ => return Ok(()),
+    };
+    let kept: Vec<&String> = current.finalizers().iter().filter(|f| *f != finalizer).collect();
+    let patch = json!({"metadata": {"finalizers": kept, "resourceVersion": current.resource_version()}});
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        patched => Ok(patched.map(drop)?),
+    }
+}
+
+/// The same the other way.
+pub(super) async fn add_finalizer<K>(api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Trouble>
+where
+    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    if object.finalizers().iter().any(|f| f == finalizer) {
+        return Ok(());
+    }
+    let all: Vec<&str> = object.finalizers().iter().map(String::as_str).chain([finalizer]).collect();
+    let patch = json!({"metadata": {"finalizers": all, "resourceVersion": object.resource_version()}});
+    Ok(api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pv(policy: &str, phase: &str, deleted: bool) -> PersistentVolume {
+        let mut made = json!({
+            "metadata": {"name": "pvc-1"},
+            "spec": {"persistentVolumeReclaimPolicy": policy},
+            "status": {"phase": phase},
+        });
+        if deleted {
+            made["metadata"]["deletionTimestamp"] = json!("2026-11-01T12:00:00Z");
+        }
+        serde_json::from_value(made).expect("a volume")
+    }
+
+    #[test]
+    fn only_what_was_let_go_and_is_not_kept_goes() {
+        for (policy, phase, deleted, goes) in [
+            ("Delete", "Bound", false, false),
+            ("Delete", "Bound", true, false),
+            ("Delete", "Available", false, false),
+            ("Delete", "Available", true, true),
+            ("Delete", "Released", false, true),
+            ("Delete", "Failed", false, true),
+            ("Retain", "Released", false, false),
+            ("Retain", "Released", true, false),
+        ] {
+            assert_eq!(is_unwanted(&pv(policy, phase, deleted)), goes, "{policy} {phase} {deleted}");
+        }
+    }
+}
