@@ -236,14 +236,14 @@ class Service:
 
         return wait(f"node group {name} ACTIVE", check, timeout)
 
-    def wait_gone(self, describe, what, timeout=120):
-        """`describe` raises ResourceNotFoundException."""
+    def wait_gone(self, describe, what, timeout=120, code="ResourceNotFoundException"):
+        """`describe` raises it."""
 
         def check():
             try:
                 return False, describe()
             except Exception as error:  # noqa: BLE001
-                if "ResourceNotFoundException" in str(error):
+                if code in str(error):
                     return True, None
                 raise
 

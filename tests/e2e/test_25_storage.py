@@ -1,0 +1,269 @@
+"""Volumes: EC2's operations, and the storage driver that uses them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ekstra_service import SLEEP, output, wait
+
+
+def claim(name, size="1Gi", storage_class="gp3", modes=("ReadWriteOnce",), **spec):
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": list(modes),
+            "storageClassName": storage_class,
+            "resources": {"requests": {"storage": size}},
+            **spec,
+        },
+    }
+
+
+def with_volume(claim_name, **spec):
+    return {
+        "container": {"volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim_name}}],
+        **spec,
+    }
+
+
+def volume_of(service, claim_name):
+    """EC2's description of the volume behind a claim."""
+    pv = service.kubectl_json("get", "pvc", claim_name)["spec"]["volumeName"]
+    handle = service.kubectl_json("get", "pv", pv)["spec"]["csi"]["volumeHandle"]
+    (volume,) = service.client("ec2").describe_volumes(VolumeIds=[handle])["Volumes"]
+    return volume
+
+
+def node_of(service, pod_name):
+    return service.kubectl_json("get", "pod", pod_name)["spec"]["nodeName"]
+
+
+def events(service, name):
+    found = service.kubectl_json("get", "events", "--field-selector", f"involvedObject.name={name}")["items"]
+    return [f"{e['reason']}: {e['message']}" for e in found]
+
+
+def end_pod(service, name):
+    """Gently: what it wrote is written."""
+    service.kubectl("delete", "pod", name, "--grace-period=1", "--wait=true")
+
+
+def loops(service):
+    return [line for line in output("losetup", "-a").splitlines() if f"{service.home}/volumes/" in line]
+
+
+def test_ec2_volumes(service, cluster):
+    ec2 = service.client("ec2")
+    instances = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+    instance = next(i for i in instances if i["State"]["Name"] == "running")
+    zone = instance["Placement"]["AvailabilityZone"]
+    made = ec2.create_volume(
+        AvailabilityZone=zone,
+        Size=1,
+        VolumeType="gp3",
+        ClientToken="once",
+        TagSpecifications=[{"ResourceType": "volume", "Tags": [{"Key": "k", "Value": "v"}]}],
+    )
+    again = {"AvailabilityZone": zone, "VolumeType": "gp3", "ClientToken": "once"}
+    tags = [{"ResourceType": "volume", "Tags": [{"Key": "k", "Value": "v"}]}]
+    assert ec2.create_volume(Size=1, TagSpecifications=tags, **again)["VolumeId"] == made["VolumeId"]
+    with pytest.raises(ec2.exceptions.ClientError, match="IdempotentParameterMismatch"):
+        ec2.create_volume(Size=2, TagSpecifications=tags, **again)
+    volume = made["VolumeId"]
+
+    def look():
+        (found,) = ec2.describe_volumes(Filters=[{"Name": "tag:k", "Values": ["v"]}])["Volumes"]
+        return found
+
+    wait("available", lambda: ((v := look())["State"] == "available", v), 20)
+    assert look()["Iops"] == 3000 and not look()["Encrypted"]
+    ec2.attach_volume(VolumeId=volume, InstanceId=instance["InstanceId"], Device="/dev/xvdba")
+    wait("attached", lambda: ((a := look()["Attachments"]) and a[0]["State"] == "attached", a), 20)
+    assert len([line for line in loops(service) if volume in line]) == 1
+    for error, call in [
+        ("VolumeInUse", lambda: ec2.delete_volume(VolumeId=volume)),
+        ("VolumeInUse", lambda: ec2.attach_volume(VolumeId=volume, InstanceId=instance["InstanceId"], Device="/dev/xvdbb")),
+        ("InvalidVolume.NotFound", lambda: ec2.delete_volume(VolumeId="vol-0123456789abcdef0")),
+        ("InvalidVolume.NotFound", lambda: ec2.describe_volumes(VolumeIds=["vol-0123456789abcdef0"])),
+        ("InvalidZone.NotFound", lambda: ec2.create_volume(AvailabilityZone="us-east-1z", Size=1)),
+        ("InvalidParameterValue", lambda: ec2.create_volume(AvailabilityZone=zone, Size=1, VolumeType="st1")),
+        ("MissingParameter", lambda: ec2.create_volume(AvailabilityZone=zone)),
+        ("UnsupportedOperation", lambda: ec2.create_volume(AvailabilityZone=zone, Size=1, Encrypted=True)),
+        ("InvalidSnapshot.NotFound", lambda: ec2.delete_snapshot(SnapshotId="snap-0123456789abcdef0")),
+    ]:
+        with pytest.raises(ec2.exceptions.ClientError, match=error):
+            call()
+    assert ec2.modify_volume(VolumeId=volume, Size=3)["VolumeModification"]["TargetSize"] == 3
+    change = lambda: ec2.describe_volumes_modifications(VolumeIds=[volume])["VolumesModifications"][0]  # noqa: E731
+    wait("modified", lambda: ((m := change())["ModificationState"] == "completed", m), 20)
+    assert Path(service.home, "volumes", volume).stat().st_size == 3 << 30
+    with pytest.raises(ec2.exceptions.ClientError, match="cannot be smaller"):
+        ec2.modify_volume(VolumeId=volume, Size=2)
+    ec2.detach_volume(VolumeId=volume)
+    wait("detached", lambda: ((v := look())["State"] == "available", v), 20)
+    assert not [line for line in loops(service) if volume in line]
+    other = next(z for z in ("us-east-1a", "us-east-1b", "us-east-1c") if z != zone)
+    elsewhere = ec2.create_volume(AvailabilityZone=other, Size=1)["VolumeId"]
+    wait("available", lambda: ((v := ec2.describe_volumes(VolumeIds=[elsewhere])["Volumes"][0])["State"] == "available", v), 20)
+    with pytest.raises(ec2.exceptions.ClientError, match="InvalidVolume.ZoneMismatch"):
+        ec2.attach_volume(VolumeId=elsewhere, InstanceId=instance["InstanceId"], Device="/dev/xvdbc")
+    for each in (volume, elsewhere):
+        ec2.delete_volume(VolumeId=each)
+        service.wait_gone(lambda: ec2.describe_volumes(VolumeIds=[each])["Volumes"], each, code="InvalidVolume.NotFound")
+        assert not Path(service.home, "volumes", each).exists()
+
+
+@pytest.fixture(scope="module")
+def data(service, cluster):
+    """A claim that a pod has written to."""
+    service.apply(claim("data"))
+    service.run_pod("writer", f"test -e /data/first || echo kept > /data/first; sync; {SLEEP}", **with_volume("data"))
+    yield "data"
+    for name in ("writer", "mover", "restored"):
+        service.delete_pod(name)
+    service.kubectl("delete", "pvc", "data", "restored", "--ignore-not-found", "--wait=false")
+
+
+def test_a_claim_becomes_a_volume_of_its_pods_zone(service, data):
+    volume = volume_of(service, data)
+    node = service.kubectl_json("get", "node", node_of(service, "writer"))
+    assert volume["AvailabilityZone"] == node["metadata"]["labels"]["topology.kubernetes.io/zone"]
+    assert volume["State"] == "in-use" and volume["VolumeType"] == "gp3"
+    tags = {t["Key"]: t["Value"] for t in volume["Tags"]}
+    assert tags["kubernetes.io/created-for/pvc/name"] == data
+    pv = service.kubectl_json("get", "pv", tags["CSIVolumeName"])
+    (term,) = pv["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    assert term["matchExpressions"][0]["values"] == [volume["AvailabilityZone"]]
+    assert "ext4" in service.exec("writer", "grep ' /data ' /proc/mounts").stdout
+
+
+def test_the_old_class_still_works(service, cluster):
+    service.apply(claim("old", storage_class="gp2"))
+    service.run_pod("old", f"echo x > /data/x; {SLEEP}", **with_volume("old"))
+    assert volume_of(service, "old")["VolumeType"] == "gp2"
+    end_pod(service, "old")
+    volume = volume_of(service, "old")["VolumeId"]
+    service.kubectl("delete", "pvc", "old")
+    ec2 = service.client("ec2")
+    service.wait_gone(lambda: ec2.describe_volumes(VolumeIds=[volume])["Volumes"], volume, code="InvalidVolume.NotFound")
+    assert not Path(service.home, "volumes", volume).exists()
+    assert not [line for line in loops(service) if volume in line]
+
+
+def test_a_volume_grows_under_its_pod(service, data):
+    size = lambda: int(service.exec("writer", "df -k /data | tail -1 | awk '{print $2}'").stdout)  # noqa: E731
+    before = size()
+    service.kubectl("patch", "pvc", data, "-p", json.dumps(claim(data, "2Gi")))
+    wait("a larger file system", lambda: ((now := size()) > before * 1.8, now), 90, 0.5)
+    capacity = lambda: service.kubectl_json("get", "pvc", data)["status"]["capacity"]["storage"]  # noqa: E731
+    wait("2Gi", lambda: (capacity() == "2Gi", capacity()), 30)
+    assert volume_of(service, data)["Size"] == 2
+
+
+def test_a_snapshot_is_of_its_moment(service, data):
+    service.apply(
+        {
+            "apiVersion": "snapshot.storage.k8s.io/v1",
+            "kind": "VolumeSnapshotClass",
+            "metadata": {"name": "ebs"},
+            "driver": "ebs.csi.aws.com",
+            "deletionPolicy": "Delete",
+        },
+        {
+            "apiVersion": "snapshot.storage.k8s.io/v1",
+            "kind": "VolumeSnapshot",
+            "metadata": {"name": "moment"},
+            "spec": {"volumeSnapshotClassName": "ebs", "source": {"persistentVolumeClaimName": data}},
+        },
+    )
+    status = lambda: service.kubectl_json("get", "volumesnapshot", "moment").get("status", {})  # noqa: E731
+    wait("the snapshot", lambda: ((s := status()).get("readyToUse"), s), 60)
+    service.exec("writer", "echo later > /data/later; sync")
+    source = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "moment"}
+    service.apply(claim("restored", "3Gi", dataSource=source))
+    service.run_pod("restored", SLEEP, **with_volume("restored"))
+    assert service.exec("restored", "cat /data/first").stdout == "kept\n"
+    assert "No such file" in service.exec("restored", "cat /data/later", check=False).stderr
+    assert int(service.exec("restored", "df -k /data | tail -1 | awk '{print $2}'").stdout) > 2_500_000
+    end_pod(service, "restored")
+    service.kubectl("delete", "pvc", "restored")
+    ec2 = service.client("ec2")
+    (snapshot,) = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    assert snapshot["State"] == "completed" and snapshot["VolumeSize"] == 2
+    service.kubectl("delete", "volumesnapshot", "moment", timeout=60)
+    assert ec2.describe_snapshots()["Snapshots"] == []
+    wait("its file gone", lambda: (not (left := list(Path(service.home, "snapshots").glob("*"))), left), 20)
+    service.exec("writer", "echo again > /data/again; sync")
+
+
+def test_a_volume_follows_its_pod_to_another_node(service, cluster, data):
+    zone = volume_of(service, data)["AvailabilityZone"]
+    subnets = service.client("ec2").describe_subnets(Filters=[{"Name": "availability-zone", "Values": [zone]}])["Subnets"]
+    before = node_of(service, "writer")
+    eks = service.client("eks")
+    eks.create_nodegroup(
+        clusterName=cluster,
+        nodegroupName="zonal",
+        nodeRole=service.role("eksNodeRole"),
+        subnets=[s["SubnetId"] for s in subnets],
+        scalingConfig={"minSize": 1, "desiredSize": 1, "maxSize": 1},
+        labels={"group": "zonal"},
+    )
+    service.wait_nodegroup(cluster, "zonal")
+    end_pod(service, "writer")
+    service.run_pod("mover", SLEEP, **with_volume(data, nodeSelector={"group": "zonal"}))
+    assert node_of(service, "mover") != before
+    assert service.exec("mover", "cat /data/first").stdout == "kept\n"
+    # Away from a node that is drained and gone.
+    service.kubectl("delete", "pod", "mover", "--wait=false")
+    service.delete_nodegroup(cluster, "zonal")
+    service.run_pod("writer", f"test -e /data/first; {SLEEP}", timeout=120, **with_volume(data))
+    assert service.exec("writer", "cat /data/first").stdout == "kept\n"
+
+
+@pytest.mark.parametrize("how", ["kill", "stop --all"])
+def test_data_outlives_the_service(service, data, how):
+    service.exec("writer", f"echo '{how}' > /data/how; sync")
+    if how == "kill":
+        service.kill("serve")
+        assert service.exec("writer", "cat /data/how").stdout == f"{how}\n"
+    else:
+        service.cli("stop", "--all")
+        assert loops(service) == [], "no device is left"
+    service.start()
+    read = lambda: service.exec("writer", "cat /data/how", check=False, timeout=20)  # noqa: E731
+    wait("the pod with its data", lambda: ((r := read()).stdout == f"{how}\n", r), 120, 0.5)
+
+
+def test_what_cannot_be_is_said(service, cluster):
+    service.apply(
+        claim("shared", modes=["ReadWriteMany"]),
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "secret"},
+            "provisioner": "ebs.csi.aws.com",
+            "parameters": {"encrypted": "true"},
+        },
+        claim("secret", storage_class="secret"),
+    )
+    service.apply(*[
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"wants-{name}"},
+            "spec": {
+                "containers": [{"name": "main", "image": "e2e/busybox:1", "command": ["sleep", "600"]}],
+                **{k: v for k, v in with_volume(name).items() if k == "volumes"},
+            },
+        }
+        for name in ("shared", "secret")
+    ])
+    for name, why in (("shared", "ReadWriteMany"), ("secret", "encrypted volumes are not supported yet")):
+        wait(f"{why}, said", lambda: (any("ProvisioningFailed" in e and why in e for e in (s := events(service, name))), s), 30)
+    service.kubectl("delete", "pod", "wants-shared", "wants-secret", "--grace-period=0", "--force")
+    service.kubectl("delete", "pvc", "shared", "secret")
+    service.kubectl("delete", "storageclass", "secret")
