@@ -370,6 +370,9 @@ class Service:
         found["tables"] = [n for n in output("nft", "list", "tables").splitlines() if f"ekstra_{own}" in n]
         found["slots"] = [p.name for p in Path(self.home).glob("slots/*")]
         found["instances"] = [p.name for p in Path(self.home).glob("instances/*")]
+        found["volumes"] = [p.name for kind in ("volumes", "snapshots") for p in Path(self.home).glob(f"{kind}/*")]
+        balancers = ".".join(["198.19", *self.settings()["transit"].split(".")[2:3]]) + "."
+        found["addresses"] = [a for a in output("ip", "-o", "addr", "show", "dev", "lo").splitlines() if balancers in a]
         found["pid files"] = [p.name for p in Path(self.home).glob("run/*.pid")]
         return {kind: items for kind, items in found.items() if items}
 
@@ -392,7 +395,8 @@ class Service:
                     left["stop --all"] = stopped.stderr
         finally:
             traces = self.traces()
-            traces.pop("slots", None), traces.pop("instances", None)
+            for data in ("slots", "instances", "volumes"):
+                traces.pop(data, None)
             left.update(traces)
             self._sweep()
             shutil.rmtree(self.home, ignore_errors=True)

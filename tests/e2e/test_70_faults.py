@@ -190,7 +190,7 @@ def test_stop_all_and_start(service, cluster):
     service.kubectl("create", "configmap", "survivor")
     service.cli("stop", "--all")
     traces = service.traces()
-    assert set(traces) <= {"slots", "instances"}, traces
+    assert set(traces) <= {"slots", "instances", "volumes"}, traces
     service.start()
     wait("its data", lambda: ("survivor" in service.kubectl("get", "configmap", "-o", "name", timeout=20).stdout, ""), 60)
     service.wait_nodes(2, 120)

@@ -1,6 +1,7 @@
 //! What every operation and reconciler is given.
 
 use ekstra_domain::iam::MasterKey;
+use ekstra_domain::prefix::Prefix;
 use ekstra_engine::Env;
 use ekstra_store::Store;
 use serde::{Deserialize, Serialize};
@@ -22,10 +23,18 @@ pub struct Settings {
     /// First port of the clusters' front doors.
     pub first_cluster_port: u16,
     /// The uplinks' addresses: a /24 of 198.18.0.0/15, two for each VPC.
-    pub transit: ekstra_domain::prefix::Prefix,
+    pub transit: Prefix,
     pub mtu: u32,
     /// Answered when a request names no region.
     pub region: String,
+}
+
+impl Settings {
+    /// Addresses of load balancers: the half of 198.18.0.0/15 that has no uplinks, the /24 with this home's number.
+    pub fn balancers(&self) -> Prefix {
+        let [_, _, number, _] = self.transit.base().octets();
+        Prefix::new(Ipv4Addr::new(198, 19, number, 0), 24)
+    }
 }
 
 /// Cheap to clone.

@@ -6,6 +6,7 @@ pub mod api;
 mod context;
 mod defaults;
 pub mod ec2;
+pub mod elb;
 pub mod iam;
 mod machine;
 mod sts;

@@ -3,8 +3,8 @@
 use ekstra_cloud::api::{Refusal, Router};
 use ekstra_cloud::ec2::instances::{Launch, launch};
 use ekstra_cloud::ec2::volumes::{
-    NewVolume, SnapshotReconciler, VolumeReconciler, attach, create, create_snapshot, delete, delete_snapshot,
-    detach, find, find_snapshot,
+    NewVolume, SnapshotReconciler, VolumeReconciler, attach, create, create_snapshot, delete,
+    delete_snapshot, detach, find, find_snapshot,
 };
 use ekstra_domain::ec2::{Instance, InstanceState, SnapshotState, Volume, VolumeState, performance};
 use ekstra_domain::names::keys;
@@ -219,7 +219,8 @@ async fn a_volume_waits_for_the_snapshot_that_is_made_of_it() {
     let (cloud, scope) = (&world.env.cloud, &world.env.scope);
     let id = world.create().await;
     world.drive(&id, is(VolumeState::Available)).await;
-    let snapshot = create_snapshot(cloud, scope, &id, String::new(), Default::default()).await.expect("asked");
+    let snapshot =
+        create_snapshot(cloud, scope, &id, String::new(), Default::default()).await.expect("asked");
     delete(cloud, scope, &id).await.expect("asked");
     world.volumes.reconcile(keys::volume(scope, &id)).await.expect("seen");
     assert!(world.volume(&id).is_some(), "its content is being copied");

@@ -5,6 +5,7 @@
 
 pub mod ec2;
 pub mod eks;
+pub mod elb;
 pub mod iam;
 pub mod names;
 pub mod prefix;

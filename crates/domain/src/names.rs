@@ -108,6 +108,7 @@ pub mod keys {
     pub const INTERFACES: &str = "ec2/interfaces/";
     pub const VOLUMES: &str = "ec2/volumes/";
     pub const SNAPSHOTS: &str = "ec2/snapshots/";
+    pub const BALANCERS: &str = "elb/balancers/";
     pub const VPCS: &str = "ec2/vpcs/";
     pub const SUBNETS: &str = "ec2/subnets/";
 
@@ -146,6 +147,10 @@ pub mod keys {
 
     pub fn interface(scope: &Scope, id: &str) -> String {
         format!("{INTERFACES}{scope}/{id}")
+    }
+
+    pub fn balancer(scope: &Scope, id: &str) -> String {
+        format!("{BALANCERS}{scope}/{id}")
     }
 
     pub fn volume(scope: &Scope, id: &str) -> String {

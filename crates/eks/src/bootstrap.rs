@@ -1,4 +1,5 @@
-//! What a new cluster contains (`spec/eks-semantics.md` §3.7): kube-proxy, CoreDNS, and the roles behind them.
+//! What a new cluster contains (`spec/eks-semantics.md` §3.7): kube-proxy, CoreDNS, metrics-server, the roles behind them,
+//! and the classes of storage.
 //!
 //! Invariant: applied by server-side apply under one field manager, so applying again changes nothing, and what users
 //! own stays theirs.
@@ -15,7 +16,11 @@ const ALWAYS: [&str; 3] = [
     include_str!("bootstrap/snapshots.yaml"),
 ];
 /// What `bootstrapSelfManagedAddons` is about.
-const ADDONS: [&str; 2] = [include_str!("bootstrap/kube-proxy.yaml"), include_str!("bootstrap/coredns.yaml")];
+const ADDONS: [&str; 3] = [
+    include_str!("bootstrap/kube-proxy.yaml"),
+    include_str!("bootstrap/coredns.yaml"),
+    include_str!("bootstrap/metrics-server.yaml"),
+];
 /// As EKS's own.
 const FIELD_MANAGER: &str = "eks";
 

@@ -5,12 +5,14 @@ use crate::control_plane::{flags, keys as pki};
 use crate::restarts::Restarts;
 use crate::{bootstrap, kubernetes, storage, updates};
 use ekstra_cloud::ec2::network::{interface_spec, router_of};
+use ekstra_cloud::elb;
 use ekstra_cloud::on_host;
 use ekstra_domain::ec2::{Interface, Subnet};
 use ekstra_domain::eks::{
     CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, HealthIssue, Nodegroup,
     ObservedCluster, plan_cluster,
 };
+use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, blocking};
 use ekstra_host::{ChildId, ChildStatus, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns};
@@ -421,6 +423,8 @@ impl ClusterReconciler {
     ) -> Result<(), ClusterError> {
         let released = storage::release(&self.eks.cloud, cluster).await;
         released.map_err(|trouble| ClusterError::Volumes(trouble.to_string()))?;
+        let of_cluster = |balancer: &LoadBalancer| balancer.cluster_uid == cluster.uid;
+        elb::remove(&self.eks.cloud, &cluster.scope, of_cluster).await?;
         self.eks.clients.forget(&slot.id);
         CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.forget(&slot.child(program)));
         let scope = &cluster.scope;

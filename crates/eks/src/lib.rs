@@ -9,7 +9,10 @@ mod cluster;
 mod control_plane;
 mod controller;
 mod drain;
+mod finalizers;
 mod kubernetes;
+mod load_balancers;
+mod metrics_api;
 mod nodegroup;
 mod nodes;
 mod relabel;
@@ -26,6 +29,16 @@ pub use nodes::NodeControllers;
 /// Volumes, attachments and snapshots of every cluster.
 pub fn storage_controllers(eks: &Eks) -> impl Reconciler {
     Controllers::<storage::Storage>::new(eks.clone())
+}
+
+/// Services of type LoadBalancer of every cluster.
+pub fn load_balancers(eks: &Eks) -> impl Reconciler {
+    Controllers::<load_balancers::LoadBalancers>::new(eks.clone())
+}
+
+/// The metrics API of every cluster.
+pub fn metrics_apis(eks: &Eks) -> impl Reconciler {
+    Controllers::<metrics_api::MetricsApi>::new(eks.clone())
 }
 
 use controller::Controllers;

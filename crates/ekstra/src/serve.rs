@@ -15,9 +15,13 @@ use ekstra_cloud::api::Router;
 use ekstra_cloud::ec2::instances::InstanceReconciler;
 use ekstra_cloud::ec2::routers::RouterReconciler;
 use ekstra_cloud::ec2::volumes::{SnapshotReconciler, VolumeReconciler};
+use ekstra_cloud::elb::BalancerReconciler;
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
-use ekstra_eks::{ClusterReconciler, Eks, NodeControllers, NodegroupReconciler, storage_controllers};
+use ekstra_eks::{
+    ClusterReconciler, Eks, NodeControllers, NodegroupReconciler, load_balancers, metrics_apis,
+    storage_controllers,
+};
 use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::{Host, LOG_LIMIT, LinuxHost, Names, raise_settings, rotate_logs};
 use ekstra_store::Store;
@@ -154,14 +158,18 @@ fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdow
     let routers = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names: names.clone() };
     let volumes = VolumeReconciler { cloud: cloud.clone(), host: host.clone() };
     let snapshots = SnapshotReconciler { cloud: cloud.clone(), host: host.clone() };
+    let balancers = BalancerReconciler::new(cloud.clone(), host.clone(), names.clone());
     let instances = InstanceReconciler { cloud, host, names, images: components.clone() };
     start(tasks, routers, store, shutdown);
     start(tasks, instances, store, shutdown);
+    start(tasks, balancers, store, shutdown);
     start(tasks, volumes, store, shutdown);
     start(tasks, snapshots, store, shutdown);
     start(tasks, ClusterReconciler::new(eks.clone()), store, shutdown);
     start(tasks, NodegroupReconciler::new(eks.clone()), store, shutdown);
     start(tasks, storage_controllers(&eks), store, shutdown);
+    start(tasks, load_balancers(&eks), store, shutdown);
+    start(tasks, metrics_apis(&eks), store, shutdown);
     start(tasks, NodeControllers::new(eks), store, shutdown);
 }
 

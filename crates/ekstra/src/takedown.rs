@@ -16,7 +16,7 @@ use std::time::Duration;
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn service_address(settings: &Settings) -> ServiceAddress {
-    ServiceAddress { address: settings.address, transit: settings.transit }
+    ServiceAddress { address: settings.address, transit: settings.transit, balancers: settings.balancers() }
 }
 
 /// Whether something is left to do.

@@ -16,18 +16,26 @@ pub(crate) enum Kind {
     Names,
     Images,
     Endpoints,
+    Balancers,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Doors, Self::Webhooks, Self::Metadata, Self::Names, Self::Images, Self::Endpoints];
+    const ALL: [Self; 7] = [
+        Self::Doors,
+        Self::Webhooks,
+        Self::Metadata,
+        Self::Names,
+        Self::Images,
+        Self::Endpoints,
+        Self::Balancers,
+    ];
 
     /// Sixteenths of the usable descriptors, and how many of them one connection takes.
     const fn share(self) -> (u64, u64) {
         match self {
-            Self::Doors => (8, 2),
+            Self::Doors => (6, 2),
             Self::Webhooks | Self::Metadata => (1, 1),
-            Self::Names | Self::Images | Self::Endpoints => (2, 2),
+            Self::Names | Self::Images | Self::Endpoints | Self::Balancers => (2, 2),
         }
     }
 }

@@ -5,12 +5,14 @@
 //! and its connections with it.
 
 use crate::accept::Terms;
+use crate::balancer::{self, Balancer};
 use crate::door::Way;
 use crate::handover::Given;
 use crate::limits::{Budget, Kind};
 use crate::{Gate, door, handover, metadata, registry, resolver, webhook};
 use ekstra_domain::ec2::{METADATA_ADDRESS, Vpc};
 use ekstra_domain::eks::{ControlPlaneSlot, INTERNAL_ADDRESS, TOKEN_WEBHOOK_PORT};
+use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
 use ekstra_host::netns;
 use ekstra_store::Revision;
@@ -55,6 +57,10 @@ enum Role {
     Images,
     /// The AWS endpoint, for nodes and pods.
     Endpoint,
+    /// A port of a Service's load balancer, by the balancer's key.
+    Balancer {
+        balancer: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,6 +80,7 @@ impl Role {
             Self::Names { .. } | Self::LongNames { .. } => Kind::Names,
             Self::Images => Kind::Images,
             Self::Endpoint => Kind::Endpoints,
+            Self::Balancer { .. } => Kind::Balancers,
         }
     }
 }
@@ -93,6 +100,8 @@ pub(crate) struct Listeners {
     /// By slot; the doors of a slot have one in common.
     ways: BTreeMap<String, Arc<Way>>,
     to_endpoint: Arc<Way>,
+    /// By key; the ports of a balancer have one in common.
+    balancers: BTreeMap<String, Arc<Balancer>>,
     drain: watch::Sender<bool>,
 }
 
@@ -126,6 +135,7 @@ impl Listeners {
             running: BTreeMap::new(),
             ways: BTreeMap::new(),
             to_endpoint: Arc::new(Way::to_endpoint(endpoint)),
+            balancers: BTreeMap::new(),
             drain: watch::Sender::new(false),
         }
     }
@@ -196,6 +206,7 @@ impl Listeners {
             !ended && wanted.contains(place)
         });
         self.ways.retain(|_, way| Arc::strong_count(way) > 1);
+        self.balancers.retain(|_, balancer| Arc::strong_count(balancer) > 1);
         let mut complete = true;
         for place in wanted {
             if self.running.contains_key(&place) {
@@ -243,6 +254,10 @@ impl Listeners {
             (Role::Endpoint, Socket::Tcp(tcp)) => {
                 tokio::spawn(door::serve_inside(terms, self.to_endpoint.clone(), tcp))
             }
+            (Role::Balancer { balancer }, Socket::Tcp(tcp)) => {
+                let (balancer, port) = (self.balancer(&balancer), place.address.port());
+                tokio::spawn(balancer::serve(terms, gate, balancer, port, tcp))
+            }
             (_, Socket::Tcp(_) | Socket::Udp(_) | Socket::Given) => {
                 return Err(io::ErrorKind::Unsupported.into());
             }
@@ -259,6 +274,12 @@ impl Listeners {
             Arc::new(Way::to_api_server(record.map(|slot| slot.namespace).unwrap_or_default()))
         });
         way.clone()
+    }
+
+    fn balancer(&mut self, key: &str) -> Arc<Balancer> {
+        let gate = &self.gate;
+        let started = || Balancer::start(gate.clone(), key.to_owned());
+        self.balancers.entry(key.to_owned()).or_insert_with(started).clone()
     }
 
     fn wanted(&self) -> Vec<Place> {
@@ -279,6 +300,9 @@ impl Listeners {
             if let Some(router) = routers.get(&vpc.id) {
                 self.add_router(vpc, router, &mut places);
             }
+        }
+        for (key, balancer) in self.gate.view.list_as::<LoadBalancer>(keys::BALANCERS) {
+            add_balancer(&key, &balancer, &routers, &mut places);
         }
         places
     }
@@ -320,6 +344,26 @@ impl Listeners {
             address,
             role,
         }));
+    }
+}
+
+/// Of the host and of the VPC alike.
+fn add_balancer(
+    key: &str,
+    balancer: &LoadBalancer,
+    routers: &BTreeMap<String, (String, netns::Identity)>,
+    places: &mut Vec<Place>,
+) {
+    if balancer.deleting {
+        return;
+    }
+    for port in &balancer.ports {
+        let role = Role::Balancer { balancer: key.to_owned() };
+        let address = at(balancer.address, port.port);
+        places.push(Place { namespace: None, address, role: role.clone() });
+        if let Some(router) = routers.get(&balancer.vpc) {
+            places.push(Place { namespace: Some(router.clone()), address, role });
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::Gate;
 use crate::accept::{self, Seldom, Terms};
 use crate::scope::Scope;
 use ekstra_domain::ec2::Interface;
+use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -124,11 +125,15 @@ fn respond(query: &Message, code: ResponseCode) -> Message {
     response
 }
 
-/// Names such as `ip-172-31-0-4.ec2.internal`.
+/// Names such as `ip-172-31-0-4.ec2.internal`, and those of load balancers.
 fn private(gate: &Gate, vpc: &str, query: &Message) -> Option<Message> {
     let question = query.queries.first()?;
     let name = question.name().to_ascii().to_lowercase();
-    let (host, domain) = name.trim_end_matches('.').split_once('.')?;
+    let name = name.trim_end_matches('.');
+    if let Some(balancer) = balancer(gate, vpc, name) {
+        return Some(found(query, balancer));
+    }
+    let (host, domain) = name.split_once('.')?;
     let address: Ipv4Addr = host.strip_prefix("ip-")?.replace('-', ".").parse().ok()?;
     if domain != "ec2.internal" && !domain.ends_with(".compute.internal") {
         return None;
@@ -137,12 +142,24 @@ fn private(gate: &Gate, vpc: &str, query: &Message) -> Option<Message> {
     if !interfaces.iter().any(|(_, i)| i.vpc == vpc && i.address == address) {
         return Some(respond(query, ResponseCode::NXDomain));
     }
+    Some(found(query, address))
+}
+
+fn balancer(gate: &Gate, vpc: &str, name: &str) -> Option<Ipv4Addr> {
+    if !name.ends_with(".amazonaws.com") {
+        return None;
+    }
+    let all = gate.view.list_as::<LoadBalancer>(keys::BALANCERS);
+    all.into_iter().map(|(_, b)| b).find(|b| b.vpc == vpc && b.dns_name == name).map(|b| b.address)
+}
+
+fn found(query: &Message, address: Ipv4Addr) -> Message {
     let mut response = respond(query, ResponseCode::NoError);
     response.metadata.authoritative = true;
-    if question.query_type() == RecordType::A {
+    if let Some(question) = query.queries.first().filter(|question| question.query_type() == RecordType::A) {
         response.add_answer(Record::from_rdata(question.name().clone(), TTL, RData::A(A(address))));
     }
-    Some(response)
+    response
 }
 
 #[cfg(test)]

@@ -44,6 +44,10 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     fn tend_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
     fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
 
+    /// A further address of a namespace, or of the host, by itself.
+    fn ensure_address(&self, namespace: Option<&str>, address: std::net::Ipv4Addr) -> Result<(), HostError>;
+    fn remove_address(&self, namespace: Option<&str>, address: std::net::Ipv4Addr) -> Result<(), HostError>;
+
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError>;
     /// The file as large as asked for, or larger; an attached one's device follows.
     fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), HostError>;

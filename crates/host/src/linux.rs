@@ -18,6 +18,7 @@ use crate::{
 };
 use lock::ChildLock;
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -209,6 +210,14 @@ impl Host for LinuxHost {
         network::remove_uplinks(&self.names)?;
         network::remove_service_address(&self.names, spec)?;
         self.cgroups.group(self.names.cgroup()).remove()
+    }
+
+    fn ensure_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+        network::ensure_address(namespace, address)
+    }
+
+    fn remove_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+        network::remove_address(namespace, address)
     }
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError> {

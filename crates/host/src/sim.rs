@@ -8,6 +8,7 @@ use crate::{
     RouterSpec, Running, ServiceAddress, SnapshotSpec, VolumeSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub struct Inventory {
     /// By router and link.
     pub interfaces: BTreeSet<(String, String)>,
     pub disks: BTreeSet<PathBuf>,
+    /// Further ones, by namespace.
+    pub addresses: BTreeSet<(Option<String>, Ipv4Addr)>,
     /// Volumes and snapshots, with their sizes.
     pub volumes: BTreeMap<PathBuf, u64>,
     /// Volumes that instances have.
@@ -142,6 +145,14 @@ impl Host for SimHost {
 
     fn remove_service_address(&self, _: &ServiceAddress) -> Result<(), HostError> {
         Ok(())
+    }
+
+    fn ensure_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+        self.change(|i| i.addresses.insert((namespace.map(str::to_owned), address))).map(drop)
+    }
+
+    fn remove_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+        self.change(|i| i.addresses.remove(&(namespace.map(str::to_owned), address))).map(drop)
     }
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError> {

@@ -114,6 +114,8 @@ pub struct ServiceAddress {
     pub address: Ipv4Addr,
     /// Source range of the uplinks of this home.
     pub transit: Prefix,
+    /// Range of further addresses of this home on the host, which only the host itself may come to.
+    pub balancers: Prefix,
 }
 
 /// A sparse ext4 image.

@@ -1,9 +1,9 @@
 //! VolumeAttachments: a volume for the node that the scheduler chose, and away from it.
 
 use super::claims::volume_id;
-use super::volumes::{add_finalizer, drop_finalizer};
 use super::{DRIVER, Storage};
 use crate::controller::{Outcome, Trouble};
+use crate::finalizers::{add_finalizer, drop_finalizer};
 use ekstra_cloud::ec2::volumes;
 use ekstra_domain::ec2::{AttachmentState, Instance, InstanceState};
 use k8s_openapi::api::core::v1::PersistentVolume;

@@ -4,9 +4,9 @@
 //! Invariant: a VolumeSnapshot has one content, named by its uid, and a content one snapshot of EC2, found by its tag.
 
 use super::claims::volume_id;
-use super::volumes::{add_finalizer, drop_finalizer};
 use super::{CLUSTER_TAG, DRIVER, Key, RECLAIM_TAG, SNAPSHOT_NAME_TAG, Storage};
 use crate::controller::{Outcome, Trouble};
+use crate::finalizers::{add_finalizer, drop_finalizer};
 use ekstra_cloud::ec2::volumes;
 use ekstra_domain::ec2::{Snapshot, SnapshotState};
 use ekstra_domain::names::keys;

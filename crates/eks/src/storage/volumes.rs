@@ -3,15 +3,15 @@
 use super::claims::{FINALIZER, PROVISIONED_BY, volume_id};
 use super::{DRIVER, NAME_TAG, RECLAIM_TAG, Storage};
 use crate::controller::{Outcome, Trouble};
+use crate::finalizers::drop_finalizer;
 use ekstra_cloud::ec2::volumes;
 use ekstra_domain::ec2::{Volume, VolumeState};
 use ekstra_domain::names::keys;
 use ekstra_store::{CommitError, Txn};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams};
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
 
 impl Storage {
     pub(super) async fn volume(&self, name: &str) -> Result<Outcome, Trouble> {
@@ -125,39 +125,10 @@ fn is_unwanted(pv: &PersistentVolume) -> bool {
     policy(pv) == "Delete" && (released || unbound)
 }
 
-/// Nothing else of the list is touched.
-pub(super) async fn drop_finalizer<K>(api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Trouble>
-where
-    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    let current = match api.get_opt(&object.name_any()).await? {
-        Some(current) if current.finalizers().iter().any(|f| f == finalizer) => current,
-        _ => return Ok(()),
-    };
-    let kept: Vec<&String> = current.finalizers().iter().filter(|f| *f != finalizer).collect();
-    let patch = json!({"metadata": {"finalizers": kept, "resourceVersion": current.resource_version()}});
-    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        patched => Ok(patched.map(drop)?),
-    }
-}
-
-/// The same the other way.
-pub(super) async fn add_finalizer<K>(api: &Api<K>, object: &K, finalizer: &str) -> Result<(), Trouble>
-where
-    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    if object.finalizers().iter().any(|f| f == finalizer) {
-        return Ok(());
-    }
-    let all: Vec<&str> = object.finalizers().iter().map(String::as_str).chain([finalizer]).collect();
-    let patch = json!({"metadata": {"finalizers": all, "resourceVersion": object.resource_version()}});
-    Ok(api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn pv(policy: &str, phase: &str, deleted: bool) -> PersistentVolume {
         let mut made = json!({

@@ -14,7 +14,12 @@ pub(super) fn env(home: &Home) -> Result<()> {
     let stored = StoredCredentials::load(home)?;
     let no_proxy = std::env::var("NO_PROXY").unwrap_or_default();
     let mut hosts: Vec<String> = no_proxy.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
-    for own in ["127.0.0.1".to_owned(), "localhost".to_owned(), settings.address.to_string()] {
+    for own in [
+        "127.0.0.1".to_owned(),
+        "localhost".to_owned(),
+        settings.address.to_string(),
+        settings.balancers().to_string(),
+    ] {
         if !hosts.contains(&own) {
             hosts.push(own);
         }

@@ -7,6 +7,7 @@ use super::Names;
 use super::command::{ip, ip_batch, nft};
 use super::firewall::{self, Firewall};
 use crate::{HostError, InterfaceSpec, RouterSpec, ServiceAddress, netns};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 /// The router's end of the uplink.
@@ -189,7 +190,7 @@ pub(crate) fn remove_interface(router: &str, id: &str) -> Result<(), HostError> 
 }
 
 pub(crate) fn ensure_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
-    ip_batch(None, &[format!("addr replace {}/32 dev lo scope host", spec.address)])?;
+    ensure_address(None, spec.address)?;
     nft(None, &host_rules(names, spec))?;
     pass_firewalls(names, spec, true);
     Ok(())
@@ -225,7 +226,8 @@ const HOST_CHAINS: usize = 3;
 
 /// Routers reach the outside, and nothing else: not this host, not each other, not link-local addresses.
 fn host_rules(names: &Names, spec: &ServiceAddress) -> String {
-    let (table, uplinks, transit, address) = (names.table(), names.uplinks(), spec.transit, spec.address);
+    let (table, uplinks) = (names.table(), names.uplinks());
+    let ServiceAddress { address, transit, balancers } = spec;
     format!(
         "table ip {table}
 delete table ip {table}
@@ -235,6 +237,7 @@ table ip {table} {{
     iifname \"{uplinks}\" ct state established,related accept
     iifname \"{uplinks}\" drop
     iifname != \"lo\" ip daddr {address} drop
+    iifname != \"lo\" ip daddr {balancers} drop
   }}
   chain forward {{
     type filter hook forward priority filter - 10; policy accept;
@@ -258,9 +261,34 @@ pub(crate) fn remove_service_address(names: &Names, spec: &ServiceAddress) -> Re
     let table = names.table();
     firewall::remove_passage(None, names)?;
     nft(None, &format!("table ip {table}\ndelete table ip {table}\n"))?;
-    let address = format!("{}/32", spec.address);
-    let held = ip(&["-o", "addr", "show", "dev", "lo"])?.contains(&format!(" {address} "));
-    if held { ip(&["addr", "del", &address, "dev", "lo"]).map(drop) } else { Ok(()) }
+    let ours = |address: &Ipv4Addr| *address == spec.address || spec.balancers.contains(*address);
+    addresses(None)?.into_iter().filter(ours).try_for_each(|address| remove_address(None, address))
+}
+
+/// Of a namespace's `lo`, or the host's.
+fn addresses(namespace: Option<&str>) -> Result<Vec<Ipv4Addr>, HostError> {
+    let mut args: Vec<&str> = namespace.iter().flat_map(|name| ["-netns", name]).collect();
+    args.extend(["-o", "-4", "addr", "show", "dev", "lo"]);
+    let listed = ip(&args)?;
+    let held = listed.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "inet");
+        words.nth(1)?.split('/').next()?.parse().ok()
+    });
+    Ok(held.collect())
+}
+
+pub(crate) fn ensure_address(namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+    // On the host it is nobody else's business: `scope host` keeps it out of what the host says of itself.
+    let scope = if namespace.is_none() { " scope host" } else { "" };
+    ip_batch(namespace, &[format!("addr replace {address}/32 dev lo{scope}")])
+}
+
+pub(crate) fn remove_address(namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+    if namespace.is_some_and(|name| !netns::path(name).exists()) || !addresses(namespace)?.contains(&address)
+    {
+        return Ok(());
+    }
+    ip_batch(namespace, &[format!("addr del {address}/32 dev lo")])
 }
 
 #[cfg(test)]
@@ -281,7 +309,8 @@ mod tests {
     fn host() -> String {
         let transit = "198.18.0.0/24".parse().expect("valid");
         let names = Names { home_id: "beef".into() };
-        host_rules(&names, &ServiceAddress { address: [169, 254, 80, 1].into(), transit })
+        let balancers = "198.19.0.0/24".parse().expect("valid");
+        host_rules(&names, &ServiceAddress { address: [169, 254, 80, 1].into(), transit, balancers })
     }
 
     /// nftables before 1.0.3 refuses a wildcard in a set, and Debian 11 and Ubuntu 20.04 have older ones.

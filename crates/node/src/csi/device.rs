@@ -22,6 +22,9 @@ pub(super) enum DeviceError {
     FileSystem(String),
     #[error("{} is not there", .0.display())]
     NoSuchPath(PathBuf),
+    /// The kernel wants CAP_SYS_RESOURCE for it, which a machine that is a container itself may not have.
+    #[error("this machine may not grow a file system that is mounted; it grows when the pod is started anew")]
+    InUse,
     #[error("{command}: {output}")]
     Tool { command: String, output: String },
     #[error("{what} {}: {source}", .path.display())]
@@ -90,17 +93,40 @@ pub(super) fn stage(device: &Path, to: &Path, kind: &str, flags: &[String]) -> R
             kind.to_owned()
         }
         Some(found) if FILE_SYSTEMS.contains(&found.as_str()) => {
-            // 1: errors were corrected.
-            run("e2fsck", &["-p", &name], &[0, 1])?;
+            check_and_fit(&name)?;
             found
         }
         Some(found) => return Err(DeviceError::FileSystem(found)),
     };
     fs::create_dir_all(to).map_err(io_error("create", to))?;
     let options = if flags.is_empty() { "defaults".to_owned() } else { flags.join(",") };
-    run("mount", &["-t", &kind, "-o", &options, &name, &at], &[0])?;
-    // One that was filled from a smaller snapshot.
-    run("resize2fs", &[&name], &[0]).map(drop)
+    run("mount", &["-t", &kind, "-o", &options, &name, &at], &[0]).map(drop)
+}
+
+/// Before it is mounted, a file system can be made as large as its device anywhere; it is larger when the volume grew, or
+/// was filled from a smaller snapshot.
+fn check_and_fit(device: &str) -> Result<(), DeviceError> {
+    // 1: errors were corrected.
+    if fills(device)? {
+        return run("e2fsck", &["-p", device], &[0, 1]).map(drop);
+    }
+    run("e2fsck", &["-f", "-p", device], &[0, 1])?;
+    run("resize2fs", &[device], &[0]).map(drop)
+}
+
+/// Whether less than a block of the device is left over.
+fn fills(device: &str) -> Result<bool, DeviceError> {
+    let (_, head) = run("dumpe2fs", &["-h", device], &[0])?;
+    let number = |name: &str| -> Option<u64> {
+        head.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+    };
+    let (blocks, size) = (number("Block count:").unwrap_or(0), number("Block size:").unwrap_or(1));
+    Ok(bytes_of(device)?.saturating_sub(blocks * size) < size)
+}
+
+fn bytes_of(device: &str) -> Result<u64, DeviceError> {
+    let (_, bytes) = run("blockdev", &["--getsize64", device], &[0])?;
+    Ok(bytes.parse().unwrap_or(0))
 }
 
 pub(super) fn publish(from: &Path, to: &Path, read_only: bool) -> Result<(), DeviceError> {
@@ -140,9 +166,13 @@ pub(super) fn grow(device: &Path, at: &Path) -> Result<i64, DeviceError> {
         return Err(DeviceError::NoSuchPath(at.to_owned()));
     }
     let name = device.to_string_lossy();
-    run("resize2fs", &[&name], &[0])?;
-    let (_, bytes) = run("blockdev", &["--getsize64", &name], &[0])?;
-    Ok(bytes.parse().unwrap_or(0))
+    if !fills(&name)? {
+        run("resize2fs", &[&name], &[0]).map_err(|error| match error {
+            DeviceError::Tool { output, .. } if output.contains("Permission denied") => DeviceError::InUse,
+            other => other,
+        })?;
+    }
+    Ok(i64::try_from(bytes_of(&name)?).unwrap_or(i64::MAX))
 }
 
 /// Of bytes or inodes.

@@ -83,6 +83,7 @@ async fn blocking<T: Send + 'static>(
         match &error {
             DeviceError::NotAttached(_) => Status::unavailable(error.to_string()),
             DeviceError::FileSystem(_) => Status::invalid_argument(error.to_string()),
+            DeviceError::InUse => Status::failed_precondition(error.to_string()),
             DeviceError::NoSuchPath(_) => Status::not_found(error.to_string()),
             DeviceError::Tool { .. } | DeviceError::Io { .. } => Status::internal(error.to_string()),
         }
