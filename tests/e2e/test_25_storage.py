@@ -164,7 +164,7 @@ def test_a_volume_grows_under_its_pod(service, data):
     before = size()
     service.kubectl("patch", "pvc", data, "-p", json.dumps(claim(data, "2Gi")))
     if not may_grow_mounted():
-        wait("the reason", lambda: (any("started anew" in e for e in (s := events(service, "writer"))), s), 60)
+        wait("a larger volume", lambda: ((v := volume_of(service, data))["Size"] == 2, v), 30)
         end_pod(service, "writer")
         service.run_pod("writer", SLEEP, **with_volume(data))
     wait("a larger file system", lambda: ((now := size()) > before * 1.8, now), 90, 0.5)

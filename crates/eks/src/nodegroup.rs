@@ -1,6 +1,6 @@
 //! The node group reconciler: instances are launched, drained and terminated until the group is as its record says.
 
-use crate::{Eks, drain, relabel, updates, user_data};
+use crate::{Eks, drain, relabel, storage, updates, user_data};
 use ekstra_cloud::Cloud;
 use ekstra_cloud::api::Refusal;
 use ekstra_cloud::ec2::instances::{Launch, launch, terminate};
@@ -169,6 +169,7 @@ impl NodegroupReconciler {
                 alive: instance.state.is_alive(),
                 node_ready: nodes.get(&instance.private_dns_name).copied().unwrap_or(false),
                 pods_left,
+                volumes_left: if draining { storage::held_by(&self.eks.cloud, instance) } else { 0 },
             });
         }
         let now_ms = self.eks.cloud.env.now_ms();

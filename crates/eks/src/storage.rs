@@ -39,8 +39,8 @@ const SNAPSHOT_NAME_TAG: &str = "CSIVolumeSnapshotName";
 pub(crate) const CLUSTER_TAG: &str = "ekstra:cluster-uid";
 /// Whether it goes with its cluster: what a reclaim policy says.
 pub(crate) const RECLAIM_TAG: &str = "ekstra:reclaim-policy";
-/// How often volumes are looked for that nobody wants.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often volumes and attachments are looked for that nobody wants.
+const SWEEP: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
@@ -55,7 +55,7 @@ pub(crate) enum Key {
         name: String,
     },
     Content(String),
-    /// Volumes whose claim went before it had them.
+    /// Volumes whose claim went before it had them, attachments to nodes that are gone.
     Sweep,
 }
 
@@ -98,7 +98,10 @@ impl Controller for Storage {
                 Key::Attachment(name) => self.attachment(name).await,
                 Key::Snapshot { namespace, name } => self.snapshot(namespace, name).await,
                 Key::Content(name) => self.content(name).await,
-                Key::Sweep => self.sweep().await,
+                Key::Sweep => {
+                    self.sweep_attachments().await?;
+                    self.sweep().await
+                }
             }
         }
         .boxed()
@@ -132,6 +135,16 @@ pub(crate) async fn release(cloud: &Cloud, cluster: &Cluster) -> Result<(), Trou
         cloud.store.transact(body).await?;
     }
     Ok(())
+}
+
+/// How many volumes of pods an instance has.
+pub(crate) fn held_by(cloud: &Cloud, instance: &Instance) -> usize {
+    let volumes = cloud.store.view().list_as::<Volume>(&keys::scoped(keys::VOLUMES, &instance.scope));
+    let of_pods = |volume: &Volume| {
+        let held = volume.attachment.as_ref().is_some_and(|a| a.instance == instance.id);
+        held && volume.tags.contains_key(CLUSTER_TAG)
+    };
+    volumes.iter().filter(|(_, volume)| of_pods(volume)).count()
 }
 
 /// Those that are there, and every change.

@@ -14,7 +14,7 @@ use crate::home::Home;
 use crate::{gate, serve};
 use anyhow::Result;
 use clap::builder::OsStringValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use output::Format;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -78,6 +78,8 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Stop the service and start it with this program; clusters go on meanwhile
+    Restart(lifecycle::Start),
     /// Is the service there, and what does it run
     Status,
     /// Print what AWS clients need: eval "$(ekstra env)"
@@ -89,7 +91,12 @@ enum Command {
         /// serve, gate, or the beginning of another log's name
         #[arg(default_value = "serve")]
         name: String,
+        /// Go on with what is written from now on
+        #[arg(short, long)]
+        follow: bool,
     },
+    /// Print the completion script of a shell: source <(ekstra completion bash)
+    Completion { shell: clap_complete::Shell },
     /// Write a cluster's kubeconfig entry
     UpdateKubeconfig {
         #[command(flatten)]
@@ -224,10 +231,14 @@ async fn run(cli: Cli) -> Result<End> {
         Command::Components(command) => command.run()?,
         Command::Start(command) => command.run(&home).await?,
         Command::Stop { all } => lifecycle::stop(&home, all).await?,
+        Command::Restart(command) => command.again(&home).await?,
         Command::Status => return lifecycle::status(&home).await.map(End::Code),
         Command::Env => show::env(&home)?,
         Command::Doctor => return show::doctor().map(End::Code),
-        Command::Logs { name } => show::logs(&home, &name)?,
+        Command::Logs { name, follow } => show::logs(&home, &name, follow).await?,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ekstra", &mut std::io::stdout());
+        }
         Command::UpdateKubeconfig { name, region, kubeconfig } => {
             cluster::update_kubeconfig(&home, &name.required()?, &region.region, kubeconfig).await?;
         }

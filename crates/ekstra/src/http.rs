@@ -9,13 +9,14 @@ use ekstra_wire::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// Larger than any request of the services here.
@@ -23,13 +24,24 @@ const LARGEST_BODY: usize = 2 * 1024 * 1024;
 /// The first byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 const HELLO_PATIENCE: Duration = Duration::from_secs(30);
+/// Between requests, and within the head of one. Clients open another connection when they find one closed.
+const IDLE: Duration = Duration::from_secs(60);
+/// Of one listener: clients keep ten or so each.
+const MOST_CONNECTIONS: usize = 2048;
 
 pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        // A semaphore that is never closed. Who comes when all are taken waits in the listener's queue.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(connection(stream, tls.clone(), service.clone()));
+                let (tls, service) = (tls.clone(), service.clone());
+                tokio::spawn(async move {
+                    let _place = place;
+                    connection(stream, tls, service).await;
+                });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
@@ -40,7 +52,7 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, service: Arc<Service>) 
     let mut first = [0];
     match tokio::time::timeout(HELLO_PATIENCE, stream.peek(&mut first)).await {
         Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
-            if let Ok(stream) = tls.accept(stream).await {
+            if let Ok(Ok(stream)) = tokio::time::timeout(HELLO_PATIENCE, tls.accept(stream)).await {
                 exchange(stream, service).await;
             }
         }
@@ -55,7 +67,10 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S,
         async move { Ok::<_, Infallible>(answer(&service, request).await) }
     });
     // A client that hangs up is not an error of ours.
-    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(IDLE).keep_alive_timeout(HELLO_PATIENCE);
+    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
 }
 
 async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::Response<Full<Bytes>> {

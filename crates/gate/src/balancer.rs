@@ -132,7 +132,8 @@ pub(crate) async fn serve(
         let targets = record.ports.iter().find(|p| p.port == port).map(|p| p.targets.clone())?;
         let router = router(&gate, &record)?;
         let balancer = balancer.clone();
-        record.admits(from).then(|| async move { forward(&balancer, &router, &targets, stream).await })
+        let forwarding = async move { forward(&balancer, &router, &targets, stream).await };
+        record.admits(from).then_some(forwarding)
     })
     .await;
 }

@@ -19,6 +19,9 @@ pub struct Member {
     pub node_ready: bool,
     /// Pods that eviction has not removed yet; `None` when the API server does not say.
     pub pods_left: Option<usize>,
+    /// Volumes of pods that the instance still has: a node that is gone before they are let go would keep them from
+    /// their pods for minutes.
+    pub volumes_left: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -116,7 +119,7 @@ fn drain_step(group: &Nodegroup, observed: &ObservedNodegroup, member: &Member) 
     let since = group.draining.get(&member.instance).copied().unwrap_or(observed.now_ms);
     let limit = observed.drain_limit_seconds.unwrap_or(DRAIN_LIMIT_SECONDS);
     let late = observed.now_ms - since >= limit * 1000;
-    if late || member.pods_left == Some(0) {
+    if late || (member.pods_left == Some(0) && member.volumes_left == 0) {
         NodegroupAction::Terminate { instance }
     } else {
         NodegroupAction::Evict { instance }
@@ -176,6 +179,7 @@ mod tests {
             alive: true,
             node_ready: true,
             pods_left: Some(1),
+            volumes_left: 0,
         }
     }
 
@@ -207,6 +211,10 @@ mod tests {
         assert_eq!(plan, [NodegroupAction::Evict { instance: "i-2".into() }]);
         let mut drained = members.clone();
         drained[1].pods_left = Some(0);
+        drained[1].volumes_left = 1;
+        let plan = plan_nodegroup(&updating, &observed(drained.clone()));
+        assert_eq!(plan, [NodegroupAction::Evict { instance: "i-2".into() }], "its volumes are let go first");
+        drained[1].volumes_left = 0;
         let plan = plan_nodegroup(&updating, &observed(drained));
         assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-2".into() }]);
         let mut gone = members;

@@ -126,6 +126,8 @@ pub(crate) fn kube_controller_manager(files: &Files, cluster: &Cluster) -> Vec<S
         // Forty controllers ask for a token each before they begin; at the default of 20 a second that takes 4 s.
         flag("kube-api-qps", 200),
         flag("kube-api-burst", 400),
+        // How soon a volume whose node ended without a word is free for another; the default is a minute.
+        flag("attach-detach-reconcile-sync-period", "20s"),
         // There is only ever one: its cgroup is emptied before another starts.
         flag("leader-elect", false),
         flag("profiling", false),

@@ -6,10 +6,10 @@ use crate::controller::{Outcome, Trouble};
 use crate::finalizers::{add_finalizer, drop_finalizer};
 use ekstra_cloud::ec2::volumes;
 use ekstra_domain::ec2::{AttachmentState, Instance, InstanceState};
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 /// As the attacher of a CSI driver calls it.
@@ -109,6 +109,33 @@ impl Storage {
                 Ok(Outcome::Waiting)
             }
         }
+    }
+
+    /// A node that ended without a word leaves its attachments: Kubernetes would wait six minutes for it to unmount. Here
+    /// it is known that nobody has the volume any more, so its next pod need not wait.
+    pub(super) async fn sweep_attachments(&self) -> Result<(), Trouble> {
+        let attachments: Api<VolumeAttachment> = Api::all(self.place.client.clone());
+        let nodes: Api<Node> = Api::all(self.place.client.clone());
+        for attachment in attachments.list(&ListParams::default()).await? {
+            let leaves = attachment.metadata.deletion_timestamp.is_some();
+            if attachment.spec.attacher != DRIVER || leaves {
+                continue;
+            }
+            if nodes.get_opt(&attachment.spec.node_name).await?.is_some() {
+                continue;
+            }
+            let volume = self.handle(&attachment).await?.and_then(|id| self.volume_record(&id));
+            if volume.is_some_and(|volume| volume.attachment.is_some()) {
+                continue;
+            }
+            let name = attachment.name_any();
+            tracing::info!(attachment = name, node = attachment.spec.node_name, "its node is gone");
+            match attachments.delete(&name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                deleted => drop(deleted?),
+            }
+        }
+        Ok(())
     }
 
     async fn handle(&self, attachment: &VolumeAttachment) -> Result<Option<String>, Trouble> {

@@ -100,6 +100,13 @@ impl Start {
         ensure_service(home, &self.serve).await?;
         status(home).await.map(drop)
     }
+
+    /// Of whatever runs, or nothing.
+    pub(super) async fn again(self, home: &Home) -> Result<()> {
+        home.known()?;
+        end_service(home, false).await?;
+        self.run(home).await
+    }
 }
 
 /// The version of the service that answers for this home.
@@ -124,12 +131,12 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
         }
         if version != env!("CARGO_PKG_VERSION") {
             eprintln!(
-                "note: the service is ekstra {version}, this is {}; `ekstra stop && ekstra start` upgrades it, clusters go on",
+                "note: the service is ekstra {version}, this is {}; `ekstra restart` upgrades it, clusters go on",
                 env!("CARGO_PKG_VERSION")
             );
         } else if runs_another_build(home) {
             eprintln!(
-                "note: the service runs another build of ekstra; `ekstra stop && ekstra start` replaces it, clusters go on"
+                "note: the service runs another build of ekstra; `ekstra restart` replaces it, clusters go on"
             );
         }
         return Ok(());
@@ -193,19 +200,7 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
     if !home.root.exists() {
         bail!("no service has been started in {}", home.root.display());
     }
-    match Control::connect(home).await? {
-        Some(service) => {
-            service.stop(all).await?;
-            wait_unlocked(home, if all { STOP_ALL_PATIENCE } else { STOP_PATIENCE }).await?;
-        }
-        None if is_root() => stop_as_root(home, all).await?,
-        None if all || home.serving_process()?.is_some() => {
-            let words: Vec<OsString> =
-                ["stop"].into_iter().chain(all.then_some("--all")).map(Into::into).collect();
-            tokio::task::block_in_place(|| as_root(home, &words))?;
-        }
-        None => {}
-    }
+    end_service(home, all).await?;
     if !all {
         println!("stopped; clusters go on running (`ekstra stop --all` ends them too)");
         return Ok(());
@@ -215,6 +210,22 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
     }
     println!("stopped, with every cluster; `ekstra start` brings them back");
     Ok(())
+}
+
+async fn end_service(home: &Home, all: bool) -> Result<()> {
+    match Control::connect(home).await? {
+        Some(service) => {
+            service.stop(all).await?;
+            wait_unlocked(home, if all { STOP_ALL_PATIENCE } else { STOP_PATIENCE }).await
+        }
+        None if is_root() => stop_as_root(home, all).await,
+        None if all || home.serving_process()?.is_some() => {
+            let words: Vec<OsString> =
+                ["stop"].into_iter().chain(all.then_some("--all")).map(Into::into).collect();
+            tokio::task::block_in_place(|| as_root(home, &words))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Of a service that does not answer, or none.

@@ -6,8 +6,11 @@ use crate::privilege::{find, is_root};
 use anyhow::{Result, bail};
 use ekstra_wire::sigv4;
 use std::fs;
-use std::io::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const FOLLOW_EVERY: Duration = Duration::from_millis(300);
 
 pub(super) fn env(home: &Home) -> Result<()> {
     let settings = home.known()?;
@@ -99,7 +102,7 @@ pub(super) fn doctor() -> Result<i32> {
     Ok(i32::from(missing > 0))
 }
 
-pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
+pub(super) async fn logs(home: &Home, name: &str, follow: bool) -> Result<()> {
     home.known()?;
     let entries = fs::read_dir(home.path("logs"))?;
     let is_log = |p: &std::path::PathBuf| p.extension().is_some_and(|extension| extension == "log");
@@ -112,13 +115,32 @@ pub(super) fn logs(home: &Home, name: &str) -> Result<()> {
         let names: Vec<_> = files.iter().filter_map(|p| p.file_stem()?.to_str()).collect();
         bail!("no log begins with {name}; there is {}", names.join(", "));
     }
-    for path in found.into_iter().flat_map(|log| [ekstra_host::older_log(log), log.clone()]) {
-        if !path.exists() {
-            continue;
+    let mut read = Vec::new();
+    for log in found {
+        let older = ekstra_host::older_log(log);
+        if older.exists() {
+            std::io::copy(&mut fs::File::open(&older)?, &mut std::io::stdout().lock())?;
         }
-        std::io::copy(&mut fs::File::open(&path)?, &mut std::io::stdout().lock())?;
+        let length = std::io::copy(&mut fs::File::open(log)?, &mut std::io::stdout().lock())?;
+        read.push((log.clone(), length));
     }
-    Ok(())
+    if !follow {
+        return Ok(());
+    }
+    loop {
+        tokio::time::sleep(FOLLOW_EVERY).await;
+        for (log, length) in &mut read {
+            *length = print_from(log, *length)?;
+        }
+    }
+}
+
+/// What a log has beyond what was read of it; one that is shorter has begun anew.
+fn print_from(log: &Path, read: u64) -> Result<u64> {
+    let Ok(mut file) = fs::File::open(log) else { return Ok(0) };
+    let start = if file.metadata()?.len() < read { 0 } else { read };
+    file.seek(SeekFrom::Start(start))?;
+    Ok(start + std::io::copy(&mut file, &mut std::io::stdout().lock())?)
 }
 
 /// The exec plugin of kubeconfigs; needs the home and nothing else, so it works when the service is down.

@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// The router's end of the uplink.
 const ROUTER_UPLINK: &str = "up0";
+/// Of routes that count when no other does.
+const LAST_METRIC: u32 = 4096;
 
 pub(crate) fn ensure_namespace(name: &str) -> Result<(), HostError> {
     if !netns::path(name).exists() {
@@ -73,7 +75,7 @@ pub(crate) fn ensure_router(spec: &RouterSpec) -> Result<(), HostError> {
     commands.push(format!("link set {ROUTER_UPLINK} up"));
     commands.push(format!("route replace default via {host}"));
     // Addresses of the VPC that nobody has do not leave by the uplink.
-    commands.push(format!("route replace unreachable {} metric 4096", spec.cidr));
+    commands.push(format!("route replace unreachable {} metric {LAST_METRIC}", spec.cidr));
     ip_batch(Some(&spec.namespace), &commands)?;
     let settings = [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0")];
     write_settings(&spec.namespace, &settings)?;
@@ -191,6 +193,8 @@ pub(crate) fn remove_interface(router: &str, id: &str) -> Result<(), HostError> 
 
 pub(crate) fn ensure_service_address(names: &Names, spec: &ServiceAddress) -> Result<(), HostError> {
     ensure_address(None, spec.address)?;
+    // What goes to a balancer that is gone does not leave the machine.
+    ip_batch(None, &[format!("route replace unreachable {} metric {LAST_METRIC}", spec.balancers)])?;
     nft(None, &host_rules(names, spec))?;
     pass_firewalls(names, spec, true);
     Ok(())
@@ -261,6 +265,10 @@ pub(crate) fn remove_service_address(names: &Names, spec: &ServiceAddress) -> Re
     let table = names.table();
     firewall::remove_passage(None, names)?;
     nft(None, &format!("table ip {table}\ndelete table ip {table}\n"))?;
+    let range = spec.balancers.to_string();
+    if ip(&["-4", "route", "show", "type", "unreachable"])?.contains(&format!("unreachable {range} ")) {
+        ip(&["route", "del", "unreachable", &range])?;
+    }
     let ours = |address: &Ipv4Addr| *address == spec.address || spec.balancers.contains(*address);
     addresses(None)?.into_iter().filter(ours).try_for_each(|address| remove_address(None, address))
 }
