@@ -96,6 +96,9 @@ fn bytes(quantity: &str) -> Option<u128> {
         return bytes(mantissa)?.checked_mul(10_u128.checked_pow(exponent.parse().ok()?)?);
     }
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
     let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
     let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
     let fraction: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
