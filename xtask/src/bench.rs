@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 mod aws;
 mod machine;
 mod service;
+mod workloads;
 
 use aws::Aws;
 use service::Service;
@@ -109,13 +110,16 @@ async fn measure(figures: &mut Vec<Figure>, rounds: usize) -> Result<()> {
     figures.push(memory("control plane, anonymous memory", vec![bare.control]));
     figures.push(share("control plane, idle processor", vec![bare.control_cpu]));
     figures.push(nodegroups(&service, &aws, &subnets, rounds.min(3)).await?);
-    figures.push(pods(&service, rounds).await?);
+    figures.push(workloads::pods(&service, rounds)?);
+    figures.push(workloads::volumes(&service, rounds)?);
+    figures.push(workloads::balancers(&service, rounds)?);
     let used = usage(&service).await?;
     figures.push(memory("  the same, two nodes, after pods", vec![used.control]));
     figures.push(share("  its idle processor", vec![used.control_cpu]));
     figures.push(Figure { goal: "", reached: |_| true, ..memory("node, anonymous memory", used.nodes) });
     figures.push(share("node, idle processor", used.nodes_cpu));
     figures.push(requests(&aws, rounds.min(3)).await?);
+    figures.push(workloads::recoveries(&service, rounds.min(3))?);
     Ok(())
 }
 
@@ -182,21 +186,6 @@ async fn nodegroups(service: &Service, aws: &Aws, subnets: &[String], rounds: us
         samples,
         reached: |s| s < 4.0,
     })
-}
-
-/// `kubectl run` of an image that the node has → Running. The two kubectl programs are included.
-async fn pods(service: &Service, rounds: usize) -> Result<Figure> {
-    let mut samples = Vec::new();
-    for round in 1..=rounds {
-        let name = format!("pod{round}");
-        let started = Instant::now();
-        service.kubectl(&["run", &name, "--image=registry.k8s.io/pause:3.10", "--restart=Never"])?;
-        let pod = format!("pod/{name}");
-        service.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &pod, "--timeout=60s"])?;
-        samples.push(started.elapsed().as_secs_f64());
-        service.kubectl(&["delete", "--now", &pod])?;
-    }
-    Ok(Figure { name: "pod created → Running", unit: "s", goal: "< 1", samples, reached: |s| s < 1.0 })
 }
 
 /// Megabytes of anonymous memory, and percent of a processor, of the control plane and of each node.
