@@ -20,9 +20,9 @@ use service::Service;
 
 const REGION: &str = "us-east-1";
 const CLUSTER: &str = "bench";
-const IDLE: Duration = Duration::from_secs(20);
-/// The service settles before its idle load is looked at.
-const SETTLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(60);
+/// Programs clear up after their start, and clusters after their pods, before their idle load is looked at.
+const SETTLE: Duration = Duration::from_secs(45);
 const LOAD: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 4;
 

@@ -17,6 +17,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What a Service wants.
 #[derive(Clone, Debug)]
@@ -115,9 +116,14 @@ pub struct BalancerReconciler {
     cloud: Cloud,
     host: Arc<dyn Host>,
     names: Names,
-    /// Routers that this process has given the address, by balancer.
-    placed: Mutex<HashMap<String, netns::Identity>>,
+    /// Routers that have been given the address, by balancer, and when.
+    placed: Mutex<HashMap<String, (netns::Identity, Instant)>>,
 }
+
+/// Programs that look after networks throw away what they do not know: every address is placed anew now and then.
+const PLACED_FOR: Duration = Duration::from_secs(60);
+/// How soon a balancer whose VPC has no router is looked at again.
+const NO_ROUTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BalancerError {
@@ -132,34 +138,26 @@ impl BalancerReconciler {
         Self { cloud, host, names, placed: Mutex::default() }
     }
 
-    async fn place(&self, key: &str, balancer: &LoadBalancer) -> Result<(), BalancerError> {
+    async fn place(&self, key: &str, balancer: &LoadBalancer) -> Result<Next, BalancerError> {
         let router = router_of(&self.cloud, &self.names, &balancer.scope, &balancer.vpc);
-        let router = router.map(|router| router.namespace).filter(|name| netns::identity(name).is_some());
-        let identity = router.as_deref().and_then(netns::identity);
+        let router = router.and_then(|router| Some((netns::identity(&router.namespace)?, router)));
+        let Some((identity, router)) = router else { return Ok(Next::After(NO_ROUTER)) };
         let placed = || self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        if identity.is_some() && placed().get(key) == identity.as_ref() {
-            return Ok(());
+        let is_placed = |(there, at): &(netns::Identity, Instant)| *there == identity && at.elapsed() < PLACED_FOR;
+        if !placed().get(key).is_some_and(is_placed) {
+            let address = balancer.address;
+            on_host(&self.host, move |host| host.ensure_balancer(&router, address)).await?;
+            placed().insert(key.to_owned(), (identity, Instant::now()));
         }
-        let address = balancer.address;
-        on_host(&self.host, move |host| {
-            host.ensure_address(None, address)?;
-            router.map_or(Ok(()), |router| host.ensure_address(Some(&router), address))
-        })
-        .await?;
-        if let Some(identity) = identity {
-            placed().insert(key.to_owned(), identity);
-        }
-        Ok(())
+        Ok(Next::OnChange)
     }
 
     async fn forget(&self, key: &str, balancer: &LoadBalancer) -> Result<(), BalancerError> {
         let router = router_of(&self.cloud, &self.names, &balancer.scope, &balancer.vpc);
         let address = balancer.address;
-        on_host(&self.host, move |host| {
-            host.remove_address(None, address)?;
-            router.map_or(Ok(()), |router| host.remove_address(Some(&router.namespace), address))
-        })
-        .await?;
+        if let Some(router) = router {
+            on_host(&self.host, move |host| host.remove_balancer(&router, address)).await?;
+        }
         self.placed.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         let body = |txn: &mut Txn| {
             txn.delete(key);
@@ -186,11 +184,11 @@ impl Reconciler for BalancerReconciler {
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, BalancerError>> {
         async move {
-            if let Some(balancer) = self.cloud.store.view().get_as::<LoadBalancer>(&key) {
-                match balancer.deleting {
-                    true => self.forget(&key, &balancer).await?,
-                    false => self.place(&key, &balancer).await?,
-                }
+            let balancer = self.cloud.store.view().get_as::<LoadBalancer>(&key);
+            match balancer {
+                Some(balancer) if balancer.deleting => self.forget(&key, &balancer).await?,
+                Some(balancer) => return self.place(&key, &balancer).await,
+                None => {}
             }
             Ok(Next::OnChange)
         }

@@ -39,6 +39,7 @@ pub(crate) const MODULES: &[Module] = &[
     module!("coredns", "go.mod", "go.sum"),
     module!("etcd", "go.mod", "go.sum"),
     module!("kubernetes-1.36", "go.mod", "go.sum"; "kube-control": "main.go", "memory.go"),
+    module!("kubernetes-1.37", "go.mod", "go.sum"; "kube-control": "main.go", "memory.go"),
     module!("metrics-server", "go.mod", "go.sum"),
     module!("pause", "go.mod", "go.sum", "main.go"),
     module!("runc", "go.mod", "go.sum"),

@@ -6,17 +6,28 @@ use kube::api::{Api, EvictParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
 /// Marks the node as leaving: nothing new is scheduled, load balancers look away.
 pub(crate) async fn cordon(client: &Client, node: &str) -> Result<(), kube::Error> {
     let patch = json!({
-        "metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": "true"}},
+        "metadata": {"labels": {EXCLUDED: "true"}},
         "spec": {"unschedulable": true},
     });
     let nodes: Api<Node> = Api::all(client.clone());
+    match nodes.get_opt(node).await? {
+        Some(found) if !is_cordoned(&found) => {}
+        _ => return Ok(()),
+    }
     match nodes.patch(node, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(drop),
     }
+}
+
+fn is_cordoned(node: &Node) -> bool {
+    let closed = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    closed && node.labels().get(EXCLUDED).is_some_and(|value| value == "true")
 }
 
 /// Pods that keep the node from being empty.

@@ -11,6 +11,7 @@ mod controller;
 mod drain;
 mod finalizers;
 mod kubernetes;
+mod liveness;
 mod load_balancers;
 mod metrics_api;
 mod nodegroup;
@@ -23,6 +24,7 @@ mod updates;
 mod user_data;
 
 pub use cluster::ClusterReconciler;
+pub use liveness::Liveness;
 pub use nodegroup::NodegroupReconciler;
 pub use nodes::NodeControllers;
 

@@ -3,24 +3,33 @@
 //! What EKS's cloud controller and the AWS Load Balancer Controller do for network load balancers, as far as it has a
 //! meaning here. In-cluster clients never come this far: kube-proxy answers for the address on every node.
 //!
-//! Invariant: a Service that has a balancer has our finalizer, so no address outlives the Service.
+//! Invariant: a Service that has a balancer has our finalizer, so no address outlives the Service; and one whose
+//! finalizer was taken away loses its balancer when that is seen.
+
+mod mirror;
+mod targets;
 
 use crate::controller::{Controller, Outcome, Place, Trouble};
 use crate::finalizers::{add_finalizer, drop_finalizer};
 use ekstra_cloud::elb::{self, Wanted};
+use ekstra_domain::ec2::{Instance, Vpc};
 use ekstra_domain::elb::{BalancedPort, HealthCheck, LoadBalancer};
 use ekstra_domain::names::keys;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::watcher::Event as Seen;
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
+use mirror::Mirror;
 use serde_json::{Value, json};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 /// Classes of AWS's controllers; a Service of none is ours too.
@@ -30,23 +39,80 @@ const TARGET_TYPE: &str = "service.beta.kubernetes.io/aws-load-balancer-nlb-targ
 /// `hostname`: the Service's status has a name, as at AWS; it is resolved in the VPC. Else an address, which works
 /// everywhere on this machine.
 const ADDRESS_KIND: &str = "ekstra.dev/load-balancer-status";
-const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const SERVICE_OF_SLICE: &str = "kubernetes.io/service-name";
+/// Listeners of a network load balancer at AWS.
+const MOST_PORTS: usize = 50;
 
+/// A Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Key {
-    Service {
-        namespace: String,
-        name: String,
-    },
-    /// Some node changed: every balancer may have other targets.
-    Nodes,
+pub(crate) struct Key {
+    namespace: String,
+    name: String,
+}
+
+impl Key {
+    fn new(namespace: Option<String>, name: String) -> Self {
+        Self { namespace: namespace.unwrap_or_default(), name }
+    }
+
+    /// As balancers record it.
+    fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What the watches have shown.
+#[derive(Debug, Default)]
+struct Known {
+    /// The provider's names of nodes that take traffic.
+    nodes: Mirror<String>,
+    /// Services that want a balancer.
+    services: Mirror<Key>,
+}
+
+impl Known {
+    /// Services to look at because of what was seen of one.
+    fn see_service(&mut self, event: &Seen<Service>, recorded: impl FnOnce() -> Vec<Key>) -> Vec<Key> {
+        let key = |service: &Service| Key::new(service.namespace(), service.name_any());
+        let wanted = |service: &Service| is_wanted(service).then(|| key(service));
+        self.services.note(event, |service| key(service).to_string(), wanted);
+        match event {
+            Seen::Apply(service) | Seen::InitApply(service) | Seen::Delete(service) => vec![key(service)],
+            Seen::Init => Vec::new(),
+            // Some may have gone while nobody looked.
+            Seen::InitDone => recorded(),
+        }
+    }
+
+    /// And of a node.
+    fn see_node(&mut self, event: &Seen<Node>) -> Vec<Key> {
+        if !self.nodes.note(event, |node| node.name_any(), targets::target) {
+            return Vec::new();
+        }
+        self.services.current().map(|services| services.values().cloned().collect()).unwrap_or_default()
+    }
+
+    fn wants(&self, key: &Key) -> bool {
+        self.services.current().is_some_and(|services| services.contains_key(&key.to_string()))
+    }
 }
 
 /// One for every cluster that is up.
 pub(crate) struct LoadBalancers {
     place: Place,
     events: Recorder,
+    known: Arc<Mutex<Known>>,
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Controller for LoadBalancers {
@@ -55,40 +121,36 @@ impl Controller for LoadBalancers {
 
     fn new(place: Place) -> Self {
         let reporter = Reporter { controller: "service-controller".into(), instance: None };
-        Self { events: Recorder::new(place.client.clone(), reporter), place }
+        Self { events: Recorder::new(place.client.clone(), reporter), known: Arc::default(), place }
     }
 
     fn watch(&self) -> BoxStream<'static, Result<Key, watcher::Error>> {
         let client = &self.place.client;
-        let key = |namespace: Option<String>, name: String| Key::Service {
-            namespace: namespace.unwrap_or_default(),
-            name,
-        };
-        let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-        let services = services.default_backoff().touched_objects();
-        let slices = watcher(Api::<EndpointSlice>::all(client.clone()), watcher::Config::default());
-        let slices = slices.default_backoff().touched_objects().try_filter_map(move |slice| async move {
-            let service = slice.labels().get(SERVICE_OF_SLICE).cloned();
-            Ok(service.map(|name| key(slice.namespace(), name)))
+        let all = watcher::Config::default;
+        let (known, place) = (self.known.clone(), self.place.clone());
+        let services = watcher(Api::<Service>::all(client.clone()), all()).default_backoff();
+        let services = services.map_ok(move |event| {
+            let recorded = || recorded(&place).filter_map(|b| Key::parse(&b.service)).collect();
+            lock(&known).see_service(&event, recorded)
         });
-        let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default());
-        let nodes = nodes.default_backoff().touched_objects();
-        stream::select_all([
-            services.map_ok(move |service| key(service.namespace(), service.name_any())).boxed(),
-            slices.boxed(),
-            nodes.map_ok(|_| Key::Nodes).boxed(),
-        ])
-        .boxed()
+        let known = self.known.clone();
+        let nodes = watcher(Api::<Node>::all(client.clone()), all()).default_backoff();
+        let nodes = nodes.map_ok(move |event| lock(&known).see_node(&event));
+        let known = self.known.clone();
+        let slices: Api<PartialObjectMeta<EndpointSlice>> = Api::all(client.clone());
+        let slices = watcher(slices, all()).default_backoff();
+        let slices = slices.touched_objects().map_ok(move |slice| {
+            let service = slice.labels().get(SERVICE_OF_SLICE).cloned();
+            let key = service.map(|name| Key::new(slice.namespace(), name));
+            key.filter(|key| lock(&known).wants(key)).into_iter().collect()
+        });
+        let keys: [BoxStream<'static, Result<Vec<Key>, watcher::Error>>; 3] =
+            [services.boxed(), nodes.boxed(), slices.boxed()];
+        stream::select_all(keys).map_ok(|keys| stream::iter(keys.into_iter().map(Ok))).try_flatten().boxed()
     }
 
     fn step(&self, key: Key) -> BoxFuture<'_, Result<Outcome, Trouble>> {
-        async move {
-            match key {
-                Key::Service { namespace, name } => self.service(&namespace, &name).await,
-                Key::Nodes => self.all().await,
-            }
-        }
-        .boxed()
+        async move { self.service(&key).await }.boxed()
     }
 
     fn concerns(changed: &str) -> bool {
@@ -96,22 +158,23 @@ impl Controller for LoadBalancers {
     }
 }
 
-impl LoadBalancers {
-    async fn all(&self) -> Result<Outcome, Trouble> {
-        let services: Api<Service> = Api::all(self.place.client.clone());
-        for service in services.list(&ListParams::default()).await?.into_iter().filter(is_wanted) {
-            self.service(&service.namespace().unwrap_or_default(), &service.name_any()).await?;
-        }
-        Ok(Outcome::Settled)
-    }
+/// The cluster's balancers.
+fn recorded(place: &Place) -> impl Iterator<Item = LoadBalancer> {
+    let all = place.eks.cloud.store.view().list_as(&keys::scoped(keys::BALANCERS, &place.cluster.scope));
+    let uid = place.cluster.uid.clone();
+    all.into_iter().map(|(_, balancer): (_, LoadBalancer)| balancer).filter(move |b| b.cluster_uid == uid)
+}
 
-    async fn service(&self, namespace: &str, name: &str) -> Result<Outcome, Trouble> {
-        let services: Api<Service> = Api::namespaced(self.place.client.clone(), namespace);
-        let Some(service) = services.get_opt(name).await? else { return Ok(Outcome::Settled) };
+impl LoadBalancers {
+    async fn service(&self, key: &Key) -> Result<Outcome, Trouble> {
+        let services: Api<Service> = Api::namespaced(self.place.client.clone(), &key.namespace);
+        let service = services.get_opt(&key.name).await?;
+        self.clear(key, service.as_ref().and_then(|service| service.uid())).await?;
+        let Some(service) = service else { return Ok(Outcome::Settled) };
         if !is_wanted(&service) {
             return self.release(&services, &service).await;
         }
-        let step = self.provide(&services, &service, namespace).await;
+        let step = self.provide(&services, &service, key).await;
         if let Err(Trouble::Refused(why)) = &step {
             let about = service.object_ref(&());
             self.tell(&about, EventType::Warning, "SyncLoadBalancerFailed", why.clone()).await;
@@ -119,20 +182,33 @@ impl LoadBalancers {
         step
     }
 
+    /// Ends balancers of Services that had this name and are gone, with nobody having waited for us.
+    async fn clear(&self, key: &Key, uid: Option<String>) -> Result<(), Trouble> {
+        let name = key.to_string();
+        let is_stale = |b: &LoadBalancer| b.service == name && Some(&b.service_uid) != uid.as_ref();
+        if recorded(&self.place).any(|balancer| is_stale(&balancer) && !balancer.deleting) {
+            let cluster = &self.place.cluster;
+            let of_cluster = |b: &LoadBalancer| b.cluster_uid == cluster.uid && is_stale(b);
+            elb::remove(&self.place.eks.cloud, &cluster.scope, of_cluster).await?;
+        }
+        Ok(())
+    }
+
     async fn provide(
         &self,
         services: &Api<Service>,
         service: &Service,
-        namespace: &str,
+        key: &Key,
     ) -> Result<Outcome, Trouble> {
         let cluster = &self.place.cluster;
-        let ports = self.ports(service, namespace).await?;
+        let Some(ports) = self.ports(service, key).await? else { return Ok(Outcome::Waiting) };
+        let has_targets = ports.iter().any(|port| !port.targets.is_empty());
         let wanted = Wanted {
             scope: cluster.scope.clone(),
             vpc: cluster.vpc.vpc.clone(),
             service_uid: service.uid().unwrap_or_default(),
             cluster_uid: cluster.uid.clone(),
-            service: format!("{namespace}/{}", service.name_any()),
+            service: key.to_string(),
             ports,
             health: health(service),
             source_ranges: source_ranges(service).map_err(Trouble::refused)?,
@@ -148,8 +224,13 @@ impl LoadBalancers {
         }
         let status = json!({"status": {"loadBalancer": {"ingress": [ingress]}}});
         services.patch_status(&service.name_any(), &PatchParams::default(), &Patch::Merge(status)).await?;
-        let note = format!("Ensured load balancer at {}", balancer.address);
-        self.tell(&service.object_ref(&()), EventType::Normal, "EnsuredLoadBalancer", note).await;
+        let (about, note) =
+            (service.object_ref(&()), format!("Ensured load balancer at {}", balancer.address));
+        self.tell(&about, EventType::Normal, "EnsuredLoadBalancer", note).await;
+        if !has_targets {
+            let note = "There are no available nodes for LoadBalancer".to_owned();
+            self.tell(&about, EventType::Warning, "UnAvailableLoadBalancer", note).await;
+        }
         Ok(Outcome::Settled)
     }
 
@@ -167,7 +248,8 @@ impl LoadBalancers {
             elb::remove(cloud, scope, |balancer| balancer.service_uid == uid).await?;
             return Ok(Outcome::Waiting);
         }
-        if !service.finalizers().iter().any(|f| f == FINALIZER) {
+        // The finalizer's name is upstream's: one of another class has its own controller, which put it there.
+        if !is_of_our_class(service) || !service.finalizers().iter().any(|f| f == FINALIZER) {
             return Ok(Outcome::Settled);
         }
         if service.metadata.deletion_timestamp.is_none() {
@@ -178,7 +260,8 @@ impl LoadBalancers {
         Ok(Outcome::Settled)
     }
 
-    async fn ports(&self, service: &Service, namespace: &str) -> Result<Vec<BalancedPort>, Trouble> {
+    /// `None` while it is not known which nodes there are.
+    async fn ports(&self, service: &Service, key: &Key) -> Result<Option<Vec<BalancedPort>>, Trouble> {
         let ports = service.spec.clone().unwrap_or_default().ports.unwrap_or_default();
         if let Some(other) = ports.iter().find(|p| p.protocol.as_deref().unwrap_or("TCP") != "TCP") {
             let (port, protocol) = (other.port, other.protocol.clone().unwrap_or_default());
@@ -186,25 +269,43 @@ impl LoadBalancers {
                 "port {port}: {protocol} is not balanced here yet, TCP alone is"
             )));
         }
-        let to_pods = service.annotations().get(TARGET_TYPE).is_some_and(|kind| kind == "ip");
-        let (nodes, slices) = match to_pods {
-            true => (Vec::new(), self.slices(service, namespace).await?),
-            false => (self.nodes().await?, Vec::new()),
+        if ports.len() > MOST_PORTS {
+            let count = ports.len();
+            return Err(Trouble::refused(format!("{count} ports; a balancer has {MOST_PORTS} at most")));
+        }
+        let balanced: Result<Vec<BalancedPort>, String> = if to_pods(service) {
+            let (slices, vpc) = (self.slices(key).await?, self.vpc()?);
+            ports.iter().map(|port| targets::at_pods(port, &slices, vpc.cidr)).collect()
+        } else {
+            let Some(nodes) = self.nodes() else { return Ok(None) };
+            ports.iter().map(|port| targets::at_nodes(port, &nodes)).collect()
         };
-        ports.iter().map(|port| balanced(port, to_pods, &nodes, &slices).map_err(Trouble::refused)).collect()
+        Ok(Some(balanced.map_err(Trouble::refused)?))
     }
 
-    async fn nodes(&self) -> Result<Vec<Ipv4Addr>, Trouble> {
-        let nodes: Api<Node> = Api::all(self.place.client.clone());
-        let mut found: Vec<Ipv4Addr> =
-            nodes.list(&ListParams::default()).await?.iter().filter_map(target_address).collect();
+    /// Where nodes are is what their instances' records say, not what nodes say of themselves.
+    fn nodes(&self) -> Option<Vec<Ipv4Addr>> {
+        let (view, scope) = (self.place.eks.cloud.store.view(), &self.place.cluster.scope);
+        let known = lock(&self.known);
+        let address = |(name, provider): (&String, &String)| {
+            let instance: Instance = view.get_as(&keys::instance(scope, provider.rsplit('/').next()?))?;
+            let is_it = instance.private_dns_name == *name && instance.state.is_alive();
+            is_it.then_some(instance.address)
+        };
+        let mut found: Vec<Ipv4Addr> = known.nodes.current()?.iter().filter_map(address).collect();
         found.sort();
-        Ok(found)
+        Some(found)
     }
 
-    async fn slices(&self, service: &Service, namespace: &str) -> Result<Vec<EndpointSlice>, Trouble> {
-        let slices: Api<EndpointSlice> = Api::namespaced(self.place.client.clone(), namespace);
-        let own = ListParams::default().labels(&format!("{SERVICE_OF_SLICE}={}", service.name_any()));
+    fn vpc(&self) -> Result<Vpc, Trouble> {
+        let (view, cluster) = (self.place.eks.cloud.store.view(), &self.place.cluster);
+        let vpc = view.get_as(&keys::vpc(&cluster.scope, &cluster.vpc.vpc));
+        vpc.ok_or_else(|| Trouble::refused(format!("{} is not recorded", cluster.vpc.vpc)))
+    }
+
+    async fn slices(&self, key: &Key) -> Result<Vec<EndpointSlice>, Trouble> {
+        let slices: Api<EndpointSlice> = Api::namespaced(self.place.client.clone(), &key.namespace);
+        let own = ListParams::default().labels(&format!("{SERVICE_OF_SLICE}={}", key.name));
         Ok(slices.list(&own).await?.items)
     }
 
@@ -217,10 +318,20 @@ impl LoadBalancers {
     }
 }
 
+fn is_of_our_class(service: &Service) -> bool {
+    let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+    class.is_none_or(|class| CLASSES.contains(&class))
+}
+
 fn is_wanted(service: &Service) -> bool {
-    let spec = service.spec.clone().unwrap_or_default();
-    let ours = spec.load_balancer_class.is_none_or(|class| CLASSES.contains(&class.as_str()));
-    service.metadata.deletion_timestamp.is_none() && spec.type_.as_deref() == Some("LoadBalancer") && ours
+    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    service.metadata.deletion_timestamp.is_none()
+        && kind == Some("LoadBalancer")
+        && is_of_our_class(service)
+}
+
+fn to_pods(service: &Service) -> bool {
+    service.annotations().get(TARGET_TYPE).is_some_and(|kind| kind == "ip")
 }
 
 fn ingress(service: &Service, balancer: &LoadBalancer) -> Value {
@@ -234,57 +345,13 @@ fn health(service: &Service) -> HealthCheck {
     let spec = service.spec.clone().unwrap_or_default();
     let local = spec.external_traffic_policy.as_deref() == Some("Local");
     let port = spec.health_check_node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-    let to_pods = service.annotations().get(TARGET_TYPE).is_some_and(|kind| kind == "ip");
-    port.filter(|_| local && !to_pods).map_or(HealthCheck::Connect, |port| HealthCheck::Http { port })
+    port.filter(|_| local && !to_pods(service)).map_or(HealthCheck::Connect, |port| HealthCheck::Http { port })
 }
 
 fn source_ranges(service: &Service) -> Result<Vec<ekstra_domain::prefix::Prefix>, String> {
     let ranges = service.spec.as_ref().and_then(|spec| spec.load_balancer_source_ranges.clone());
     let parse = |range: String| range.trim().parse().map_err(|e| format!("loadBalancerSourceRanges: {e}"));
     ranges.unwrap_or_default().into_iter().map(parse).collect()
-}
-
-/// A node that takes traffic from outside.
-fn target_address(node: &Node) -> Option<Ipv4Addr> {
-    if node.labels().contains_key(EXCLUDED) || node.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    let status = node.status.as_ref()?;
-    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-    let address = status.addresses.iter().flatten().find(|address| address.type_ == "InternalIP")?;
-    address.address.parse().ok().filter(|_| ready)
-}
-
-fn balanced(
-    port: &ServicePort,
-    to_pods: bool,
-    nodes: &[Ipv4Addr],
-    slices: &[EndpointSlice],
-) -> Result<BalancedPort, String> {
-    let number = |port: i32| u16::try_from(port).map_err(|_| format!("{port} is not a port"));
-    let targets = if to_pods {
-        let mut targets: Vec<SocketAddrV4> = slices.iter().flat_map(|slice| pods(port, slice)).collect();
-        targets.sort();
-        targets.dedup();
-        targets
-    } else {
-        let node_port = port.node_port.ok_or("it has no node ports (allocateLoadBalancerNodePorts)")?;
-        let node_port = number(node_port)?;
-        nodes.iter().map(|node| SocketAddrV4::new(*node, node_port)).collect()
-    };
-    Ok(BalancedPort { port: number(port.port)?, targets })
-}
-
-/// Ready endpoints behind that port.
-fn pods(port: &ServicePort, slice: &EndpointSlice) -> Vec<SocketAddrV4> {
-    let same = |name: &Option<String>| name.as_deref().unwrap_or("") == port.name.as_deref().unwrap_or("");
-    let of_slice = slice.ports.iter().flatten().find(|p| same(&p.name)).and_then(|p| p.port);
-    let Some(number) = of_slice.and_then(|port| u16::try_from(port).ok()) else { return Vec::new() };
-    let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
-        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
-    });
-    let addresses = ready.flat_map(|endpoint| endpoint.addresses.iter());
-    addresses.filter_map(|address| Some(SocketAddrV4::new(address.parse().ok()?, number))).collect()
 }
 
 #[cfg(test)]
@@ -318,41 +385,31 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_ready_nodes_or_ready_pods() {
-        let node = |ready: &str, excluded: bool| -> Node {
-            let labels = if excluded { json!({EXCLUDED: "true"}) } else { json!({}) };
-            serde_json::from_value(json!({
-                "metadata": {"name": "n", "labels": labels},
-                "status": {
-                    "conditions": [{"type": "Ready", "status": ready}],
-                    "addresses": [{"type": "InternalIP", "address": "172.31.0.5"}],
-                },
-            }))
-            .expect("a node")
+    fn services_are_looked_at_when_the_nodes_are_others() {
+        let wanted = |name: &str| -> Service {
+            let spec = json!({"type": "LoadBalancer"});
+            serde_json::from_value(json!({"metadata": {"namespace": "n", "name": name}, "spec": spec}))
+                .expect("a service")
         };
-        assert_eq!(target_address(&node("True", false)), Some(Ipv4Addr::new(172, 31, 0, 5)));
-        assert_eq!(target_address(&node("False", false)), None);
-        assert_eq!(target_address(&node("True", true)), None);
-        let slice: EndpointSlice = serde_json::from_value(json!({
-            "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080}, {"name": "admin", "port": 9090}],
-            "endpoints": [
-                {"addresses": ["172.31.1.1"], "conditions": {"ready": true}},
-                {"addresses": ["172.31.1.2"], "conditions": {"ready": false}},
-            ],
-        }))
-        .expect("a slice");
-        let port =
-            ServicePort { name: Some("http".into()), port: 80, node_port: Some(30080), ..Default::default() };
-        let to_pods = balanced(&port, true, &[], &[slice]).expect("balanced");
-        assert_eq!(to_pods.targets, ["172.31.1.1:8080".parse().expect("an address")]);
-        let nodes = [Ipv4Addr::new(172, 31, 0, 5)];
-        let to_nodes = balanced(&port, false, &nodes, &[]).expect("balanced");
-        assert_eq!(
-            (to_nodes.port, to_nodes.targets),
-            (80, vec!["172.31.0.5:30080".parse().expect("an address")])
-        );
-        let none = ServicePort { port: 80, ..Default::default() };
-        assert!(balanced(&none, false, &nodes, &[]).expect_err("no node port").contains("node ports"));
+        let node = |name: &str, heard: &str| -> Node {
+            let status = json!({"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": heard}]});
+            let node = json!({"metadata": {"name": name}, "spec": {"providerID": name}, "status": status});
+            serde_json::from_value(node).expect("a node")
+        };
+        let key = |name: &str| Key { namespace: "n".into(), name: name.into() };
+        let mut known = Known::default();
+        let gone = || vec![key("gone")];
+        assert!(known.see_service(&Seen::Init, gone).is_empty());
+        assert_eq!(known.see_service(&Seen::InitApply(wanted("web")), gone), [key("web")]);
+        assert!(!known.wants(&key("web")), "not everything has been listed");
+        assert_eq!(known.see_service(&Seen::InitDone, gone), [key("gone")]);
+        assert!(known.wants(&key("web")));
+        known.see_node(&Seen::Init);
+        known.see_node(&Seen::InitApply(node("a", "2026-01-01T00:00:00Z")));
+        assert_eq!(known.see_node(&Seen::InitDone), [key("web")]);
+        let heard = Seen::Apply(node("a", "2026-01-01T00:00:10Z"));
+        assert!(known.see_node(&heard).is_empty(), "it only lives");
+        assert_eq!(known.see_node(&Seen::Apply(node("b", "2026-01-01T00:00:10Z"))), [key("web")]);
+        assert_eq!(known.see_node(&Seen::Delete(node("a", "2026-01-01T00:00:10Z"))), [key("web")]);
     }
 }

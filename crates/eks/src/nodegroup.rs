@@ -19,10 +19,16 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How often a group that is changing looks at its nodes.
 const POLL: Duration = Duration::from_millis(150);
+/// The same when it has been changing for so long that it does not matter.
+const SLOW_POLL: Duration = Duration::from_secs(1);
+const SLOW_AFTER_MS: i64 = 20_000;
+/// A node whose pods have gone waits so long for its volumes; those of a DaemonSet's pods stay until its end.
+const VOLUME_PATIENCE: Duration = Duration::from_secs(30);
 /// How soon a launch that was refused is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// The refusal of a subnet that is full.
@@ -36,6 +42,8 @@ const RELAUNCH_PAUSE_MS: i64 = 5_000;
 #[derive(Debug)]
 pub struct NodegroupReconciler {
     eks: Eks,
+    /// Draining instances without pods that have to go, since when.
+    emptied: Mutex<HashMap<String, Instant>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +107,9 @@ impl Reconciler for NodegroupReconciler {
             };
             let observed = self.observe(&context).await;
             let actions = plan_nodegroup(&context.group, &observed);
-            let settled = actions.is_empty() && context.group.status == NodegroupStatus::Active;
+            // Nothing but a change of its record does anything for one that could not be created.
+            let resting = [NodegroupStatus::Active, NodegroupStatus::CreateFailed];
+            let settled = actions.is_empty() && resting.contains(&context.group.status);
             for action in actions {
                 if matches!(action, NodegroupAction::Launch { .. }) && self.must_pause(&context) {
                     continue;
@@ -113,7 +123,7 @@ impl Reconciler for NodegroupReconciler {
             Ok(match (settled, failing) {
                 (true, _) => Next::OnChange,
                 (false, true) => Next::After(RETRY),
-                (false, false) => Next::After(POLL),
+                (false, false) => Next::After(self.pause(&context, observed.now_ms)),
             })
         }
         .boxed()
@@ -122,7 +132,32 @@ impl Reconciler for NodegroupReconciler {
 
 impl NodegroupReconciler {
     pub fn new(eks: Eks) -> Self {
-        Self { eks }
+        Self { eks, emptied: Mutex::default() }
+    }
+
+    /// Until the next look at a group that is changing.
+    fn pause(&self, context: &Context, now_ms: i64) -> Duration {
+        let launches = context.instances.iter().map(|(_, instance)| instance.state_since_ms);
+        let drains = context.group.draining.values().copied();
+        let last = launches.chain(drains).chain([context.group.modified_ms]).max().unwrap_or(now_ms);
+        if now_ms - last > SLOW_AFTER_MS { SLOW_POLL } else { POLL }
+    }
+
+    /// Volumes that the end of an instance waits for.
+    fn volumes_left(&self, instance: &Instance, pods_left: Option<usize>) -> usize {
+        let held = storage::held_by(&self.eks.cloud, instance);
+        let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
+        if pods_left != Some(0) || held == 0 {
+            emptied.remove(&instance.id);
+            return held;
+        }
+        let since = *emptied.entry(instance.id.clone()).or_insert_with(Instant::now);
+        if since.elapsed() < VOLUME_PATIENCE {
+            return held;
+        }
+        emptied.remove(&instance.id);
+        tracing::info!(instance = instance.id, held, "its volumes are not let go; ending it all the same");
+        0
     }
 
     async fn context(&self, key: &str) -> Result<Option<Context>, NodegroupError> {
@@ -169,7 +204,7 @@ impl NodegroupReconciler {
                 alive: instance.state.is_alive(),
                 node_ready: nodes.get(&instance.private_dns_name).copied().unwrap_or(false),
                 pods_left,
-                volumes_left: if draining { storage::held_by(&self.eks.cloud, instance) } else { 0 },
+                volumes_left: if draining { self.volumes_left(instance, pods_left) } else { 0 },
             });
         }
         let now_ms = self.eks.cloud.env.now_ms();

@@ -5,6 +5,8 @@
 
 use crate::home::Home;
 use ekstra_host::{ChildId, ChildSpec, ChildStatus, Host, HostError, Limits, Running, child_exit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +19,9 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 /// One that lived this long did not end because of how it starts.
 const SOUND: Duration = Duration::from_secs(30);
+/// How often a gate is asked whether it is there, and how many silences in a row are too many.
+const LOOK: Duration = Duration::from_secs(10);
+const SILENCES: u32 = 3;
 /// How long the one of another version may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -26,8 +31,8 @@ pub(crate) async fn keep(host: Arc<dyn Host>, home: Home) {
     let mut delays = Delays::default();
     loop {
         let begun = Instant::now();
-        let (settling, home) = (host.clone(), home.clone());
-        match tokio::task::spawn_blocking(move || settle(&*settling, &home, gently)).await {
+        let (settling, homely) = (host.clone(), home.clone());
+        match tokio::task::spawn_blocking(move || settle(&*settling, &homely, gently)).await {
             Ok(Ok(gates)) => {
                 tokio::select! {
                     watched = child_exit(&gates.present) => {
@@ -38,6 +43,12 @@ pub(crate) async fn keep(host: Arc<dyn Host>, home: Home) {
                     }
                     // The next round clears up after it.
                     () = ended(gates.retiring) => gently = true,
+                    () = hung(&home) => {
+                        tracing::warn!(pid = gates.present.pid, "gate does not answer; ending it");
+                        let _ = kill(Pid::from_raw(gates.present.pid), Signal::SIGKILL);
+                        let _ = child_exit(&gates.present).await;
+                        gently = false;
+                    }
                 }
             }
             Ok(Err(error)) => {
@@ -56,6 +67,17 @@ struct Gates {
     present: Running,
     /// Of an older version.
     retiring: Option<Running>,
+}
+
+/// Completes when the gate has been silent several times in a row.
+async fn hung(home: &Home) {
+    let mut silences = 0;
+    while silences < SILENCES {
+        tokio::time::sleep(LOOK).await;
+        let root = home.root.clone();
+        let silent = tokio::task::spawn_blocking(move || ekstra_gate::is_silent(&root)).await;
+        silences = if silent.unwrap_or(false) { silences + 1 } else { 0 };
+    }
 }
 
 async fn ended(gate: Option<Running>) {

@@ -7,7 +7,7 @@ use crate::service::Service;
 use bytes::Bytes;
 use ekstra_wire::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -28,6 +28,12 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
 /// Of one listener: clients keep ten or so each.
 const MOST_CONNECTIONS: usize = 2048;
+/// Requests at once on one HTTP/2 connection.
+const MOST_STREAMS: u32 = 32;
+/// For a body to arrive, and for room to take it in.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// KiB of bodies that are being received, of all connections together.
+static ROOM: Semaphore = Semaphore::const_new(64 * 1024);
 
 pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
@@ -70,6 +76,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S,
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(IDLE).keep_alive_timeout(HELLO_PATIENCE);
+    builder.http2().max_concurrent_streams(MOST_STREAMS);
     let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
 }
 
@@ -84,9 +91,10 @@ async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::
     if let Some(authority) = head.uri.authority().filter(|_| !headers.iter().any(|(n, _)| n == "host")) {
         headers.push(("host".into(), authority.to_string()));
     }
-    let body = match Limited::new(body, LARGEST_BODY).collect().await {
-        Ok(body) => body.to_bytes().to_vec(),
-        Err(_) => return plain(413, "the request is too large"),
+    let body = match tokio::time::timeout(BODY_PATIENCE, receive(body)).await {
+        Ok(Some(body)) => body,
+        Ok(None) => return plain(413, "the request is too large"),
+        Err(_) => return plain(408, "the request did not arrive in time"),
     };
     let request = Request {
         method: head.method.as_str().to_owned(),
@@ -96,6 +104,18 @@ async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::
         body,
     };
     respond(service.handle(request).await)
+}
+
+/// The whole body; `None` if it is too large.
+async fn receive(body: Incoming) -> Option<Vec<u8>> {
+    let most = LARGEST_BODY as u64;
+    let announced = body.size_hint().upper().unwrap_or(most);
+    if announced > most {
+        return None;
+    }
+    // A semaphore that is never closed.
+    let _room = ROOM.acquire_many(u32::try_from(announced.div_ceil(1024)).unwrap_or(u32::MAX)).await.ok()?;
+    Limited::new(body, LARGEST_BODY).collect().await.ok().map(|body| body.to_bytes().to_vec())
 }
 
 fn respond(response: Response) -> hyper::Response<Full<Bytes>> {

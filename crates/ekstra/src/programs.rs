@@ -3,7 +3,7 @@
 use crate::home::Home;
 use anyhow::{Context, Result, bail};
 use ekstra_cloud::ec2::instances::MachineImages;
-use ekstra_components::{Group, KubernetesVersion, Progress, Recipes, Silent, State, Store};
+use ekstra_components::{Group, KubernetesVersion, Listed, Progress, Recipes, Silent, State, Store};
 use ekstra_eks::{OfferedVersion, Programs};
 use ekstra_images::import::{ImportOptions, import_path};
 use ekstra_images::{ImageStore, Reference};
@@ -142,12 +142,13 @@ impl Components {
 
     /// Prepares what the first node will need, if that takes no building.
     pub(crate) fn prefetch(&self) {
-        let built = |listed: Vec<ekstra_components::Listed>| listed.iter().all(|l| l.state != State::Missing);
-        if self.store.list().is_ok_and(built) {
-            let minor = &Recipes::get().default_kubernetes().minor;
-            if let Err(error) = self.layers(minor) {
-                tracing::warn!(error, "the node image is not ready");
-            }
+        let version = Recipes::get().default_kubernetes();
+        let needed = [Group::Node, Group::Images].map(|group| Recipes::get().group(group, version)).concat();
+        let is_built = |l: &Listed| l.state != State::Missing || !needed.contains(&l.component);
+        if self.store.list().is_ok_and(|listed| listed.iter().all(is_built))
+            && let Err(error) = self.layers(&version.minor)
+        {
+            tracing::warn!(error, "the node image is not ready");
         }
     }
 }

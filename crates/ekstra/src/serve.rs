@@ -19,7 +19,7 @@ use ekstra_cloud::elb::BalancerReconciler;
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{
-    ClusterReconciler, Eks, NodeControllers, NodegroupReconciler, load_balancers, metrics_apis,
+    ClusterReconciler, Eks, Liveness, NodeControllers, NodegroupReconciler, load_balancers, metrics_apis,
     storage_controllers,
 };
 use ekstra_engine::{Env, Reconciler, drive};
@@ -166,6 +166,7 @@ fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdow
     start(tasks, volumes, store, shutdown);
     start(tasks, snapshots, store, shutdown);
     start(tasks, ClusterReconciler::new(eks.clone()), store, shutdown);
+    start(tasks, Liveness::new(eks.clone()), store, shutdown);
     start(tasks, NodegroupReconciler::new(eks.clone()), store, shutdown);
     start(tasks, storage_controllers(&eks), store, shutdown);
     start(tasks, load_balancers(&eks), store, shutdown);

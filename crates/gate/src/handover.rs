@@ -17,6 +17,10 @@ use tokio::net::UnixListener;
 
 /// For each step; both are on this machine and have nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What whoever connects wants: to take over, or to see that somebody is there.
+const TAKE: u8 = b'g';
+const PING: u8 = b'p';
+/// What a successor says when it accepts on everything.
 const TAKEN: u8 = b't';
 
 /// A socket, and what it is for.
@@ -56,6 +60,7 @@ impl Predecessor {
             Err(error) => return Err(error),
         };
         be_patient(&stream)?;
+        (&stream).write_all(&[TAKE])?;
         let mut sockets = Vec::new();
         loop {
             match receive(&stream)? {
@@ -73,17 +78,33 @@ impl Predecessor {
     }
 }
 
-/// Sends everything and waits to hear that it was taken. Blocks.
-pub(crate) fn give(mut stream: UnixStream, sockets: &[Given]) -> io::Result<()> {
+/// Sends everything and waits to hear that it was taken; `false` if the other only wanted to see that somebody is
+/// there. Blocks.
+pub(crate) fn give(mut stream: UnixStream, sockets: &[Given]) -> io::Result<bool> {
     stream.set_nonblocking(false)?;
     be_patient(&stream)?;
+    let mut asked = [0];
+    stream.read_exact(&mut asked)?;
+    match asked {
+        [PING] => return stream.write_all(&[PING]).map(|()| false),
+        [TAKE] => {}
+        _ => return Err(ErrorKind::InvalidData.into()),
+    }
     for (place, socket) in sockets {
         send(&stream, &serde_json::to_vec(place)?, Some(socket.as_fd()))?;
     }
     send(&stream, &[], None)?;
     let mut answer = [0];
     stream.read_exact(&mut answer)?;
-    if answer == [TAKEN] { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    if answer == [TAKEN] { Ok(true) } else { Err(ErrorKind::InvalidData.into()) }
+}
+
+/// Whether a gate answers there: an error of kind `TimedOut` or `WouldBlock` says that one is there and does not. Blocks.
+pub(crate) fn ping(path: &Path) -> io::Result<()> {
+    let mut stream = UnixStream::connect(path)?;
+    be_patient(&stream)?;
+    stream.write_all(&[PING])?;
+    stream.read_exact(&mut [0])
 }
 
 fn be_patient(stream: &UnixStream) -> io::Result<()> {
@@ -156,6 +177,26 @@ mod tests {
         }
         stop.store(true, Ordering::Relaxed);
         client.await.expect("no panic").expect("never refused");
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn who_only_asks_takes_nothing() {
+        let fixture = Fixture::new();
+        let running = start(&fixture);
+        let path = path(&fixture.gate.facts.home);
+        let asked = async || {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || ping(&path)).await.expect("no panic")
+        };
+        let answered = async {
+            while asked().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within("an answer", answered).await;
+        asked().await.expect("answers again");
+        assert!(!running.is_finished());
         running.abort();
     }
 

@@ -83,6 +83,12 @@ pub fn hands_over(home: &Path) -> bool {
     handover::path(home).exists()
 }
 
+/// Whether the gate that runs in this home says nothing though it takes connections. Blocks, for seconds at most.
+pub fn is_silent(home: &Path) -> bool {
+    let silences = [io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock];
+    handover::ping(&handover::path(home)).is_err_and(|error| silences.contains(&error.kind()))
+}
+
 fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)

@@ -55,6 +55,9 @@ pub(crate) fn raise_descriptors() -> u64 {
 /// More than anybody has needed; memory is finite too.
 const MOST: u64 = 16_384;
 
+/// Connections of one pod or node to the AWS endpoint. SDKs keep ten or so each.
+const ENDPOINT_OF_PEER: usize = 64;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     pools: [Pool; Kind::ALL.len()],
@@ -86,7 +89,12 @@ impl Budget {
         Limits {
             of_kind: pool.left.clone(),
             of_listener: Arc::new(Semaphore::new(most)),
-            of_peer: if many_peers { most.div_ceil(4) } else { most },
+            of_peer: match kind {
+                // The service behind it has places of its own, fewer than a pod could take here.
+                Kind::Endpoints => most.min(ENDPOINT_OF_PEER),
+                _ if many_peers => most.div_ceil(4),
+                _ => most,
+            },
             peers: Peers::default(),
         }
     }

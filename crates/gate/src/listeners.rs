@@ -32,6 +32,8 @@ use tokio::task::JoinHandle;
 const RETRY: Duration = Duration::from_millis(100);
 /// Namespaces come and go without a change of the state.
 const RESYNC: Duration = Duration::from_secs(1);
+/// What could not be opened for so long is told, and tried again less often.
+const LATE: Duration = Duration::from_secs(10);
 /// What is under way when a successor takes over may go on for so long: a `kubectl exec` to its end, mostly.
 const RETIREMENT: Duration = Duration::from_secs(5 * 60);
 
@@ -102,7 +104,15 @@ pub(crate) struct Listeners {
     to_endpoint: Arc<Way>,
     /// By key; the ports of a balancer have one in common.
     balancers: BTreeMap<String, Arc<Balancer>>,
+    /// Of listeners that cannot be opened, since when.
+    missing: BTreeMap<Place, Missing>,
     drain: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Missing {
+    since: Instant,
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -136,6 +146,7 @@ impl Listeners {
             ways: BTreeMap::new(),
             to_endpoint: Arc::new(Way::to_endpoint(endpoint)),
             balancers: BTreeMap::new(),
+            missing: BTreeMap::new(),
             drain: watch::Sender::new(false),
         }
     }
@@ -160,7 +171,8 @@ impl Listeners {
             tokio::select! {
                 () = change(&mut head, wait) => {}
                 Ok((stream, _)) = successors.accept() => match self.give(stream).await {
-                    Ok(()) => break,
+                    Ok(true) => break,
+                    Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "a successor did not take over; going on"),
                 },
             }
@@ -169,7 +181,7 @@ impl Listeners {
         self.retire(&mut head).await;
     }
 
-    async fn give(&self, stream: UnixStream) -> io::Result<()> {
+    async fn give(&self, stream: UnixStream) -> io::Result<bool> {
         let stream = stream.into_std()?;
         let sockets: Vec<Given> = self
             .running
@@ -207,17 +219,31 @@ impl Listeners {
         });
         self.ways.retain(|_, way| Arc::strong_count(way) > 1);
         self.balancers.retain(|_, balancer| Arc::strong_count(balancer) > 1);
+        self.missing.retain(|place, _| wanted.contains(place));
         let mut complete = true;
         for place in wanted {
             if self.running.contains_key(&place) {
                 continue;
             }
-            if let Err(error) = open(&place).and_then(|socket| self.start(place.clone(), socket)) {
-                complete = false;
-                tracing::debug!(%place, %error, "not yet");
+            match open(&place).and_then(|socket| self.start(place.clone(), socket)) {
+                Ok(()) => drop(self.missing.remove(&place)),
+                Err(error) => complete &= self.note_missing(&place, &error),
             }
         }
         complete
+    }
+
+    /// Whether it has been missing for so long that nobody hurries any more. Its address or its namespace is being made
+    /// when it begins.
+    fn note_missing(&mut self, place: &Place, error: &io::Error) -> bool {
+        let new = || Missing { since: Instant::now(), told: false };
+        let missing = self.missing.entry(place.clone()).or_insert_with(new);
+        let is_late = missing.since.elapsed() >= LATE;
+        if is_late && !missing.told {
+            tracing::warn!(%place, %error, "cannot be opened; trying again");
+        }
+        missing.told |= is_late;
+        is_late
     }
 
     fn start(&mut self, place: Place, socket: OwnedFd) -> io::Result<()> {
@@ -256,6 +282,8 @@ impl Listeners {
             }
             (Role::Balancer { balancer }, Socket::Tcp(tcp)) => {
                 let (balancer, port) = (self.balancer(&balancer), place.address.port());
+                // All ports of a balancer share what one listener of others has.
+                let terms = Terms { limits: balancer.limits.clone(), ..terms };
                 tokio::spawn(balancer::serve(terms, gate, balancer, port, tcp))
             }
             (_, Socket::Tcp(_) | Socket::Udp(_) | Socket::Given) => {
@@ -277,8 +305,8 @@ impl Listeners {
     }
 
     fn balancer(&mut self, key: &str) -> Arc<Balancer> {
-        let gate = &self.gate;
-        let started = || Balancer::start(gate.clone(), key.to_owned());
+        let (gate, limits) = (&self.gate, self.budget.limits(Kind::Balancers, true));
+        let started = || Balancer::start(gate.clone(), key.to_owned(), limits);
         self.balancers.entry(key.to_owned()).or_insert_with(started).clone()
     }
 
@@ -347,7 +375,7 @@ impl Listeners {
     }
 }
 
-/// Of the host and of the VPC alike.
+/// In the VPC's router alone, to which the host has a route.
 fn add_balancer(
     key: &str,
     balancer: &LoadBalancer,
@@ -357,13 +385,11 @@ fn add_balancer(
     if balancer.deleting {
         return;
     }
+    let Some(router) = routers.get(&balancer.vpc) else { return };
     for port in &balancer.ports {
         let role = Role::Balancer { balancer: key.to_owned() };
         let address = at(balancer.address, port.port);
-        places.push(Place { namespace: None, address, role: role.clone() });
-        if let Some(router) = routers.get(&balancer.vpc) {
-            places.push(Place { namespace: Some(router.clone()), address, role });
-        }
+        places.push(Place { namespace: Some(router.clone()), address, role });
     }
 }
 

@@ -3,11 +3,13 @@
 //! # Guarantees
 //! - A connection on which nothing moves is left open for as long as both sides are there (a watch is silent for
 //!   hours), holds no buffer, and TCP keepalive tells when a side is not there any more.
-//! - When one direction has ended the other has [`LAST_WORDS`] to end too; it is not half open for ever.
+//! - When one direction has ended the other may go on for as long as something moves, and ends after [`LAST_WORDS`] of
+//!   silence; it is not half open for ever.
 
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -31,20 +33,32 @@ async fn between(mut client: TcpStream, mut server: TcpStream, last_words: Durat
     }
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let (up, down) = (pump(from_client, to_server), pump(from_server, to_client));
+    let (risen, fallen) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (up, down) = (pump(from_client, to_server, &risen), pump(from_server, to_client, &fallen));
     tokio::pin!(up, down);
     // A side that breaks off is how connections end; then both are closed.
     tokio::select! {
         ended = &mut up => if ended.is_ok() {
-            let _ = tokio::time::timeout(last_words, down).await;
+            while_moving(down, &fallen, last_words).await;
         },
         ended = &mut down => if ended.is_ok() {
-            let _ = tokio::time::timeout(last_words, up).await;
+            while_moving(up, &risen, last_words).await;
         },
     }
 }
 
-async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+/// Until it ends, or nothing has moved for so long.
+async fn while_moving(mut pump: impl Future<Output = io::Result<()>> + Unpin, moved: &AtomicU64, silence: Duration) {
+    loop {
+        let before = moved.load(Ordering::Relaxed);
+        let ended = tokio::time::timeout(silence, &mut pump).await.is_ok();
+        if ended || moved.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
+async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, moved: &AtomicU64) -> io::Result<()> {
     loop {
         from.readable().await?;
         // Made when there is something to carry, and kept for as long as more comes at once.
@@ -53,7 +67,10 @@ async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
             buffer.clear();
             match from.try_read_buf(&mut buffer) {
                 Ok(0) => return to.shutdown().await,
-                Ok(_) => to.write_all(&buffer).await?,
+                Ok(_) => {
+                    to.write_all(&buffer).await?;
+                    moved.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
@@ -117,6 +134,23 @@ mod tests {
         assert_eq!(client.read(&mut [0]).await.expect("end"), 0);
         let gone = tokio::time::timeout(Duration::from_secs(5), server.read(&mut [0])).await;
         assert!(matches!(gone.expect("closed"), Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_takes_long_arrives_whole() {
+        let (mut client, mut server) = spliced(Duration::from_millis(200)).await;
+        client.shutdown().await.expect("ended");
+        let answer = async {
+            for _ in 0..20 {
+                server.write_all(b"x").await.expect("sent");
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            server.shutdown().await.expect("ended");
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(answer, client.read_to_end(&mut got));
+        read.expect("read");
+        assert_eq!(got.len(), 20);
     }
 
     #[tokio::test]

@@ -45,8 +45,9 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
 
     /// A further address of a namespace, or of the host, by itself.
-    fn ensure_address(&self, namespace: Option<&str>, address: std::net::Ipv4Addr) -> Result<(), HostError>;
-    fn remove_address(&self, namespace: Option<&str>, address: std::net::Ipv4Addr) -> Result<(), HostError>;
+    /// An address of the router's, to which the host has a way. The router is there.
+    fn ensure_balancer(&self, router: &RouterSpec, address: std::net::Ipv4Addr) -> Result<(), HostError>;
+    fn remove_balancer(&self, router: &RouterSpec, address: std::net::Ipv4Addr) -> Result<(), HostError>;
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError>;
     /// The file as large as asked for, or larger; an attached one's device follows.

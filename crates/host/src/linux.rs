@@ -212,12 +212,12 @@ impl Host for LinuxHost {
         self.cgroups.group(self.names.cgroup()).remove()
     }
 
-    fn ensure_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
-        network::ensure_address(namespace, address)
+    fn ensure_balancer(&self, router: &RouterSpec, address: Ipv4Addr) -> Result<(), HostError> {
+        network::ensure_balancer(router, address)
     }
 
-    fn remove_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
-        network::remove_address(namespace, address)
+    fn remove_balancer(&self, router: &RouterSpec, address: Ipv4Addr) -> Result<(), HostError> {
+        network::remove_balancer(router, address)
     }
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError> {

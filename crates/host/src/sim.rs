@@ -21,8 +21,8 @@ pub struct Inventory {
     /// By router and link.
     pub interfaces: BTreeSet<(String, String)>,
     pub disks: BTreeSet<PathBuf>,
-    /// Further ones, by namespace.
-    pub addresses: BTreeSet<(Option<String>, Ipv4Addr)>,
+    /// Load balancers', by router.
+    pub balancers: BTreeSet<(String, Ipv4Addr)>,
     /// Volumes and snapshots, with their sizes.
     pub volumes: BTreeMap<PathBuf, u64>,
     /// Volumes that instances have.
@@ -147,12 +147,12 @@ impl Host for SimHost {
         Ok(())
     }
 
-    fn ensure_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
-        self.change(|i| i.addresses.insert((namespace.map(str::to_owned), address))).map(drop)
+    fn ensure_balancer(&self, router: &RouterSpec, address: Ipv4Addr) -> Result<(), HostError> {
+        self.change(|i| i.balancers.insert((router.namespace.clone(), address))).map(drop)
     }
 
-    fn remove_address(&self, namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
-        self.change(|i| i.addresses.remove(&(namespace.map(str::to_owned), address))).map(drop)
+    fn remove_balancer(&self, router: &RouterSpec, address: Ipv4Addr) -> Result<(), HostError> {
+        self.change(|i| i.balancers.remove(&(router.namespace.clone(), address))).map(drop)
     }
 
     fn ensure_disk(&self, spec: &DiskSpec) -> Result<(), HostError> {

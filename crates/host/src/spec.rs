@@ -88,6 +88,8 @@ pub struct RouterSpec {
     pub cidr: Prefix,
     /// Addresses that are the router itself: service address, gateways, resolver, instance metadata.
     pub own_addresses: Vec<Ipv4Addr>,
+    /// Load balancers' addresses are of this range.
+    pub balancers: Prefix,
     pub mtu: u32,
 }
 

@@ -3,6 +3,7 @@
 use crate::cgroup;
 use crate::config::{self, Facts};
 use crate::files;
+use crate::health;
 use crate::metadata::Metadata;
 use crate::supervise::{Service, Supervisor, block_signals};
 use crate::user_data::{self, UserData};
@@ -24,14 +25,19 @@ pub(crate) fn run() -> io::Result<()> {
     run_scripts(&data.scripts)?;
     say("configured");
     let containerd = vec!["--config".to_owned(), config::CONTAINERD_CONFIG.to_owned()];
-    supervisor.start(Service::new("containerd", "/usr/local/bin/containerd", containerd));
+    let service = Service::new("containerd", "/usr/local/bin/containerd", containerd);
+    supervisor.start(service.with_alarm(health::watch(health::containerd)?));
     let own = std::env::current_exe()?.to_string_lossy().into_owned();
     supervisor.start(Service::new("csi", &own, vec!["csi".to_owned()]));
     let up = || UnixStream::connect(config::CONTAINERD_SOCKET).is_ok();
     if supervisor.run_until(up)? {
         say("containerd answers");
         let flags = config::kubelet_flags(&facts, &data.node.spec);
-        supervisor.start(Service::new("kubelet", "/usr/local/bin/kubelet", flags));
+        let mut service = Service::new("kubelet", "/usr/local/bin/kubelet", flags);
+        if let Some(address) = config::kubelet_health(&data.node.spec) {
+            service = service.with_alarm(health::watch(move || health::kubelet(address))?);
+        }
+        supervisor.start(service);
         supervisor.run()?;
     }
     say("stopping");

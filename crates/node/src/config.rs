@@ -4,7 +4,7 @@ use crate::user_data::{KubeletOptions, NodeSpec};
 use ekstra_domain::ec2::{InstanceType, instance_type};
 use ekstra_domain::prefix::Prefix;
 use serde_json::{Value, json};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 pub(crate) const CA_FILE: &str = "/etc/kubernetes/pki/ca.crt";
 pub(crate) const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
@@ -173,6 +173,9 @@ pub(crate) fn kubelet(facts: &Facts, spec: &NodeSpec) -> Value {
         // A volume is mounted only after the node's status has said that it is in use; at the default of 10 s, a pod
         // with a volume waits 5 s for that.
         "nodeStatusUpdateFrequency": "1s",
+        // Without this, the status would be sent as often as it is looked at, changed or not: at ten times the cost of
+        // an idle cluster.
+        "nodeStatusReportFrequency": "5m",
         "oomScoreAdj": 0,
         "protectKernelDefaults": true,
         "providerID": format!("aws:///{}/{}", facts.zone, facts.instance_id),
@@ -213,6 +216,16 @@ pub(crate) fn kubelet_flags(facts: &Facts, spec: &NodeSpec) -> Vec<String> {
     flags
 }
 
+/// Where the kubelet says how it is; `None` if its owner turned that off or moved it by flags, which are theirs.
+pub(crate) fn kubelet_health(spec: &NodeSpec) -> Option<SocketAddr> {
+    let option = |name: &str| spec.kubelet.config.get(name);
+    let port = option("healthzPort").map_or(Some(10248), Value::as_u64)?;
+    let address = option("healthzBindAddress").map_or(Some("127.0.0.1"), Value::as_str)?;
+    let is_moved = spec.kubelet.flags.iter().any(|flag| flag.starts_with("--healthz-"));
+    let port = u16::try_from(port).ok().filter(|port| *port != 0 && !is_moved)?;
+    Some(SocketAddr::new(address.parse().ok()?, port))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +260,18 @@ mod tests {
         assert_eq!(config["providerID"], "aws:///us-east-1a/i-1");
         assert_eq!(config["kubeReserved"], json!({"cpu": "70m", "memory": "574Mi"}));
         assert_eq!(kubelet_flags(&facts(), &data.node.spec).last().map(String::as_str), Some("--v=2"));
+    }
+
+    #[test]
+    fn the_kubelet_is_asked_where_its_owner_put_it() {
+        let asked = |kubelet: &str| {
+            let text = format!("spec: {{kubelet: {{{kubelet}}}}}");
+            kubelet_health(&user_data::parse(&text).expect("parses").node.spec).map(|a| a.to_string())
+        };
+        assert_eq!(asked("").as_deref(), Some("127.0.0.1:10248"));
+        assert_eq!(asked("config: {healthzPort: 7}").as_deref(), Some("127.0.0.1:7"));
+        assert_eq!(asked("config: {healthzPort: 0}"), None);
+        assert_eq!(asked("flags: [--healthz-port=7]"), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod cgroup;
 mod config;
 mod csi;
 mod files;
+mod health;
 mod metadata;
 mod supervise;
 mod token;

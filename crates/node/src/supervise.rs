@@ -2,6 +2,7 @@
 //!
 //! Invariant: only this module waits for children. PID 1 inherits every orphan of the instance, so it waits for any.
 
+use crate::health::Alarm;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -28,6 +29,8 @@ pub(crate) struct Service {
     started: Instant,
     failures: u32,
     next_start: Option<Instant>,
+    /// Goes off when it runs but does not answer.
+    alarm: Option<Alarm>,
 }
 
 impl Service {
@@ -40,6 +43,24 @@ impl Service {
             started: Instant::now(),
             failures: 0,
             next_start: None,
+            alarm: None,
+        }
+    }
+
+    pub(crate) fn with_alarm(self, alarm: Alarm) -> Self {
+        Self { alarm: Some(alarm), ..self }
+    }
+
+    /// Ends it if it hangs; that it has ended is then seen as ever. Who has just been started, perhaps after a long
+    /// silence, is given time.
+    fn end_if_hung(&self, now: Instant) {
+        let is_hung = self.alarm.as_ref().is_some_and(Alarm::take);
+        let Some(pid) = self.pid.filter(|_| now.saturating_duration_since(self.started) >= HEALTHY) else {
+            return;
+        };
+        if is_hung {
+            eprintln!("ekstra-node: {} does not answer: ending it", self.name);
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 
@@ -137,6 +158,7 @@ impl Supervisor {
         while !self.stopping {
             self.reap();
             self.restart_due();
+            self.services.iter().for_each(|service| service.end_if_hung(Instant::now()));
             self.wait(Duration::from_secs(2))?;
         }
         Ok(())
@@ -214,6 +236,28 @@ mod tests {
         let later = service.started + HEALTHY;
         service.failed("ended", later);
         assert_eq!(delay(&service, later), 1);
+    }
+
+    #[test]
+    fn one_that_hangs_is_ended_and_started_again() {
+        let mut supervisor = Supervisor::new(SignalFd::new(&SigSet::empty()).expect("a descriptor"));
+        let alarm = Alarm::default();
+        let sleeping = Service::new("kubelet", "/bin/sleep", vec!["600".into()]).with_alarm(alarm.clone());
+        supervisor.start(sleeping);
+        let first = supervisor.services[0].pid.expect("runs");
+        kill(first, Signal::SIGSTOP).expect("stopped");
+        let later = Instant::now() + HEALTHY;
+        let lives = || matches!(waitpid(first, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive));
+        supervisor.services[0].end_if_hung(later);
+        assert!(lives(), "nobody complained");
+        alarm.raise();
+        supervisor.services[0].end_if_hung(Instant::now());
+        supervisor.services[0].end_if_hung(later);
+        assert!(lives(), "the complaint was about the one before it");
+        alarm.raise();
+        supervisor.services[0].end_if_hung(later);
+        assert!(matches!(waitpid(first, None), Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))));
+        assert!(!alarm.take(), "it is told once");
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub fn router_spec(settings: &Settings, names: &Names, vpc: &Vpc, subnets: &[Sub
         transit: transit(settings, number)?,
         cidr: vpc.cidr,
         own_addresses,
+        balancers: settings.balancers(),
         mtu: settings.mtu,
     })
 }

@@ -2,6 +2,7 @@
 
 use super::Files;
 use crate::Eks;
+use crate::liveness::ETCD_HEALTH_PORT;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_host::{ChildId, ChildSpec, Limits};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,7 @@ pub(crate) fn etcd(files: &Files) -> Vec<String> {
         flag("listen-peer-urls", peer),
         flag("initial-advertise-peer-urls", peer),
         flag("initial-cluster", format_args!("default={peer}")),
+        flag("listen-metrics-urls", format_args!("http://127.0.0.1:{ETCD_HEALTH_PORT}")),
         flag("quota-backend-bytes", 8_u64 << 30),
         flag("client-cert-auth", true),
         file(files, "cert-file", "etcd.crt"),

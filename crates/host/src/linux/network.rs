@@ -89,7 +89,7 @@ fn write_settings(namespace: &str, settings: &[(&str, &str)]) -> Result<(), Host
 }
 
 fn router_rules(spec: &RouterSpec) -> String {
-    let cidr = spec.cidr;
+    let RouterSpec { cidr, balancers, transit: (host, _), .. } = spec;
     format!(
         "table ip vpc
 delete table ip vpc
@@ -102,6 +102,7 @@ table ip vpc {{
     type filter hook input priority filter; policy drop;
     iifname \"lo\" accept
     iifname \"e-*\" accept
+    iifname \"{ROUTER_UPLINK}\" ip saddr {host} ip daddr {balancers} accept
     ct state established,related accept
   }}
   chain forward {{
@@ -231,7 +232,7 @@ const HOST_CHAINS: usize = 3;
 /// Routers reach the outside, and nothing else: not this host, not each other, not link-local addresses.
 fn host_rules(names: &Names, spec: &ServiceAddress) -> String {
     let (table, uplinks) = (names.table(), names.uplinks());
-    let ServiceAddress { address, transit, balancers } = spec;
+    let ServiceAddress { address, transit, .. } = spec;
     format!(
         "table ip {table}
 delete table ip {table}
@@ -241,7 +242,6 @@ table ip {table} {{
     iifname \"{uplinks}\" ct state established,related accept
     iifname \"{uplinks}\" drop
     iifname != \"lo\" ip daddr {address} drop
-    iifname != \"lo\" ip daddr {balancers} drop
   }}
   chain forward {{
     type filter hook forward priority filter - 10; policy accept;
@@ -269,8 +269,23 @@ pub(crate) fn remove_service_address(names: &Names, spec: &ServiceAddress) -> Re
     if ip(&["-4", "route", "show", "type", "unreachable"])?.contains(&format!("unreachable {range} ")) {
         ip(&["route", "del", "unreachable", &range])?;
     }
-    let ours = |address: &Ipv4Addr| *address == spec.address || spec.balancers.contains(*address);
-    addresses(None)?.into_iter().filter(ours).try_for_each(|address| remove_address(None, address))
+    remove_address(None, spec.address)
+}
+
+/// The router's own, so that no program on the host is in the way, nor it in theirs: one that listens on every address of
+/// the host would have the balancer's port too.
+pub(crate) fn ensure_balancer(router: &RouterSpec, address: Ipv4Addr) -> Result<(), HostError> {
+    ensure_address(Some(&router.namespace), address)?;
+    let ((host, gateway), uplink) = (router.transit, &router.uplink);
+    ip_batch(None, &[format!("route replace {address}/32 via {gateway} dev {uplink} src {host}")])
+}
+
+pub(crate) fn remove_balancer(router: &RouterSpec, address: Ipv4Addr) -> Result<(), HostError> {
+    // A route goes with its link.
+    if !ip(&["-4", "route", "show", "exact", &format!("{address}/32")])?.is_empty() {
+        ip(&["route", "del", &format!("{address}/32")])?;
+    }
+    remove_address(Some(&router.namespace), address)
 }
 
 /// Of a namespace's `lo`, or the host's.
@@ -285,13 +300,13 @@ fn addresses(namespace: Option<&str>) -> Result<Vec<Ipv4Addr>, HostError> {
     Ok(held.collect())
 }
 
-pub(crate) fn ensure_address(namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+fn ensure_address(namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
     // On the host it is nobody else's business: `scope host` keeps it out of what the host says of itself.
     let scope = if namespace.is_none() { " scope host" } else { "" };
     ip_batch(namespace, &[format!("addr replace {address}/32 dev lo{scope}")])
 }
 
-pub(crate) fn remove_address(namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
+fn remove_address(namespace: Option<&str>, address: Ipv4Addr) -> Result<(), HostError> {
     if namespace.is_some_and(|name| !netns::path(name).exists()) || !addresses(namespace)?.contains(&address)
     {
         return Ok(());
@@ -310,6 +325,7 @@ mod tests {
             transit: ([198, 18, 0, 0].into(), [198, 18, 0, 1].into()),
             cidr: "172.31.0.0/16".parse().expect("valid"),
             own_addresses: Vec::new(),
+            balancers: "198.19.0.0/24".parse().expect("valid"),
             mtu: 1500,
         }
     }
