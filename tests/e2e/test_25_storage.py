@@ -1,10 +1,12 @@
 """Volumes: EC2's operations, and the storage driver that uses them."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from ekstra_service import SLEEP, output, wait
+from ekstra_service import BINARY, SLEEP, holds, output, wait
 
 
 def claim(name, size="1Gi", storage_class="gp3", modes=("ReadWriteOnce",), **spec):
@@ -207,6 +209,143 @@ def test_a_snapshot_is_of_its_moment(service, data):
     assert ec2.describe_snapshots()["Snapshots"] == []
     wait("its file gone", lambda: (not (left := list(Path(service.home, "snapshots").glob("*"))), left), 20)
     service.exec("writer", "echo again > /data/again; sync")
+
+
+def snapshot(name, claim_name):
+    return {
+        "apiVersion": "snapshot.storage.k8s.io/v1",
+        "kind": "VolumeSnapshot",
+        "metadata": {"name": name},
+        "spec": {"volumeSnapshotClassName": "ebs", "source": {"persistentVolumeClaimName": claim_name}},
+    }
+
+
+def snapshot_status(service, name):
+    return service.kubectl_json("get", "volumesnapshot", name).get("status", {})
+
+
+def test_snapshots_at_once_and_a_content_taken_away(service, data):
+    """Two copies of one volume while its pod writes; then a bound content is deleted by hand."""
+    service.apply(snapshot("one", data), snapshot("two", data))
+    for name in ("one", "two"):
+        wait(name, lambda: ((s := snapshot_status(service, name)).get("readyToUse"), s), 60)
+        service.exec("writer", f"echo x > /data/{name}; sync", timeout=20)
+    content = snapshot_status(service, "one")["boundVolumeSnapshotContentName"]
+    handle = lambda: service.kubectl_json("get", "volumesnapshotcontent", content)["status"]["snapshotHandle"]  # noqa: E731
+    before = handle()
+    service.kubectl("delete", "volumesnapshotcontent", content, "--wait=false")
+    holds("the bound snapshot", lambda: (handle() == before, handle()), 3)
+    assert len(service.client("ec2").describe_snapshots(OwnerIds=["self"])["Snapshots"]) == 2
+    # What EC2 has lost is told, and not taken anew of another moment.
+    other = snapshot_status(service, "two")["boundVolumeSnapshotContentName"]
+    lost = service.kubectl_json("get", "volumesnapshotcontent", other)["status"]["snapshotHandle"]
+    service.client("ec2").delete_snapshot(SnapshotId=lost)
+    service.kubectl("annotate", "volumesnapshotcontent", other, "look=again")
+    wait("told", lambda: ("does not exist" in (s := snapshot_status(service, "two")).get("error", {}).get("message", ""), s), 30)
+    assert len(service.client("ec2").describe_snapshots(OwnerIds=["self"])["Snapshots"]) == 1
+    service.kubectl("delete", "volumesnapshot", "one", "two", timeout=60)
+    assert service.client("ec2").describe_snapshots(OwnerIds=["self"])["Snapshots"] == []
+
+
+def test_a_claim_that_goes_while_its_snapshot_is_taken(service, cluster):
+    service.apply(claim("brief"))
+    service.run_pod("brief", f"echo kept > /data/kept; sync; {SLEEP}", **with_volume("brief"))
+    service.apply(snapshot("brief", "brief"))
+    service.kubectl("delete", "pod,pvc", "brief", "--grace-period=1", "--wait=false")
+    wait("the snapshot", lambda: ((s := snapshot_status(service, "brief")).get("readyToUse"), s), 60)
+    gone = lambda: service.kubectl("get", "pvc", "brief", "--ignore-not-found", "-o", "name").stdout  # noqa: E731
+    wait("the claim is gone", lambda: (not gone(), gone()), 60)
+    source = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "brief"}
+    service.apply(claim("revived", dataSource=source))
+    service.run_pod("revived", SLEEP, **with_volume("revived"))
+    assert service.exec("revived", "cat /data/kept").stdout == "kept\n"
+    end_pod(service, "revived")
+    service.kubectl("delete", "pvc", "revived")
+    service.kubectl("delete", "volumesnapshot", "brief", timeout=60)
+
+
+def test_what_is_kept_is_kept(service, cluster):
+    """Policy Retain, and a PersistentVolume that is deleted by hand."""
+    service.apply(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "kept"},
+            "provisioner": "ebs.csi.aws.com",
+            "reclaimPolicy": "Retain",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        },
+        claim("precious", storage_class="kept"),
+    )
+    service.run_pod("precious", f"echo kept > /data/kept; sync; {SLEEP}", **with_volume("precious"))
+    volume = volume_of(service, "precious")
+    pv = service.kubectl_json("get", "pvc", "precious")["spec"]["volumeName"]
+    end_pod(service, "precious")
+    service.kubectl("delete", "pvc", "precious")
+    service.kubectl("delete", "pv", pv, timeout=60)
+    ec2 = service.client("ec2")
+    state = lambda: ec2.describe_volumes(VolumeIds=[volume["VolumeId"]])["Volumes"][0]["State"]  # noqa: E731
+    wait("available", lambda: (state() == "available", state()), 30)
+    # Longer than the sweep's period.
+    holds("the volume", lambda: (state() == "available", state()), 25, 2)
+    # And it can be had again, by hand.
+    handle = {"driver": "ebs.csi.aws.com", "volumeHandle": volume["VolumeId"], "fsType": "ext4"}
+    zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [volume["AvailabilityZone"]]}
+    service.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "again"},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "csi": handle,
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [zone]}]}},
+            },
+        },
+        claim("again", storage_class="", volumeName="again"),
+    )
+    service.run_pod("again", SLEEP, **with_volume("again"))
+    assert service.exec("again", "cat /data/kept").stdout == "kept\n"
+    # A claim that names a volume which is another's gets nothing of it.
+    service.apply(claim("thief", "3Gi", storage_class="", volumeName="again"))
+    holds("its size", lambda: ((v := ec2.describe_volumes(VolumeIds=[volume["VolumeId"]])["Volumes"][0])["Size"] == 1, v), 2)
+    end_pod(service, "again")
+    service.kubectl("delete", "pvc", "again", "thief")
+    service.kubectl("delete", "pv", "again", timeout=60)
+    wait("available", lambda: (state() == "available", state()), 30)
+    ec2.delete_volume(VolumeId=volume["VolumeId"])
+    service.kubectl("delete", "storageclass", "kept")
+
+
+def test_a_frozen_file_system_thaws_with_whoever_froze_it(service, data):
+    (point,) = [line.split()[1] for line in instance_mounts(service, "writer") if line.split()[1].endswith("/globalmount")]
+    directory = os.open(instance_root(service, "writer") + point, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        holder = subprocess.Popen([BINARY, "freeze"], stdin=directory, stdout=subprocess.PIPE)
+    finally:
+        os.close(directory)
+    try:
+        assert holder.stdout.readline() == b"frozen\n"
+        write = "timeout 2 sh -c 'echo x > /data/frozen; sync' && echo written"
+        assert "written" not in service.exec("writer", write, check=False, timeout=30).stdout
+    finally:
+        # As when it is killed: nobody reads any more.
+        holder.stdout.close()
+        holder.wait(10)
+    assert "written" in service.exec("writer", write, timeout=30).stdout
+
+
+def instance_root(service, pod_name):
+    """Where this machine sees the root of the instance that a pod runs on."""
+    node = service.kubectl_json("get", "node", node_of(service, pod_name))
+    instance = node["spec"]["providerID"].rsplit("/", 1)[-1]
+    return f"/proc/{json.loads(Path(service.home, 'run', f'{instance}.pid').read_text())['pid']}/root"
+
+
+def instance_mounts(service, pod_name):
+    return Path(instance_root(service, pod_name)).parent.joinpath("mounts").read_text().splitlines()
 
 
 def test_a_volume_follows_its_pod_to_another_node(service, cluster, data):

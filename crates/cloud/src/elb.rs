@@ -143,7 +143,8 @@ impl BalancerReconciler {
         let router = router.and_then(|router| Some((netns::identity(&router.namespace)?, router)));
         let Some((identity, router)) = router else { return Ok(Next::After(NO_ROUTER)) };
         let placed = || self.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_placed = |(there, at): &(netns::Identity, Instant)| *there == identity && at.elapsed() < PLACED_FOR;
+        let is_placed =
+            |(there, at): &(netns::Identity, Instant)| *there == identity && at.elapsed() < PLACED_FOR;
         if !placed().get(key).is_some_and(is_placed) {
             let address = balancer.address;
             on_host(&self.host, move |host| host.ensure_balancer(&router, address)).await?;

@@ -23,7 +23,7 @@ struct World {
 async fn world() -> World {
     let env = TestEnv::new().await;
     let volumes = VolumeReconciler { cloud: env.cloud.clone(), host: env.host.clone() };
-    let snapshots = SnapshotReconciler { cloud: env.cloud.clone(), host: env.host.clone() };
+    let snapshots = SnapshotReconciler::new(env.cloud.clone(), env.host.clone());
     World { env, volumes, snapshots }
 }
 

@@ -8,7 +8,7 @@ mod update;
 mod validate;
 
 pub use cluster::{
-    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, VpcAccess,
+    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
 };
 pub use nodegroup::{NodeChange, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};
 pub use plan_cluster::{ClusterAction, ObservedCluster, plan_cluster};

@@ -2,6 +2,7 @@
 
 use crate::Eks;
 use crate::control_plane::{flags, keys as pki};
+use crate::etcd::{self, EtcdError};
 use crate::restarts::Restarts;
 use crate::{bootstrap, kubernetes, storage, updates};
 use ekstra_cloud::ec2::network::{interface_spec, router_of};
@@ -10,7 +11,7 @@ use ekstra_cloud::on_host;
 use ekstra_domain::ec2::{Interface, Subnet};
 use ekstra_domain::eks::{
     CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, HealthIssue, Nodegroup,
-    ObservedCluster, plan_cluster,
+    ObservedCluster, Restored, plan_cluster,
 };
 use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
@@ -25,6 +26,9 @@ use std::time::Duration;
 
 /// How often a starting API server is asked.
 const POLL: Duration = Duration::from_millis(40);
+const ETCD: &str = CONTROL_PLANE_PROGRAMS[0];
+/// Starts of etcd in a row that all came to nothing: enough for whatever passes by itself.
+const HOPELESS: u32 = 3;
 /// etcd closes its files well in this time.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -58,6 +62,10 @@ pub enum ClusterError {
     Unrecorded(String),
     #[error("built-in objects: {0}")]
     Bootstrap(String),
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    #[error("etcd's data are damaged, and there is no snapshot of them yet; see the log {log}")]
+    Damaged { log: String },
 }
 
 impl Reconciler for ClusterReconciler {
@@ -174,6 +182,9 @@ impl ClusterReconciler {
         observed.networked = self.ends(cluster, slot).is_some_and(|ends| {
             self.networked.lock().unwrap_or_else(PoisonError::into_inner).get(&slot.id) == Some(&ends)
         });
+        observed.data_damaged = !observed.running.iter().any(|program| program == ETCD)
+            && self.restarts.row(&slot.child(ETCD)) >= HOPELESS
+            && self.is_damaged(slot).await;
         let namespace = netns::path(&slot.namespace).exists();
         observed.leftovers = namespace || self.eks.slot_directory(&slot.id).exists();
         if observed.keys_on_disk && observed.running.iter().any(|p| p == "kube-apiserver") {
@@ -196,6 +207,7 @@ impl ClusterReconciler {
             ClusterAction::MakeKeys => self.make_keys(slot).await,
             ClusterAction::MakeNetwork => self.make_network(cluster, slot).await,
             ClusterAction::Start(program) => self.start(cluster, slot, program).await,
+            ClusterAction::RestoreData => self.restore_data(key, cluster, slot).await,
             ClusterAction::AwaitReady => Ok(()),
             ClusterAction::Bootstrap => self.bootstrap(cluster, slot).await,
             ClusterAction::MarkActive => self.mark_active(key).await,
@@ -302,10 +314,67 @@ impl ClusterReconciler {
         let executable = blocking(move || programs.control_plane(program, &version))
             .await
             .map_err(ClusterError::Program)?;
+        if program == ETCD {
+            self.prepare_data(cluster, slot).await?;
+        }
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
         on_host(&self.eks.host, move |host| host.ensure_child(&spec)).await?;
         self.restarts.note(&slot.child(program), self.eks.cloud.env.now_ms());
         Ok(())
+    }
+
+    /// Finishes a restore that was interrupted. Data that are not there, though there is a snapshot of them, were left
+    /// out of a backup.
+    async fn prepare_data(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
+        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
+        let (files, now) = (self.eks.files(&slot.id), self.eks.cloud.env.now_ms());
+        blocking(move || {
+            etcd::finish(&files)?;
+            if !files.etcd_data().exists() {
+                let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
+                etcd::restore(&files, &tool, now)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// By etcd's own last words.
+    async fn is_damaged(&self, slot: &ControlPlaneSlot) -> bool {
+        let log = flags::log(&self.eks, slot, ETCD);
+        blocking(move || etcd::is_damaged(&log)).await.unwrap_or(false)
+    }
+
+    async fn restore_data(
+        &self,
+        key: &str,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+    ) -> Result<(), ClusterError> {
+        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
+        let (files, now) = (self.eks.files(&slot.id), self.eks.cloud.env.now_ms());
+        let restored = blocking(move || {
+            let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
+            Ok::<_, ClusterError>(etcd::restore(&files, &tool, now)?)
+        });
+        let Some(snapshot_ms) = restored.await? else {
+            let log = format!("{}-{ETCD}", slot.id);
+            return Err(ClusterError::Damaged { log });
+        };
+        tracing::warn!(
+            cluster = cluster.name,
+            snapshot_ms,
+            "etcd's data were damaged; restored from a snapshot"
+        );
+        self.restarts.forget(&slot.child(ETCD));
+        let body = |txn: &mut Txn| {
+            if let Some(mut cluster) = txn.get::<Cluster>(key)? {
+                cluster.restored = Some(Restored { at_ms: now, snapshot_ms });
+                txn.put(key, &cluster)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.eks.cloud.store.transact(body).await?)
     }
 
     async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {

@@ -9,6 +9,7 @@ mod cluster;
 mod control_plane;
 mod controller;
 mod drain;
+mod etcd;
 mod finalizers;
 mod kubernetes;
 mod liveness;
@@ -24,6 +25,7 @@ mod updates;
 mod user_data;
 
 pub use cluster::ClusterReconciler;
+pub use etcd::EtcdSnapshots;
 pub use liveness::Liveness;
 pub use nodegroup::NodegroupReconciler;
 pub use nodes::NodeControllers;
@@ -46,6 +48,8 @@ pub fn metrics_apis(eks: &Eks) -> impl Reconciler {
 use controller::Controllers;
 use ekstra_cloud::Cloud;
 use ekstra_cloud::api::Router;
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
+use ekstra_domain::names::keys;
 use ekstra_engine::Reconciler;
 use ekstra_host::{Host, Names};
 use std::path::PathBuf;
@@ -85,6 +89,20 @@ impl Eks {
     pub fn new(cloud: Cloud, host: Arc<dyn Host>, names: Names, programs: Arc<dyn Programs>) -> Self {
         let clients = kubernetes::Clients::new(cloud.clone());
         Self { cloud, host, names, programs, drain_limit_seconds: None, clients }
+    }
+
+    /// A snapshot of every cluster's data as they are now; answers the clusters of which there is none.
+    pub async fn snapshot_all(&self) -> Vec<String> {
+        let view = self.cloud.store.view();
+        let mut missed = Vec::new();
+        for (_, cluster) in view.list_as::<Cluster>(keys::CLUSTERS) {
+            let Some(slot) = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot)) else { continue };
+            if let Err(error) = etcd::take(self, &slot).await {
+                tracing::warn!(cluster = cluster.name, %error, "no snapshot of it");
+                missed.push(cluster.name);
+            }
+        }
+        missed
     }
 
     /// What belongs to a control plane on disk: keys, flags' files, etcd's data.

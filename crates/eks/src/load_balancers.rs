@@ -21,10 +21,10 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher::Event as Seen;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
 use mirror::Mirror;
 use serde_json::{Value, json};
@@ -325,9 +325,7 @@ fn is_of_our_class(service: &Service) -> bool {
 
 fn is_wanted(service: &Service) -> bool {
     let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
-    service.metadata.deletion_timestamp.is_none()
-        && kind == Some("LoadBalancer")
-        && is_of_our_class(service)
+    service.metadata.deletion_timestamp.is_none() && kind == Some("LoadBalancer") && is_of_our_class(service)
 }
 
 fn to_pods(service: &Service) -> bool {
@@ -345,7 +343,8 @@ fn health(service: &Service) -> HealthCheck {
     let spec = service.spec.clone().unwrap_or_default();
     let local = spec.external_traffic_policy.as_deref() == Some("Local");
     let port = spec.health_check_node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-    port.filter(|_| local && !to_pods(service)).map_or(HealthCheck::Connect, |port| HealthCheck::Http { port })
+    port.filter(|_| local && !to_pods(service))
+        .map_or(HealthCheck::Connect, |port| HealthCheck::Http { port })
 }
 
 fn source_ranges(service: &Service) -> Result<Vec<ekstra_domain::prefix::Prefix>, String> {
@@ -392,7 +391,8 @@ mod tests {
                 .expect("a service")
         };
         let node = |name: &str, heard: &str| -> Node {
-            let status = json!({"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": heard}]});
+            let status =
+                json!({"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": heard}]});
             let node = json!({"metadata": {"name": name}, "spec": {"providerID": name}, "status": status});
             serde_json::from_value(node).expect("a node")
         };

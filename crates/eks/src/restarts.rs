@@ -36,6 +36,12 @@ impl Restarts {
         Duration::from_millis(u64::try_from(left).unwrap_or(0))
     }
 
+    /// Starts in a row, each of which came to nothing.
+    pub(crate) fn row(&self, child: &str) -> u32 {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.get(child).map_or(0, |start| start.row)
+    }
+
     pub(crate) fn note(&self, child: &str, now_ms: i64) {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let start = started.entry(child.to_owned()).or_insert(Start { at_ms: now_ms, row: 0 });

@@ -39,6 +39,8 @@ const SNAPSHOT_NAME_TAG: &str = "CSIVolumeSnapshotName";
 pub(crate) const CLUSTER_TAG: &str = "ekstra:cluster-uid";
 /// Whether it goes with its cluster: what a reclaim policy says.
 pub(crate) const RECLAIM_TAG: &str = "ekstra:reclaim-policy";
+/// A PersistentVolume was made of it: from then on that decides.
+const PROVISIONED_TAG: &str = "ekstra:provisioned";
 /// How often volumes and attachments are looked for that nobody wants.
 const SWEEP: Duration = Duration::from_secs(20);
 
@@ -175,6 +177,23 @@ impl Storage {
         let all = self.place.eks.cloud.store.view().list_as::<Volume>(&prefix);
         let own = |volume: &Volume| volume.tags.get(CLUSTER_TAG) == Some(&self.place.cluster.uid);
         all.into_iter().map(|(_, volume)| volume).filter(own).collect()
+    }
+
+    /// Writes a tag of a volume, if it has another value.
+    async fn tag_volume(&self, id: &str, tag: &str, value: &str) -> Result<(), Trouble> {
+        let is_told = |volume: &Volume| volume.tags.get(tag).is_some_and(|told| told == value);
+        if self.volume_record(id).is_none_or(|volume| is_told(&volume)) {
+            return Ok(());
+        }
+        let key = keys::volume(&self.place.cluster.scope, id);
+        let body = |txn: &mut Txn| {
+            if let Some(mut volume) = txn.get::<Volume>(&key)? {
+                volume.tags.insert(tag.to_owned(), value.to_owned());
+                txn.put(&key, &volume)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.place.eks.cloud.store.transact(body).await?)
     }
 
     fn volume_named(&self, name: &str) -> Option<Volume> {

@@ -1,5 +1,6 @@
 //! The command line, in eksctl's grammar: a verb, a noun, flags.
 
+mod backup;
 mod cluster;
 mod components;
 mod image;
@@ -82,6 +83,10 @@ enum Command {
     Restart(lifecycle::Start),
     /// Is the service there, and what does it run
     Status,
+    /// Write everything that cannot be made again into one file: state, keys, clusters' data, images
+    Backup(backup::Backup),
+    /// Make the home what a backup has, or put the last copy of a damaged state in its place
+    Restore(backup::Restore),
     /// Print what AWS clients need: eval "$(ekstra env)"
     Env,
     /// What this machine lacks, and how to get it
@@ -232,6 +237,8 @@ async fn run(cli: Cli) -> Result<End> {
         Command::Start(command) => command.run(&home).await?,
         Command::Stop { all } => lifecycle::stop(&home, all).await?,
         Command::Restart(command) => command.again(&home).await?,
+        Command::Backup(command) => command.run(&home).await?,
+        Command::Restore(command) => command.run(&home)?,
         Command::Status => return lifecycle::status(&home).await.map(End::Code),
         Command::Env => show::env(&home)?,
         Command::Doctor => return show::doctor().map(End::Code),

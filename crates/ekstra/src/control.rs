@@ -9,11 +9,13 @@ mod upload;
 
 pub(crate) use client::Control;
 
+use crate::backup;
 use crate::home::Home;
 use crate::programs::Components;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use ekstra_cloud::ec2::instances::MachineImages;
+use ekstra_eks::Eks;
 use ekstra_host::{ChildId, ChildStatus, Host};
 use ekstra_images::import::{ImportOptions, import_reader};
 use ekstra_images::{ImageStore, Reference};
@@ -42,6 +44,7 @@ pub(crate) struct Private {
     pub(crate) home: Home,
     pub(crate) host: Arc<dyn Host>,
     pub(crate) components: Arc<Components>,
+    pub(crate) eks: Eks,
     pub(crate) stop: mpsc::Sender<Stop>,
 }
 
@@ -112,6 +115,7 @@ async fn operate(private: &Private, what: &str, request: hyper::Request<Incoming
         "POST /images" => private.load_image(argument("name")?, request.into_body()).await,
         "POST /node-image" => private.make_node_image(argument("version")?).await,
         "GET /status" => private.status(),
+        "POST /backup" => private.back_up().await,
         "POST /stop" => {
             private.stop.send(Stop { all: argument("all")?.as_deref() == Some("true") }).await?;
             Ok(json!({}))
@@ -176,6 +180,15 @@ impl Private {
         let made = tokio::task::spawn_blocking(move || components.layers(&version)).await?;
         made.map_err(anyhow::Error::msg)?;
         Ok(json!({}))
+    }
+
+    /// With the data of every cluster as they are now; those that do not answer are in it as they last were.
+    async fn back_up(&self) -> Result<Value> {
+        let missed = self.eks.snapshot_all().await;
+        let (home, store) = (self.home.clone(), self.eks.cloud.store.clone());
+        let now = self.eks.cloud.env.now_ms();
+        let path = tokio::task::spawn_blocking(move || backup::create(&home, &store, now)).await??;
+        Ok(json!({"path": path, "missed": missed}))
     }
 
     fn status(&self) -> Result<Value> {

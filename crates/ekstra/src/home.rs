@@ -22,8 +22,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Directories of the service alone, and their modes: the owner's programs reach the socket in `run`.
-const PRIVATE: [(&str, u32); 5] =
-    [("run", 0o711), ("images", 0o700), ("slots", 0o700), ("instances", 0o700), ("layers", 0o700)];
+const PRIVATE: [(&str, u32); 7] = [
+    ("run", 0o711),
+    ("images", 0o700),
+    ("slots", 0o700),
+    ("instances", 0o700),
+    ("layers", 0o700),
+    ("volumes", 0o700),
+    ("snapshots", 0o700),
+];
 /// The home's copy of its claim.
 const SETTINGS: &str = "service.json";
 /// Others look for a moment whether the lock is taken by taking it.

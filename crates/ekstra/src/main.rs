@@ -3,6 +3,7 @@
 //!
 //! Invariant: what runs as PID 1 or as the launcher is decided before any thread exists.
 
+mod backup;
 mod cli;
 mod client;
 mod control;
@@ -26,8 +27,9 @@ fn main() {
     if own_name == "ekstra-node" {
         std::process::exit(ekstra_node::main(&args[1..]));
     }
-    if args.get(1).map(String::as_str) == Some("launch") {
-        std::process::exit(ekstra_host::launch_main());
+    match args.get(1).map(String::as_str) {
+        Some("launch") => std::process::exit(ekstra_host::launch_main()),
+        Some("freeze") => std::process::exit(ekstra_host::freeze_main()),
+        _ => std::process::exit(cli::main()),
     }
-    std::process::exit(cli::main());
 }

@@ -9,7 +9,7 @@ use crate::home::{Home, registry_directory};
 use crate::programs::Components;
 use crate::service::Service;
 use crate::takedown::service_address;
-use crate::{credentials, gate_keeper, http, takedown, tls};
+use crate::{backup, credentials, gate_keeper, http, takedown, tls};
 use anyhow::{Context, Result, anyhow};
 use ekstra_cloud::api::Router;
 use ekstra_cloud::ec2::instances::InstanceReconciler;
@@ -19,12 +19,12 @@ use ekstra_cloud::elb::BalancerReconciler;
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{
-    ClusterReconciler, Eks, Liveness, NodeControllers, NodegroupReconciler, load_balancers, metrics_apis,
-    storage_controllers,
+    ClusterReconciler, Eks, EtcdSnapshots, Liveness, NodeControllers, NodegroupReconciler, load_balancers,
+    metrics_apis, storage_controllers,
 };
 use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::{Host, LOG_LIMIT, LinuxHost, Names, raise_settings, rotate_logs};
-use ekstra_store::Store;
+use ekstra_store::{OpenError, Store};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +71,9 @@ pub(crate) async fn run(options: Options) -> Result<Option<Last>> {
     let home = options.home.clone();
     home.create()?;
     let lock = home.lock()?;
+    if backup::is_begun(&home) {
+        anyhow::bail!("a restore of {} was interrupted; run `ekstra restore` again", home.root.display());
+    }
     let ground = prepare(&home, &options)?;
     takedown::finish(&home, &*ground.host, &ground.settings)?;
     let (ask, mut asked) = mpsc::channel(1);
@@ -99,7 +102,7 @@ fn prepare(home: &Home, options: &Options) -> Result<Ground> {
     let components = Components::open(home, options.components.clone(), options.lender.clone())?;
     let env = Env::system();
     let settings = home.settle(&env, options.listen, &options.region)?;
-    let store = Store::open(&home.state_file())?;
+    let store = Store::open(&home.state_file()).map_err(|error| with_remedy(home, error))?;
     home.install_program()?;
     let names = home.names(&settings);
     let host: Arc<dyn Host> = Arc::new(LinuxHost::new(names.clone(), home.path("run"), home.program())?);
@@ -112,6 +115,18 @@ fn prepare(home: &Home, options: &Options) -> Result<Ground> {
         router_use: Arc::default(),
     };
     Ok(Ground { settings, store, names, host, components: Arc::new(components), cloud })
+}
+
+/// A damaged state has copies.
+fn with_remedy(home: &Home, error: OpenError) -> anyhow::Error {
+    match (&error, backup::newest(home)) {
+        (OpenError::Corrupt { path, detail }, Some((at, _))) => anyhow!(
+            "{} is damaged ({detail}); it was not touched. `ekstra restore` puts its copy of {} in its place",
+            path.display(),
+            ekstra_wire::iso8601(at)
+        ),
+        _ => error.into(),
+    }
 }
 
 /// Binds every listener, then starts everything that runs as long as the service.
@@ -143,10 +158,16 @@ async fn compose(
     for listener in listeners {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
     }
-    let private =
-        Private { home: home.clone(), host: host.clone(), components: components.clone(), stop: ask };
+    let private = Private {
+        home: home.clone(),
+        host: host.clone(),
+        components: components.clone(),
+        eks: eks.clone(),
+        stop: ask,
+    };
     tasks.spawn(control::serve(private_listener, Arc::new(private)));
     tasks.spawn(gate_keeper::keep(host.clone(), home.clone()));
+    tasks.spawn(backup::keep(cloud.store.clone(), home.clone(), cloud.env.clone()));
     tasks.spawn(tend(host.clone(), home.clone(), settings.clone()));
     start_reconcilers(&mut tasks, ground, eks, shutdown);
     Ok(tasks)
@@ -157,7 +178,7 @@ fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdow
     let (cloud, host, names) = (cloud.clone(), host.clone(), names.clone());
     let routers = RouterReconciler { cloud: cloud.clone(), host: host.clone(), names: names.clone() };
     let volumes = VolumeReconciler { cloud: cloud.clone(), host: host.clone() };
-    let snapshots = SnapshotReconciler { cloud: cloud.clone(), host: host.clone() };
+    let snapshots = SnapshotReconciler::new(cloud.clone(), host.clone());
     let balancers = BalancerReconciler::new(cloud.clone(), host.clone(), names.clone());
     let instances = InstanceReconciler { cloud, host, names, images: components.clone() };
     start(tasks, routers, store, shutdown);
@@ -167,6 +188,7 @@ fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdow
     start(tasks, snapshots, store, shutdown);
     start(tasks, ClusterReconciler::new(eks.clone()), store, shutdown);
     start(tasks, Liveness::new(eks.clone()), store, shutdown);
+    start(tasks, EtcdSnapshots::new(eks.clone()), store, shutdown);
     start(tasks, NodegroupReconciler::new(eks.clone()), store, shutdown);
     start(tasks, storage_controllers(&eks), store, shutdown);
     start(tasks, load_balancers(&eks), store, shutdown);

@@ -48,7 +48,11 @@ async fn between(mut client: TcpStream, mut server: TcpStream, last_words: Durat
 }
 
 /// Until it ends, or nothing has moved for so long.
-async fn while_moving(mut pump: impl Future<Output = io::Result<()>> + Unpin, moved: &AtomicU64, silence: Duration) {
+async fn while_moving(
+    mut pump: impl Future<Output = io::Result<()>> + Unpin,
+    moved: &AtomicU64,
+    silence: Duration,
+) {
     loop {
         let before = moved.load(Ordering::Relaxed);
         let ended = tokio::time::timeout(silence, &mut pump).await.is_ok();

@@ -14,6 +14,7 @@ pub mod sim;
 mod spec;
 
 pub use ekstra_domain::ec2::Device;
+pub use linux::freeze_main;
 pub use linux::launch::{launch_main, open_log};
 pub use linux::machine::{SettingChange, boot_id, raise_settings, restore_settings};
 pub use linux::{Firewall, LinuxHost, Names, child_exit, firewalls};

@@ -26,6 +26,7 @@ use std::time::Duration;
 pub use child::exit as child_exit;
 pub(crate) use child::start_ticks;
 pub use firewall::Firewall;
+pub use volume::freeze_main;
 
 /// For everything in a group to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -255,11 +256,11 @@ impl Host for LinuxHost {
     }
 
     fn ensure_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError> {
-        volume::snapshot(spec, self.mounted_by(spec)?.as_ref())
+        volume::snapshot(&self.launcher, spec, self.mounted_by(spec)?.as_ref())
     }
 
     fn remove_snapshot(&self, spec: &SnapshotSpec) -> Result<(), HostError> {
-        volume::remove_snapshot(spec, self.mounted_by(spec)?.as_ref())
+        volume::remove(&spec.to)
     }
 
     fn remove_directory(&self, path: &Path) -> Result<(), HostError> {

@@ -173,6 +173,8 @@ pub enum HostError {
     Immortal { id: ChildId, survivors: String },
     #[error("instance {id} does not run")]
     NotRunning { id: ChildId },
+    #[error("a copy of {needed} bytes does not fit into {path}, where {free} are free")]
+    NoRoom { path: PathBuf, needed: u64, free: u64 },
     #[error("{path} is in use by {id}")]
     VolumeInUse { path: PathBuf, id: ChildId },
     #[error("child {id} is being started or removed by another process, which does not come to an end")]
@@ -180,6 +182,21 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// The file system has no files of that size.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge)
+    }
+
+    /// There is no space left for what was to be made.
+    pub fn is_lack_of_room(&self) -> bool {
+        let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Io { source, .. } => full.contains(&source.kind()),
+            _ => false,
+        }
+    }
+
     /// Waiting for the end of a child failed.
     pub fn wait(id: &str) -> impl FnOnce(std::io::Error) -> Self {
         Self::io("wait for", id)

@@ -171,6 +171,21 @@ fn refuse_newer(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Everything that is committed, in a new file of its own.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: to.to_owned(), source };
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let wrap = |source| OpenError::Sqlite { path: from.to_owned(), source };
+    let connection = Connection::open_with_flags(from, flags).map_err(wrap)?;
+    connection.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(wrap)?;
+    let private = fs::set_permissions(to, fs::Permissions::from_mode(0o600));
+    private.and_then(|()| fs::File::open(to)?.sync_all()).map_err(io)
+}
+
 /// Secrets lie in it. SQLite gives its side files the mode of the main one, when it makes them.
 fn make_private(path: &Path) -> Result<(), OpenError> {
     let wrap = |source| OpenError::Io { path: path.to_owned(), source };
@@ -194,7 +209,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Looks at an existing file without being able to change it.
-fn check(path: &Path) -> Result<(), OpenError> {
+pub fn check(path: &Path) -> Result<(), OpenError> {
     let corrupt = |detail: String| OpenError::Corrupt { path: path.to_owned(), detail };
     let connection = open_for_check(path).map_err(|e| corrupt(e.to_string()))?;
     let verdict: String = connection

@@ -19,7 +19,7 @@ mod memory;
 mod store;
 mod txn;
 
-pub use disk::OpenError;
+pub use disk::{OpenError, check};
 pub use follower::Follower;
 pub use memory::{Entry, View};
 pub use store::{CommitError, Store};

@@ -3,7 +3,7 @@
 //! Invariant: a commit becomes visible in memory only after it is on disk.
 
 use crate::Revision;
-use crate::disk::{Disk, OpenError};
+use crate::disk::{Disk, OpenError, copy};
 use crate::memory::{Change, View};
 use crate::txn::{MAX_WRITES, Txn, TxnError};
 use std::path::Path;
@@ -40,6 +40,7 @@ struct Job {
 /// The single writer of a state file; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
+    path: Arc<Path>,
     view: View,
     jobs: mpsc::SyncSender<Job>,
     head: watch::Receiver<Revision>,
@@ -58,7 +59,12 @@ impl Store {
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
             .map_err(|e| OpenError::Corrupt { path: path.to_owned(), detail: e.to_string() })?;
-        Ok(Self { view, jobs, head })
+        Ok(Self { path: path.into(), view, jobs, head })
+    }
+
+    /// Writes what is committed now into a new file, which is a state of its own. Blocks; writers go on meanwhile.
+    pub fn copy_to(&self, to: &Path) -> Result<(), OpenError> {
+        copy(&self.path, to)
     }
 
     pub fn view(&self) -> &View {
@@ -210,7 +216,7 @@ mod tests {
     async fn a_dead_writer_is_noticed_and_nobody_waits_for_it() {
         let (jobs, queue) = mpsc::sync_channel::<Job>(1);
         let (publish, head) = watch::channel(0);
-        let store = Store { view: View::new(State::default()), jobs, head };
+        let store = Store { path: Path::new("none").into(), view: View::new(State::default()), jobs, head };
         let writer = std::thread::spawn(move || {
             let (_queue, _publish) = (&queue, &publish);
             let _job = queue.recv();

@@ -105,6 +105,7 @@ pub async fn create(cloud: &Cloud, new: NewVolume) -> Result<Volume, Refusal> {
                 tags: new.tags.clone(),
                 request_token: new.token.clone(),
                 request_digest: new.digest.clone(),
+                trouble: None,
             };
             txn.put(&keys::volume(&new.scope, &id), &volume)?;
             Ok(volume)
@@ -287,8 +288,10 @@ pub async fn modify(
             volume.modification = Some(VolumeModification {
                 original: volume.performance.clone(),
                 original_gib: volume.size_gib,
+                target_gib: size_gib,
                 started_ms: now,
                 ended_ms: None,
+                failure: None,
             });
             (volume.size_gib, volume.performance) = (size_gib, performance);
             txn.put(&keys::volume(scope, id), &volume)?;

@@ -60,8 +60,14 @@ pub struct VolumeAttachment {
 pub struct VolumeModification {
     pub original: Performance,
     pub original_gib: u32,
+    /// What was asked for.
+    #[serde(default)]
+    pub target_gib: u32,
     pub started_ms: i64,
     pub ended_ms: Option<i64>,
+    /// Why it came to nothing.
+    #[serde(default)]
+    pub failure: Option<String>,
 }
 
 /// What was paid for at AWS; here it is told, not limited.
@@ -91,6 +97,9 @@ pub struct Volume {
     pub tags: BTreeMap<String, String>,
     pub request_token: Option<String>,
     pub request_digest: String,
+    /// Why it is still being created.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +264,8 @@ pub enum InstanceLife {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeAction {
     MakeFile,
+    /// The file of a volume that has a content is not there: its disk may come back, a new file would be another volume.
+    AwaitFile,
     Grow,
     Attach,
     Detach,
@@ -263,7 +274,7 @@ pub enum VolumeAction {
     MarkAttached,
     MarkDetached,
     MarkModified,
-    RemoveFile,
+    /// The file goes, whole or half made, and after it the record.
     Forget,
 }
 
@@ -272,23 +283,30 @@ pub fn plan_volume(volume: &Volume, observed: &ObservedVolume) -> Vec<VolumeActi
     use VolumeAction::*;
     if volume.state == VolumeState::Deleting {
         let held = observed.device != Device::Absent;
-        let steps = [(held, Detach), (observed.bytes.is_some(), RemoveFile), (true, Forget)];
-        return steps.into_iter().filter(|(due, _)| *due).map(|(_, action)| action).collect();
+        return if held { vec![Detach, Forget] } else { vec![Forget] };
     }
+    let creating = volume.state == VolumeState::Creating;
+    let Some(bytes) = observed.bytes else {
+        if creating {
+            return vec![MakeFile, MarkAvailable];
+        }
+        let leaving = |action: &VolumeAction| matches!(action, Detach | MarkDetached);
+        return plan_attachment(volume, observed).into_iter().filter(leaving).chain([AwaitFile]).collect();
+    };
     let mut actions = Vec::new();
-    let wanted = u64::from(volume.size_gib) << 30;
-    match observed.bytes {
-        None => actions.push(MakeFile),
-        Some(bytes) if bytes < wanted => actions.push(Grow),
-        Some(_) => {}
-    }
-    if volume.state == VolumeState::Creating {
+    if creating {
         actions.push(MarkAvailable);
     }
-    if volume.modification.as_ref().is_some_and(|m| m.ended_ms.is_none()) {
+    // Before it grows: a size that cannot be had must not keep it where it is.
+    actions.extend(plan_attachment(volume, observed));
+    let modified = volume.modification.as_ref().is_some_and(|m| m.ended_ms.is_none());
+    // Also when the file is large enough: its device may not have heard.
+    if modified || bytes < u64::from(volume.size_gib) << 30 {
+        actions.push(Grow);
+    }
+    if modified {
         actions.push(MarkModified);
     }
-    actions.extend(plan_attachment(volume, observed));
     actions
 }
 
@@ -327,6 +345,7 @@ mod tests {
             tags: BTreeMap::new(),
             request_token: None,
             request_digest: String::new(),
+            trouble: None,
         }
     }
 
@@ -337,6 +356,7 @@ mod tests {
     /// What applying an action does to the record and to what is observed next; `false` when nothing is left.
     fn apply(action: VolumeAction, volume: &mut Volume, observed: &mut ObservedVolume) -> bool {
         match action {
+            VolumeAction::AwaitFile => return false,
             VolumeAction::MakeFile | VolumeAction::Grow => {
                 observed.bytes = Some(u64::from(volume.size_gib) << 30);
             }
@@ -356,7 +376,6 @@ mod tests {
                     modification.ended_ms = Some(1);
                 }
             }
-            VolumeAction::RemoveFile => observed.bytes = None,
             VolumeAction::Forget => return false,
         }
         true
@@ -393,7 +412,7 @@ mod tests {
         it.attachment = attachment(AttachmentState::Detaching);
         assert_eq!(converge(&mut it, &mut seen), [Detach, MarkDetached]);
         it.state = VolumeState::Deleting;
-        assert_eq!(converge(&mut it, &mut seen), [RemoveFile, Forget]);
+        assert_eq!(converge(&mut it, &mut seen), [Forget]);
     }
 
     #[test]
@@ -410,12 +429,43 @@ mod tests {
     }
 
     #[test]
+    fn a_content_that_is_missing_is_not_replaced_by_nothing() {
+        use VolumeAction::*;
+        let mut it = volume(VolumeState::InUse);
+        it.attachment = attachment(AttachmentState::Attached);
+        let mut seen = ObservedVolume { instance: InstanceLife::Running, ..Default::default() };
+        assert_eq!(plan_volume(&it, &seen), [AwaitFile]);
+        seen.instance = InstanceLife::Over;
+        assert_eq!(plan_volume(&it, &seen), [MarkDetached, AwaitFile]);
+        it.state = VolumeState::Deleting;
+        assert_eq!(plan_volume(&it, &seen), [Forget]);
+    }
+
+    #[test]
+    fn a_change_of_size_is_done_when_the_device_has_heard_of_it() {
+        use VolumeAction::*;
+        let mut it = volume(VolumeState::Available);
+        it.size_gib = 2;
+        it.modification = Some(VolumeModification {
+            original: it.performance.clone(),
+            original_gib: 1,
+            target_gib: 2,
+            started_ms: 0,
+            ended_ms: None,
+            failure: None,
+        });
+        let seen = ObservedVolume { bytes: Some(2 << 30), ..Default::default() };
+        let again = plan_volume(&it, &seen);
+        assert_eq!(again, [Grow, MarkModified], "it may have been killed between the file and its device");
+    }
+
+    #[test]
     fn a_volume_that_is_deleted_is_let_go_first() {
         let it = volume(VolumeState::Deleting);
         let seen =
             ObservedVolume { bytes: Some(1), device: Device::InPlace, instance: InstanceLife::Running };
         let plan = plan_volume(&it, &seen);
-        assert_eq!(plan, [VolumeAction::Detach, VolumeAction::RemoveFile, VolumeAction::Forget]);
+        assert_eq!(plan, [VolumeAction::Detach, VolumeAction::Forget]);
     }
 
     #[test]

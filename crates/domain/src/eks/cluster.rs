@@ -75,6 +75,14 @@ pub struct HealthIssue {
     pub resource_ids: Vec<String>,
 }
 
+/// A restore of a cluster's data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    pub at_ms: i64,
+    /// When the snapshot was taken; what was written after that is lost.
+    pub snapshot_ms: i64,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
     pub name: String,
@@ -108,6 +116,9 @@ pub struct Cluster {
     /// While it is created: since when it should have been ready and is not (unix ms).
     #[serde(default)]
     pub unready_since_ms: Option<i64>,
+    /// Its data were damaged, and are what a snapshot had.
+    #[serde(default)]
+    pub restored: Option<Restored>,
     /// Whether it begins with kube-proxy and CoreDNS.
     #[serde(default = "yes")]
     pub self_managed_addons: bool,

@@ -24,6 +24,8 @@ pub struct ObservedCluster {
     /// Interfaces, namespace or directory are left.
     pub leftovers: bool,
     pub has_nodegroups: bool,
+    /// etcd ends again and again, and says that its data are damaged.
+    pub data_damaged: bool,
     pub now_ms: i64,
 }
 
@@ -32,6 +34,8 @@ pub enum ClusterAction {
     MakeKeys,
     MakeNetwork,
     Start(&'static str),
+    /// Puts the last snapshot in the place of etcd's damaged data.
+    RestoreData,
     /// Nothing to do but wait for the API server.
     AwaitReady,
     Bootstrap,
@@ -68,6 +72,14 @@ fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAct
     }
     if !observed.networked {
         actions.push(ClusterAction::MakeNetwork);
+    }
+    if observed.data_damaged {
+        // What they remember of the lost data must not meet what is restored.
+        let clients =
+            CONTROL_PLANE_PROGRAMS.iter().rev().filter(|p| observed.running.iter().any(|r| r == **p));
+        actions.extend(clients.map(|program| ClusterAction::Stop(program)));
+        actions.push(ClusterAction::RestoreData);
+        return actions;
     }
     let missing = |program: &&&str| !observed.running.iter().any(|r| r == **program);
     let start =
@@ -146,6 +158,7 @@ pub(crate) mod tests {
             issues: vec![],
             progress: None,
             unready_since_ms: None,
+            restored: None,
             self_managed_addons: true,
         }
     }
@@ -156,11 +169,15 @@ pub(crate) mod tests {
             ClusterAction::MakeKeys => observed.keys_on_disk = true,
             ClusterAction::MakeNetwork => observed.networked = true,
             ClusterAction::Start(program) => observed.running.push((*program).to_owned()),
+            ClusterAction::RestoreData => observed.data_damaged = false,
             ClusterAction::AwaitReady => observed.ready = true,
             ClusterAction::Bootstrap => observed.bootstrapped = true,
             ClusterAction::MarkActive => cluster.status = ClusterStatus::Active,
             ClusterAction::MarkFailed => cluster.status = ClusterStatus::Failed,
-            ClusterAction::Stop(program) => observed.remains.retain(|r| r != program),
+            ClusterAction::Stop(program) => {
+                observed.remains.retain(|r| r != program);
+                observed.running.retain(|r| r != program);
+            }
             ClusterAction::RemoveLeftovers => observed.leftovers = false,
             ClusterAction::Forget => {}
         }
@@ -225,6 +242,31 @@ pub(crate) mod tests {
             ..Default::default()
         };
         assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::Start("kube-scheduler")]);
+    }
+
+    #[test]
+    fn damaged_data_are_restored_while_nobody_uses_them() {
+        let mut cluster = cluster(ClusterStatus::Active);
+        let clients = &CONTROL_PLANE_PROGRAMS[1..];
+        let mut observed = ObservedCluster {
+            keys_on_disk: true,
+            networked: true,
+            running: clients.iter().map(|p| (*p).to_owned()).collect(),
+            ready: true,
+            bootstrapped: true,
+            data_damaged: true,
+            ..Default::default()
+        };
+        let mut trace = Vec::new();
+        while let Some(action) = plan_cluster(&cluster, &observed).into_iter().next() {
+            apply(&action, &mut cluster, &mut observed);
+            trace.push(action);
+            assert!(trace.len() < 20, "{trace:?}");
+        }
+        let stops = clients.iter().rev().map(|program| ClusterAction::Stop(program));
+        let starts = CONTROL_PLANE_PROGRAMS.iter().map(|program| ClusterAction::Start(program));
+        let whole: Vec<_> = stops.chain([ClusterAction::RestoreData]).chain(starts).collect();
+        assert_eq!(trace, whole);
     }
 
     #[test]

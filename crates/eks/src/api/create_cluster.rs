@@ -262,6 +262,7 @@ fn record(
         issues: Vec::new(),
         progress: Some("waiting to be started".into()),
         unready_since_ms: None,
+        restored: None,
         self_managed_addons: input.bootstrap_self_managed_addons.unwrap_or(true),
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::Eks;
 use base64::Engine;
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Nodegroup, Update};
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot, HealthIssue, Nodegroup, Update};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks as model;
+use ekstra_wire::iso8601;
 
 /// All log types, in EKS's order.
 pub(super) const LOG_TYPES: [&str; 5] = ["api", "audit", "authenticator", "controllerManager", "scheduler"];
@@ -44,7 +45,7 @@ pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
         platform_version: Some(cluster.platform_version.clone()),
         tags: Some(cluster.tags.clone()),
         health: Some(model::ClusterHealth {
-            issues: Some(cluster.issues.iter().map(cluster_issue).collect()),
+            issues: Some(issues(cluster, eks.cloud.env.now_ms()).iter().map(cluster_issue).collect()),
         }),
         access_config: Some(model::AccessConfigResponse {
             bootstrap_cluster_creator_admin_permissions: None,
@@ -56,6 +57,21 @@ pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
         deletion_protection: Some(cluster.deletion_protection),
         ..Default::default()
     }
+}
+
+/// Also what was lost, for a day.
+fn issues(cluster: &Cluster, now_ms: i64) -> Vec<HealthIssue> {
+    const TOLD_FOR_MS: i64 = 24 * 60 * 60 * 1000;
+    let lost = cluster.restored.as_ref().filter(|restored| now_ms - restored.at_ms < TOLD_FOR_MS);
+    let lost = lost.map(|restored| HealthIssue {
+        code: "InternalFailure".to_owned(),
+        message: format!(
+            "The data of the control plane were damaged. They are those of {}; later changes are lost",
+            iso8601(restored.snapshot_ms)
+        ),
+        resource_ids: Vec::new(),
+    });
+    cluster.issues.iter().cloned().chain(lost).collect()
 }
 
 fn vpc(cluster: &Cluster) -> model::VpcConfigResponse {

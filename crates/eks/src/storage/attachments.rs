@@ -15,6 +15,10 @@ use serde_json::{Value, json};
 /// As the attacher of a CSI driver calls it.
 const FINALIZER: &str = "external-attacher/ebs-csi-aws-com";
 
+/// The instance, as the attacher of a CSI driver notes it, and the volume.
+const INSTANCE: &str = "csi.alpha.kubernetes.io/node-id";
+const VOLUME: &str = "ekstra.dev/volume-id";
+
 impl Storage {
     pub(super) async fn attachment(&self, name: &str) -> Result<Outcome, Trouble> {
         let attachments: Api<VolumeAttachment> = Api::all(self.place.client.clone());
@@ -52,6 +56,7 @@ impl Storage {
         let instance = self.instance_of(node).await?.filter(|i| i.state == InstanceState::Running);
         let instance =
             instance.ok_or_else(|| Trouble::refused(format!("node {node} has no instance that runs")))?;
+        note_parties(attachments, attachment, &id, &instance.id).await?;
         let Some(volume) = self.volume_record(&id) else {
             return Err(Trouble::refused(format!("The volume '{id}' does not exist.")));
         };
@@ -91,12 +96,18 @@ impl Storage {
         attachments: &Api<VolumeAttachment>,
         attachment: &VolumeAttachment,
     ) -> Result<Outcome, Trouble> {
-        let id = self.handle(attachment).await?;
+        // As it was when it was attached: PersistentVolume and Node may be gone, volume and instance not.
+        let id = match noted(attachment, VOLUME) {
+            Some(id) => Some(id),
+            None => self.handle(attachment).await?,
+        };
+        let instance = match noted(attachment, INSTANCE) {
+            Some(id) => Some(id),
+            None => self.instance_of(&attachment.spec.node_name).await?.map(|instance| instance.id),
+        };
         let volume = id.and_then(|id| self.volume_record(&id));
-        let instance = self.instance_of(&attachment.spec.node_name).await?;
         let held = volume.and_then(|volume| Some((volume.id, volume.attachment?)));
-        // Of a node that is gone, whose instance is not known any more, there is nothing to take.
-        let held = held.filter(|(_, held)| instance.as_ref().is_some_and(|i| i.id == held.instance));
+        let held = held.filter(|(_, held)| instance.as_ref() == Some(&held.instance));
         match held {
             None => {
                 drop_finalizer(attachments, attachment, FINALIZER).await?;
@@ -138,11 +149,31 @@ impl Storage {
         Ok(())
     }
 
+    /// The volume that it is about.
     async fn handle(&self, attachment: &VolumeAttachment) -> Result<Option<String>, Trouble> {
         let persistent: Api<PersistentVolume> = Api::all(self.place.client.clone());
         let Some(name) = &attachment.spec.source.persistent_volume_name else { return Ok(None) };
         Ok(persistent.get_opt(name).await?.as_ref().and_then(volume_id))
     }
+}
+
+fn noted(attachment: &VolumeAttachment, what: &str) -> Option<String> {
+    attachment.annotations().get(what).cloned()
+}
+
+/// What the detachment will need.
+async fn note_parties(
+    attachments: &Api<VolumeAttachment>,
+    attachment: &VolumeAttachment,
+    volume: &str,
+    instance: &str,
+) -> Result<(), Trouble> {
+    let is_noted = |what: &str, id: &str| noted(attachment, what).as_deref() == Some(id);
+    if is_noted(VOLUME, volume) && is_noted(INSTANCE, instance) {
+        return Ok(());
+    }
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {VOLUME: volume, INSTANCE: instance}}}));
+    Ok(attachments.patch(&attachment.name_any(), &PatchParams::default(), &patch).await.map(drop)?)
 }
 
 fn now() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {

@@ -1,10 +1,11 @@
 //! Claims: a volume for each that waits for one, a larger one for each that asks for more.
 
 use super::parameters::{self, Parameters};
-use super::{CLUSTER_TAG, DRIVER, NAME_TAG, RECLAIM_TAG, Storage, snapshots};
+use super::{CLUSTER_TAG, DRIVER, NAME_TAG, PROVISIONED_TAG, RECLAIM_TAG, Storage, snapshots};
 use crate::controller::{Outcome, Trouble};
 use ekstra_cloud::ec2::volumes::{self, Change, NewVolume};
-use ekstra_domain::ec2::{Volume, VolumeState};
+use ekstra_domain::ec2::{Volume, VolumeRefusal, VolumeState, performance};
+use ekstra_wire::ApiError;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, TypedObjectReference};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -38,7 +39,7 @@ impl Storage {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.place.client.clone(), namespace);
         let Some(claim) = claims.get_opt(name).await? else { return Ok(Outcome::Settled) };
         if claim.metadata.deletion_timestamp.is_some() {
-            return Ok(Outcome::Settled);
+            return self.release_source(&claims, &claim).await;
         }
         let about = claim.object_ref(&());
         let bound = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|name| !name.is_empty());
@@ -67,6 +68,7 @@ impl Storage {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             created => drop(created?),
         }
+        self.tag_volume(&volume.id, PROVISIONED_TAG, "true").await?;
         let note = format!("Successfully provisioned volume {}", wanted.name);
         self.tell(&wanted.claim.object_ref(&()), EventType::Normal, "ProvisioningSucceeded", note).await;
         Ok(Outcome::Settled)
@@ -81,6 +83,11 @@ impl Storage {
             return Err(Trouble::refused(format!("there is no StorageClass \"{class_name}\"")));
         };
         let node = claim.annotations().get(SELECTED_NODE).cloned();
+        if let Some(name) = &node
+            && Api::<Node>::all(self.place.client.clone()).get_opt(name).await?.is_none()
+        {
+            return self.choose_again(&claim).await;
+        }
         let waits = class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
         if waits && node.is_none() {
             return Ok(None);
@@ -101,6 +108,18 @@ impl Storage {
         let zone = self.zone(&class, node.as_deref()).await?.map_err(fail)?;
         let name = format!("pvc-{}", claim.uid().unwrap_or_default());
         Ok(Some(Wanted { claim, class, parameters, name, size_gib, zone, snapshot }))
+    }
+
+    /// The node that the scheduler chose is gone, and it chooses no other while its choice stands.
+    async fn choose_again(&self, claim: &PersistentVolumeClaim) -> Result<Option<Wanted>, Trouble> {
+        let namespace = claim.namespace().unwrap_or_default();
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.place.client.clone(), &namespace);
+        let patch = json!({"metadata": {
+            "annotations": {SELECTED_NODE: serde_json::Value::Null},
+            "resourceVersion": claim.resource_version(),
+        }});
+        claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(None)
     }
 
     /// That of the node that the scheduler chose; without one, a zone that has nodes.
@@ -135,6 +154,9 @@ impl Storage {
             Some(volume) if volume.zone != wanted.zone && volume.state != VolumeState::Deleting => {
                 volumes::delete(cloud, scope, &volume.id).await?;
                 Ok(None)
+            }
+            Some(volume) if volume.trouble.is_some() => {
+                Err(Trouble::refused(volume.trouble.unwrap_or_default()))
             }
             Some(volume) => Ok((volume.state == VolumeState::Available).then_some(volume)),
             None => {
@@ -187,7 +209,7 @@ impl Storage {
     ) -> Result<Outcome, Trouble> {
         let persistent: Api<PersistentVolume> = Api::all(self.place.client.clone());
         let Some(pv) = persistent.get_opt(volume).await? else { return Ok(Outcome::Settled) };
-        let Some(id) = volume_id(&pv) else { return Ok(Outcome::Settled) };
+        let Some(id) = volume_id(&pv).filter(|_| is_bound(claim, &pv)) else { return Ok(Outcome::Settled) };
         let spec = claim.spec.clone().unwrap_or_default();
         let asked = spec.resources.and_then(|r| r.requests).and_then(|r| r.get("storage").cloned());
         let has = pv.spec.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage").cloned());
@@ -197,16 +219,31 @@ impl Storage {
             parameters::gib(&has.0).map_err(Trouble::refused)?,
         );
         if want <= have {
+            // A predecessor may have told the volume of it, and not the claim.
+            if lags_behind(claim, have) {
+                return self.tell_resized(claims, claim, have).await;
+            }
             return Ok(Outcome::Settled);
         }
         let Some(record) = self.volume_record(&id) else {
             return Err(Trouble::refused(format!("volume {id} is gone")));
         };
+        let failed = record.modification.as_ref().filter(|m| m.target_gib == want);
+        if let Some(why) = failed.and_then(|m| m.failure.clone()) {
+            return Err(Trouble::refused(why));
+        }
         let is_modified = record.modification.as_ref().is_none_or(|m| m.ended_ms.is_some());
         if record.size_gib < want {
             if is_modified {
-                let change =
-                    |volume: &Volume| Ok(Change { size_gib: want, performance: volume.performance.clone() });
+                let change = |volume: &Volume| {
+                    let now = &volume.performance;
+                    let kept = now.kind != "gp2";
+                    let (iops, throughput) = (now.iops.filter(|_| kept), now.throughput.filter(|_| kept));
+                    let performance = performance(&now.kind, want, iops, throughput);
+                    let refused =
+                        |why: VolumeRefusal| ApiError::client("InvalidParameterValue", 400, why.to_string());
+                    Ok(Change { size_gib: want, performance: performance.map_err(refused)? })
+                };
                 let cluster = &self.place.cluster;
                 volumes::modify(&self.place.eks.cloud, &cluster.scope, &id, change).await?;
                 let note = format!("External resizer is resizing volume {volume}");
@@ -220,13 +257,36 @@ impl Storage {
         let size = format!("{want}Gi");
         let capacity = json!({"spec": {"capacity": {"storage": size}}});
         persistent.patch(volume, &PatchParams::default(), &Patch::Merge(capacity)).await?;
-        claims
-            .patch_status(&claim.name_any(), &PatchParams::default(), &Patch::Merge(resized(&size)))
-            .await?;
+        self.tell_resized(claims, claim, want).await
+    }
+
+    async fn tell_resized(
+        &self,
+        claims: &Api<PersistentVolumeClaim>,
+        claim: &PersistentVolumeClaim,
+        gib: u32,
+    ) -> Result<Outcome, Trouble> {
+        let status = Patch::Merge(resized(&format!("{gib}Gi")));
+        claims.patch_status(&claim.name_any(), &PatchParams::default(), &status).await?;
         let note = "Require file system resize of volume on node".to_owned();
         self.tell(&claim.object_ref(&()), EventType::Normal, "FileSystemResizeRequired", note).await;
         Ok(Outcome::Settled)
     }
+}
+
+/// Both say so. A claim may name any volume, which is then not its own.
+pub(super) fn is_bound(claim: &PersistentVolumeClaim, pv: &PersistentVolume) -> bool {
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    let claimant = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
+    phase == Some("Bound") && claimant.is_some() && claimant == claim.uid()
+}
+
+/// Whether the claim's file system is to become larger, and nobody has told it.
+fn lags_behind(claim: &PersistentVolumeClaim, gib: u32) -> bool {
+    let Some(status) = &claim.status else { return false };
+    let told = status.allocated_resource_statuses.as_ref().is_some_and(|s| s.contains_key("storage"));
+    let has = status.capacity.as_ref().and_then(|capacity| parameters::gib(&capacity.get("storage")?.0).ok());
+    !told && has.is_some_and(|has| has < gib)
 }
 
 /// What the kubelet waits for before it grows the file system.
@@ -332,6 +392,31 @@ mod tests {
         assert!(shared.contains("ReadWriteMany"), "{shared}");
         let block = check_modes(&claim(json!({"volumeMode": "Block"}))).expect_err("refused");
         assert!(block.contains("volumeMode: Block"), "{block}");
+    }
+
+    #[test]
+    fn a_claim_has_the_volume_that_has_it() {
+        let bound = |phase: &str, uid: &str| {
+            let mut claim = claim(json!({"volumeName": "pv"}));
+            claim.status = serde_json::from_value(json!({"phase": phase})).expect("a status");
+            let pv = json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"name": "data", "uid": uid}}});
+            is_bound(&claim, &serde_json::from_value(pv).expect("a volume"))
+        };
+        assert!(bound("Bound", "u"));
+        assert!(!bound("Pending", "u") && !bound("Bound", "another"));
+    }
+
+    #[test]
+    fn a_claim_hears_of_its_size_once() {
+        let lags = |status: serde_json::Value| {
+            let mut claim = claim(json!({}));
+            claim.status = serde_json::from_value(status).expect("a status");
+            lags_behind(&claim, 2)
+        };
+        assert!(lags(json!({"capacity": {"storage": "1Gi"}})));
+        assert!(!lags(json!({"capacity": {"storage": "2Gi"}})));
+        let told = json!({"storage": "NodeResizePending"});
+        assert!(!lags(json!({"capacity": {"storage": "1Gi"}, "allocatedResourceStatuses": told})));
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //!
 //! Invariant: a VolumeSnapshot has one content, named by its uid, and a content one snapshot of EC2, found by its tag.
 
-use super::claims::volume_id;
+use super::claims::{is_bound, volume_id};
 use super::{CLUSTER_TAG, DRIVER, Key, RECLAIM_TAG, SNAPSHOT_NAME_TAG, Storage};
 use crate::controller::{Outcome, Trouble};
 use crate::finalizers::{add_finalizer, drop_finalizer};
 use ekstra_cloud::ec2::volumes;
 use ekstra_domain::ec2::{Snapshot, SnapshotState};
 use ekstra_domain::names::keys;
+use ekstra_store::{CommitError, Txn};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -23,6 +24,8 @@ use std::collections::BTreeMap;
 pub(super) const GROUP: &str = "snapshot.storage.k8s.io";
 const DEFAULT_CLASS: &str = "snapshot.storage.kubernetes.io/is-default-class";
 const FINALIZER: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
+/// Of a claim whose snapshot has not been taken yet.
+const SOURCE_FINALIZER: &str = "snapshot.storage.kubernetes.io/pvc-as-source-protection";
 const CONTENT_FINALIZER: &str = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";
 
 fn resource(kind: &str) -> ApiResource {
@@ -90,7 +93,24 @@ pub(super) async fn handle(
     if text(&content, "/spec/driver") != Some(DRIVER) {
         return Err(refused("is of another driver"));
     }
+    if !is_of(&content, &snapshot) {
+        return Err(refused("has another snapshot's content"));
+    }
     text(&content, "/status/snapshotHandle").map(str::to_owned).ok_or_else(|| refused("has no snapshot yet"))
+}
+
+/// The VolumeSnapshot that a content is of. A content that was made by hand may not know its uid yet.
+fn is_of(content: &DynamicObject, snapshot: &DynamicObject) -> bool {
+    let part = |what: &str| text(content, &format!("/spec/volumeSnapshotRef/{what}")).map(str::to_owned);
+    let uid = part("uid").filter(|uid| !uid.is_empty());
+    part("name") == Some(snapshot.name_any())
+        && part("namespace") == snapshot.namespace()
+        && (uid.is_none() || uid == snapshot.uid())
+}
+
+/// Whether the copy has been asked for, and so no longer needs the claim.
+fn is_cut(content: &DynamicObject) -> bool {
+    text(content, "/status/snapshotHandle").is_some()
 }
 
 impl Storage {
@@ -119,12 +139,16 @@ impl Storage {
         let own = format!("snapcontent-{}", snapshot.uid().unwrap_or_default());
         let given = text(snapshot, "/spec/source/volumeSnapshotContentName").map(str::to_owned);
         let name = given.clone().unwrap_or(own);
+        let was_bound = text(snapshot, "/status/boundVolumeSnapshotContentName").is_some();
         let content = match contents.get_opt(&name).await? {
             Some(content) => content,
-            None if given.is_some() => {
+            // A second copy would be of another moment.
+            None if given.is_some() || was_bound => {
                 return Err(Trouble::refused(format!("VolumeSnapshotContent \"{name}\" does not exist")));
             }
             None => {
+                // Before there is anything that it has to take along.
+                add_finalizer(api, snapshot, FINALIZER).await?;
                 let Some(body) = self.new_content(snapshot, namespace, &name).await? else {
                     return Ok(Outcome::Settled);
                 };
@@ -134,10 +158,19 @@ impl Storage {
         if text(&content, "/spec/driver") != Some(DRIVER) {
             return Ok(Outcome::Settled);
         }
-        if text(&content, "/spec/volumeSnapshotRef/name") != Some(&snapshot.name_any()) {
+        if !is_of(&content, snapshot) {
             return Err(Trouble::refused(format!("VolumeSnapshotContent \"{name}\" is another snapshot's")));
         }
-        add_finalizer(api, snapshot, FINALIZER).await?;
+        if text(&content, "/spec/volumeSnapshotRef/uid").is_none_or(str::is_empty) {
+            let uid = json!({"spec": {"volumeSnapshotRef": {"uid": snapshot.uid()}}});
+            contents.patch(&name, &PatchParams::default(), &Patch::Merge(uid)).await?;
+        }
+        if let Some(snapshot) = api.get_opt(&snapshot.name_any()).await? {
+            add_finalizer(api, &snapshot, FINALIZER).await?;
+        }
+        if let Some(why) = text(&content, "/status/error/message") {
+            return Err(Trouble::refused(why));
+        }
         let ready = content.data.pointer("/status/readyToUse") == Some(&Value::Bool(true));
         let mut status =
             json!({"boundVolumeSnapshotContentName": name, "readyToUse": ready, "error": Value::Null});
@@ -150,6 +183,9 @@ impl Storage {
             status["creationTime"] = json!(time.to_string());
         }
         patch_status(api, &snapshot.name_any(), &json!({"status": status})).await?;
+        if is_cut(&content) {
+            self.release_claim_of(snapshot, namespace).await?;
+        }
         Ok(if ready { Outcome::Settled } else { Outcome::Waiting })
     }
 
@@ -166,18 +202,21 @@ impl Storage {
         let client = &self.place.client;
         let claim_name = text(snapshot, "/spec/source/persistentVolumeClaimName").unwrap_or_default();
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-        let claim = claims.get_opt(claim_name).await?;
-        let bound = claim.and_then(|claim| claim.spec?.volume_name).unwrap_or_default();
+        let claim = claims.get_opt(claim_name).await?.unwrap_or_default();
+        let bound = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
         let persistent: Api<PersistentVolume> = Api::all(client.clone());
         let volume = match bound.is_empty() {
             true => None,
-            false => persistent.get_opt(&bound).await?.as_ref().and_then(volume_id),
+            false => persistent.get_opt(&bound).await?.filter(|pv| is_bound(&claim, pv)),
         };
+        let volume = volume.as_ref().and_then(volume_id);
         let volume = volume.ok_or_else(|| {
             Trouble::refused(format!(
                 "claim \"{claim_name}\" has no volume of {DRIVER} to take a snapshot of"
             ))
         })?;
+        // Until the copy is asked for, the claim keeps the volume.
+        add_finalizer(&claims, &claim, SOURCE_FINALIZER).await?;
         let body = json!({
             "apiVersion": format!("{GROUP}/v1"),
             "kind": "VolumeSnapshotContent",
@@ -225,7 +264,8 @@ impl Storage {
         let contents = contents(&self.place.client);
         let name = text(snapshot, "/status/boundVolumeSnapshotContentName").unwrap_or_default();
         let content = if name.is_empty() { None } else { contents.get_opt(name).await? };
-        if let Some(content) = content
+        let own = content.filter(|content| is_of(content, snapshot));
+        if let Some(content) = own
             && text(&content, "/spec/driver") == Some(DRIVER)
             && text(&content, "/spec/deletionPolicy") == Some("Delete")
         {
@@ -234,7 +274,42 @@ impl Storage {
             }
             return Ok(Outcome::Waiting);
         }
+        self.release_claim_of(snapshot, &snapshot.namespace().unwrap_or_default()).await?;
         drop_finalizer(api, snapshot, FINALIZER).await?;
+        Ok(Outcome::Settled)
+    }
+
+    async fn release_claim_of(&self, snapshot: &DynamicObject, namespace: &str) -> Result<(), Trouble> {
+        let Some(name) = text(snapshot, "/spec/source/persistentVolumeClaimName") else { return Ok(()) };
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.place.client.clone(), namespace);
+        let Some(claim) = claims.get_opt(name).await? else { return Ok(()) };
+        self.release_source(&claims, &claim).await.map(drop)
+    }
+
+    /// The claim may go when no snapshot of it waits for its copy to be asked for.
+    pub(super) async fn release_source(
+        &self,
+        claims: &Api<PersistentVolumeClaim>,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<Outcome, Trouble> {
+        if !claim.finalizers().iter().any(|finalizer| finalizer == SOURCE_FINALIZER) {
+            return Ok(Outcome::Settled);
+        }
+        let of_namespace = snapshots(&self.place.client, &claim.namespace().unwrap_or_default());
+        let (all, contents) =
+            (of_namespace.list(&ListParams::default()).await?, contents(&self.place.client));
+        let name = claim.name_any();
+        for snapshot in all {
+            let is_of_claim = text(&snapshot, "/spec/source/persistentVolumeClaimName") == Some(&name);
+            if !is_of_claim || snapshot.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let content = format!("snapcontent-{}", snapshot.uid().unwrap_or_default());
+            if !contents.get_opt(&content).await?.is_some_and(|content| is_cut(&content)) {
+                return Ok(Outcome::Waiting);
+            }
+        }
+        drop_finalizer(claims, claim, SOURCE_FINALIZER).await?;
         Ok(Outcome::Settled)
     }
 
@@ -247,19 +322,73 @@ impl Storage {
         if content.metadata.deletion_timestamp.is_some() {
             return self.end_content(&contents, &content).await;
         }
-        let snapshot = match self.taken(&content) {
+        let step = self.keep_content(&contents, &content, name).await;
+        if let Err(Trouble::Refused(why)) = &step {
+            let error = json!({"status": {"readyToUse": false, "error": {"message": why}}});
+            patch_status(&contents, name, &error).await?;
+        }
+        step
+    }
+
+    async fn keep_content(
+        &self,
+        contents: &Api<DynamicObject>,
+        content: &DynamicObject,
+        name: &str,
+    ) -> Result<Outcome, Trouble> {
+        let goes = text(content, "/spec/deletionPolicy") == Some("Delete");
+        if goes && self.is_orphan(content).await? {
+            contents.delete(name, &DeleteParams::default()).await?;
+            return Ok(Outcome::Settled);
+        }
+        let snapshot = match self.taken(content) {
             Some(snapshot) => snapshot,
-            None => self.take(&content, name).await?,
+            // Of a copy that is gone there is no second one: it would be of another moment.
+            None if is_cut(content) => return Err(Trouble::refused("Its snapshot does not exist any more.")),
+            None => self.take(content, name).await?,
         };
+        self.note_policy(content, &snapshot).await?;
+        if snapshot.state == SnapshotState::Error {
+            let why = snapshot.state_message.unwrap_or_else(|| "The copy failed.".into());
+            return Err(Trouble::refused(why));
+        }
         let ready = snapshot.state == SnapshotState::Completed;
         let status = json!({"status": {
+            "error": Value::Null,
             "snapshotHandle": snapshot.id,
             "creationTime": snapshot.started_ms.saturating_mul(1_000_000),
             "restoreSize": i64::from(snapshot.size_gib) << 30,
             "readyToUse": ready,
         }});
-        patch_status(&contents, name, &status).await?;
+        patch_status(contents, name, &status).await?;
         Ok(if ready { Outcome::Settled } else { Outcome::Waiting })
+    }
+
+    /// Its VolumeSnapshot is gone, or another one has its name.
+    async fn is_orphan(&self, content: &DynamicObject) -> Result<bool, Trouble> {
+        let part = |what: &str| text(content, &format!("/spec/volumeSnapshotRef/{what}")).unwrap_or_default();
+        if part("uid").is_empty() {
+            return Ok(false);
+        }
+        let snapshot = snapshots(&self.place.client, part("namespace")).get_opt(part("name")).await?;
+        Ok(snapshot.is_none_or(|snapshot| !is_of(content, &snapshot)))
+    }
+
+    /// Whether it goes with its cluster is decided by what its policy is then.
+    async fn note_policy(&self, content: &DynamicObject, snapshot: &Snapshot) -> Result<(), Trouble> {
+        let policy = text(content, "/spec/deletionPolicy").unwrap_or("Delete").to_owned();
+        if snapshot.tags.get(RECLAIM_TAG).is_none_or(|told| *told == policy) {
+            return Ok(());
+        }
+        let key = keys::snapshot(&self.place.cluster.scope, &snapshot.id);
+        let body = |txn: &mut Txn| {
+            if let Some(mut snapshot) = txn.get::<Snapshot>(&key)? {
+                snapshot.tags.insert(RECLAIM_TAG.to_owned(), policy.clone());
+                txn.put(&key, &snapshot)?;
+            }
+            Ok::<_, CommitError>(())
+        };
+        Ok(self.place.eks.cloud.store.transact(body).await?)
     }
 
     /// The snapshot of EC2 that this content is.
@@ -296,6 +425,12 @@ impl Storage {
         contents: &Api<DynamicObject>,
         content: &DynamicObject,
     ) -> Result<Outcome, Trouble> {
+        // As long as somebody is bound to it, it is only marked.
+        let part = |what: &str| text(content, &format!("/spec/volumeSnapshotRef/{what}")).unwrap_or_default();
+        let bound = snapshots(&self.place.client, part("namespace")).get_opt(part("name")).await?;
+        if bound.is_some_and(|s| is_of(content, &s) && s.metadata.deletion_timestamp.is_none()) {
+            return Ok(Outcome::Waiting);
+        }
         let goes = text(content, "/spec/deletionPolicy") == Some("Delete");
         if let Some(snapshot) = self.taken(content).filter(|_| goes) {
             if !snapshot.deleting {

@@ -1,15 +1,13 @@
 //! PersistentVolumes: their volumes go when nobody claims them any more, as their reclaim policy says.
 
 use super::claims::{FINALIZER, PROVISIONED_BY, volume_id};
-use super::{DRIVER, NAME_TAG, RECLAIM_TAG, Storage};
+use super::{DRIVER, NAME_TAG, PROVISIONED_TAG, RECLAIM_TAG, Storage};
 use crate::controller::{Outcome, Trouble};
 use crate::finalizers::drop_finalizer;
 use ekstra_cloud::ec2::volumes;
 use ekstra_domain::ec2::{Volume, VolumeState};
-use ekstra_domain::names::keys;
-use ekstra_store::{CommitError, Txn};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, ListParams};
 use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
 
@@ -19,7 +17,11 @@ impl Storage {
         let Some(pv) = persistent.get_opt(name).await? else { return Ok(Outcome::Settled) };
         let ours = pv.annotations().get(PROVISIONED_BY).is_some_and(|by| by == DRIVER);
         let Some(id) = volume_id(&pv).filter(|_| ours) else { return Ok(Outcome::Settled) };
-        self.note_policy(&pv, &id).await?;
+        // What becomes of the volume when the cluster goes is decided by what the policy is then.
+        if self.volume_record(&id).is_some_and(|volume| volume.tags.contains_key(RECLAIM_TAG)) {
+            self.tag_volume(&id, RECLAIM_TAG, &policy(&pv)).await?;
+        }
+        self.tag_volume(&id, PROVISIONED_TAG, "true").await?;
         if !is_unwanted(&pv) {
             return self.release_unkept(&persistent, &pv).await;
         }
@@ -67,36 +69,25 @@ impl Storage {
         }
     }
 
-    /// What becomes of the volume when the cluster goes is decided by what the policy is then.
-    async fn note_policy(&self, pv: &PersistentVolume, id: &str) -> Result<(), Trouble> {
-        let policy = policy(pv);
-        let told = |volume: &Volume| volume.tags.get(RECLAIM_TAG).is_none_or(|tag| *tag == policy);
-        if self.volume_record(id).is_none_or(|volume| told(&volume)) {
-            return Ok(());
-        }
-        let key = keys::volume(&self.place.cluster.scope, id);
-        let body = |txn: &mut Txn| {
-            if let Some(mut volume) = txn.get::<Volume>(&key)? {
-                volume.tags.insert(RECLAIM_TAG.to_owned(), policy.clone());
-                txn.put(&key, &volume)?;
-            }
-            Ok::<_, CommitError>(())
-        };
-        Ok(self.place.eks.cloud.store.transact(body).await?)
-    }
-
-    /// A claim that was deleted between its volume and its PersistentVolume leaves the volume.
+    /// A claim that was deleted between its volume and its PersistentVolume leaves the volume. One that ever was a
+    /// PersistentVolume is never taken away here: its policy may be to keep it.
     pub(super) async fn sweep(&self) -> Result<Outcome, Trouble> {
         let persistent: Api<PersistentVolume> = Api::all(self.place.client.clone());
         for volume in self.own_volumes() {
-            if volume.state != VolumeState::Available {
+            if volume.state != VolumeState::Available || volume.tags.contains_key(PROVISIONED_TAG) {
                 continue;
             }
             let Some(name) = volume.tags.get(NAME_TAG) else { continue };
-            if persistent.get_opt(name).await?.is_none() && !self.is_claimed(&volume, name).await? {
-                tracing::info!(volume = volume.id, "nobody claims it any more");
-                self.remove(&volume.id).await?;
+            if self.is_claimed(&volume, name).await? {
+                continue;
             }
+            let all = persistent.list(&ListParams::default()).await?;
+            if all.iter().any(|pv| volume_id(pv).as_ref() == Some(&volume.id)) {
+                self.tag_volume(&volume.id, PROVISIONED_TAG, "true").await?;
+                continue;
+            }
+            tracing::info!(volume = volume.id, "nobody claims it any more");
+            self.remove(&volume.id).await?;
         }
         Ok(Outcome::Settled)
     }

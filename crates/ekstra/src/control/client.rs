@@ -53,6 +53,11 @@ impl Control {
         self.call("GET", "/status", Body::empty()).await
     }
 
+    /// A backup, as the owner's file in the home.
+    pub(crate) async fn back_up(self) -> Result<Value> {
+        self.call("POST", "/backup", Body::empty()).await
+    }
+
     /// Asks only; the end is seen by the home's lock.
     pub(crate) async fn stop(self, all: bool) -> Result<()> {
         self.call("POST", &format!("/stop?all={all}"), Body::empty()).await.map(drop)

@@ -1,8 +1,8 @@
 //! The socket from end to end, without a service behind it.
 
 use super::*;
-use ekstra_host::sim::SimHost;
 use ekstra_images::pack::{PackOptions, pack};
+use ekstra_testkit::TestEnv;
 use std::io::Write;
 use std::path::Path;
 
@@ -19,15 +19,11 @@ async fn running() -> Running {
     fs::create_dir_all(home.path("run")).expect("makes");
     let cache = directory.path().join("cache");
     let (stop, stops) = mpsc::channel(1);
-    let private = Private {
-        home: home.clone(),
-        host: Arc::new(SimHost::default()),
-        components: Arc::new(Components::of_store(
-            &home,
-            ekstra_components::Store::open(cache, None).expect("opens"),
-        )),
-        stop,
-    };
+    let TestEnv { cloud, host, names, .. } = TestEnv::new().await;
+    let store = ekstra_components::Store::open(cache, None).expect("opens");
+    let components = Arc::new(Components::of_store(&home, store));
+    let eks = Eks::new(cloud, host.clone(), names, components.clone());
+    let private = Private { home: home.clone(), host, components, eks, stop };
     tokio::spawn(serve(bind(&home).expect("binds"), Arc::new(private)));
     Running { _directory: directory, home, stops }
 }

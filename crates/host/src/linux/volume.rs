@@ -6,22 +6,26 @@
 //! What is touched inside an instance is reached from its root with links resolved in there ([`open_inside`]): its pods
 //! may have put links anywhere.
 
+mod copy;
+mod freeze;
+
+pub(super) use copy::snapshot;
+pub use freeze::freeze_main;
+
 use super::cgroup::Group;
-use super::command::{run, run_within};
-use crate::{AttachmentSpec, Device, HostError, Running, SnapshotSpec, VolumeSpec};
+use super::command::run;
+use crate::{AttachmentSpec, Device, HostError, Running, VolumeSpec};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// Copying what a volume holds, at the speed of a slow disk.
-const COPY_LIMIT: Duration = Duration::from_secs(30 * 60);
 const DEVICES: &str = "dev";
+const DISK: &str = "dev/disk";
 const ALIASES: &str = "dev/disk/by-id";
 
 /// A loop device.
@@ -51,11 +55,20 @@ fn create(spec: &VolumeSpec) -> Result<(), HostError> {
     }
     let partial = partial(&spec.path);
     match &spec.source {
-        Some(source) => copy(source, &partial)?,
+        Some(source) => copy::copy(source, &partial)?,
         None => drop(File::create(&partial).map_err(HostError::io("create", &partial))?),
     }
-    resize(&partial, spec.bytes)?;
-    fs::rename(&partial, &spec.path).map_err(HostError::io("rename", &spec.path))
+    if let Err(error) = resize(&partial, spec.bytes) {
+        let _ = fs::remove_file(&partial);
+        return Err(error);
+    }
+    copy::publish(&partial, &spec.path)
+}
+
+/// A name is on disk when its directory is.
+fn sync_directory(file: &Path) -> Result<(), HostError> {
+    let directory = file.parent().unwrap_or(Path::new("."));
+    File::open(directory).and_then(|opened| opened.sync_all()).map_err(HostError::io("sync", directory))
 }
 
 fn partial(path: &Path) -> PathBuf {
@@ -66,13 +79,6 @@ fn resize(path: &Path, bytes: u64) -> Result<(), HostError> {
     let file = File::options().write(true).open(path).map_err(HostError::io("open", path))?;
     let length = file.metadata().map_err(HostError::io("size", path))?.len();
     file.set_len(bytes.max(length)).and_then(|()| file.sync_all()).map_err(HostError::io("size", path))
-}
-
-/// Holes stay holes.
-fn copy(from: &Path, to: &Path) -> Result<(), HostError> {
-    let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
-    let args = ["--sparse=always", "--reflink=auto", "--", &from, &to];
-    run_within(COPY_LIMIT, "cp", "coreutils", &args, "").map(drop)
 }
 
 pub(super) fn bytes(path: &Path) -> Result<Option<u64>, HostError> {
@@ -136,7 +142,8 @@ fn find(file: &Path) -> Result<Option<Loop>, HostError> {
 pub(super) fn device(spec: &AttachmentSpec, instance: Option<&Running>) -> Result<Device, HostError> {
     let Some(found) = find(&spec.path)? else { return Ok(Device::Absent) };
     let Some(instance) = instance else { return Ok(Device::Elsewhere) };
-    let number = open_inside(instance, DEVICES).and_then(|dev| block_number(dev.as_fd(), &spec.device));
+    let number = open_inside(instance, DEVICES, OFlag::O_DIRECTORY)
+        .and_then(|dev| block_number(dev.as_fd(), &spec.device));
     let is_there = number.is_ok_and(|number| number == Some(found.number));
     Ok(if is_there { Device::InPlace } else { Device::Elsewhere })
 }
@@ -149,17 +156,14 @@ pub(super) fn attach(spec: &AttachmentSpec, instance: &Running, group: &Group<'_
     let found = find(&spec.path)?.ok_or_else(|| HostError::io("attach", &spec.path)(missing()))?;
     group.set_block_device(found.number, true)?;
     let inside = || -> nix::Result<()> {
-        let dev = open_inside(instance, DEVICES)?;
+        let dev = open_inside(instance, DEVICES, OFlag::O_DIRECTORY)?;
         unlink(dev.as_fd(), &spec.device)?;
         let number = makedev(found.number.0, found.number.1);
         mknodat(&dev, spec.device.as_str(), SFlag::S_IFBLK, Mode::from_bits_truncate(0o660), number)?;
-        for directory in ["disk", "disk/by-id"] {
-            match mkdirat(&dev, directory, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        let aliases = open_inside(instance, ALIASES)?;
+        make_directory(dev.as_fd(), "disk")?;
+        let disk = open_inside(instance, DISK, OFlag::O_DIRECTORY)?;
+        make_directory(disk.as_fd(), "by-id")?;
+        let aliases = open_inside(instance, ALIASES, OFlag::O_DIRECTORY)?;
         unlink(aliases.as_fd(), &spec.alias)?;
         symlinkat(format!("../../{}", spec.device).as_str(), &aliases, spec.alias.as_str())
     };
@@ -179,8 +183,8 @@ pub(super) fn detach(
             return Err(HostError::VolumeInUse { path: spec.path.clone(), id: spec.instance.clone() });
         }
         let inside = || -> nix::Result<()> {
-            unlink(open_inside(instance, DEVICES)?.as_fd(), &spec.device)?;
-            match open_inside(instance, ALIASES) {
+            unlink(open_inside(instance, DEVICES, OFlag::O_DIRECTORY)?.as_fd(), &spec.device)?;
+            match open_inside(instance, ALIASES, OFlag::O_DIRECTORY) {
                 Ok(aliases) => unlink(aliases.as_fd(), &spec.alias),
                 Err(Errno::ENOENT) => Ok(()),
                 Err(errno) => Err(errno),
@@ -210,11 +214,19 @@ pub(super) fn detach_all(below: &Path) -> Result<(), HostError> {
     loops()?.iter().filter(|(file, _)| file.starts_with(&below)).try_for_each(|(_, found)| release(found))
 }
 
+/// The last component of the name is no link, so nobody can lead this elsewhere.
+fn make_directory(parent: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
+    match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// A directory of an instance, whose links lead to where they lead for the instance.
-fn open_inside(instance: &Running, path: &str) -> nix::Result<OwnedFd> {
+fn open_inside(instance: &Running, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
     let root = File::open(format!("/proc/{}/root", instance.pid)).map_err(|e| errno(&e))?;
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC)
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | flags)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let opened = openat2(&root, path, how)?;
     // Its pid may be another's by now.
@@ -277,80 +289,10 @@ fn is_mounted(instance: &Running, device: &Loop) -> bool {
     !mount_points(instance, device).is_empty()
 }
 
-/// A file system that takes no writes until this is dropped.
-#[derive(Debug)]
-struct Frozen(OwnedFd);
-
-/// `FIFREEZE` and `FITHAW` of `linux/fs.h`: `_IOWR('X', 119, int)`, `_IOWR('X', 120, int)`.
-const FREEZE: libc::c_ulong = 0xc004_5877;
-const THAW: libc::c_ulong = 0xc004_5878;
-
-#[expect(unsafe_code, reason = "FIFREEZE and FITHAW have no safe wrapper")]
-fn set_frozen(file_system: BorrowedFd<'_>, request: libc::c_ulong) -> nix::Result<()> {
-    // SAFETY: both requests ignore their argument, and the descriptor is open.
-    Errno::result(unsafe { libc::ioctl(file_system.as_raw_fd(), request as _, 0) }).map(drop)
-}
-
-impl Frozen {
-    /// `None` when the instance has not mounted it.
-    fn freeze(instance: &Running, device: &Loop) -> nix::Result<Option<Self>> {
-        let Some(point) = mount_points(instance, device).into_iter().next() else { return Ok(None) };
-        let directory = open_inside(instance, &point)?;
-        match set_frozen(directory.as_fd(), FREEZE) {
-            // By a predecessor, which was killed before it could thaw it.
-            Ok(()) | Err(Errno::EBUSY) => Ok(Some(Self(directory))),
-            Err(errno) => Err(errno),
-        }
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // Not frozen (EINVAL) is what it shall be.
-        let _ = set_frozen(self.0.as_fd(), THAW);
-    }
-}
-
-/// Copies while nothing is written: what is in the snapshot is what a power failure at that moment would have left.
-pub(super) fn snapshot(spec: &SnapshotSpec, instance: Option<&Running>) -> Result<(), HostError> {
-    let (device, done) = (find(&spec.volume)?, spec.to.exists());
-    let frozen = match (&device, instance) {
-        (Some(device), Some(instance)) => Frozen::freeze(instance, device)
-            .map_err(|errno| HostError::io("freeze", &spec.volume)(errno.into()))?,
-        _ => None,
-    };
-    // A predecessor may have been killed when all but the thawing was done.
-    if done {
-        return Ok(());
-    }
-    if let Some(device) = device.filter(|_| frozen.is_none()) {
-        File::open(&device.path)
-            .and_then(|device| device.sync_all())
-            .map_err(HostError::io("sync", device.path))?;
-    }
-    if let Some(parent) = spec.to.parent() {
-        fs::create_dir_all(parent).map_err(HostError::io("create", parent))?;
-    }
-    let partial = partial(&spec.to);
-    let copied = copy(&spec.volume, &partial);
-    drop(frozen);
-    copied?;
-    File::open(&partial).and_then(|file| file.sync_all()).map_err(HostError::io("sync", &partial))?;
-    fs::rename(&partial, &spec.to).map_err(HostError::io("rename", &spec.to))
-}
-
-pub(super) fn remove_snapshot(spec: &SnapshotSpec, instance: Option<&Running>) -> Result<(), HostError> {
-    let is_begun = partial(&spec.to).exists();
-    if let (true, Some(instance), Some(device)) = (is_begun, instance, find(&spec.volume)?) {
-        // Thawed when dropped.
-        drop(Frozen::freeze(instance, &device));
-    }
-    remove(&spec.to)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SnapshotSpec;
     use std::io::{Read, Seek, SeekFrom, Write};
 
     fn directory(name: &str) -> PathBuf {
@@ -396,11 +338,12 @@ mod tests {
         let (volume, to) = (home.join("vol-1"), home.join("snap-1"));
         fs::write(&volume, "before").expect("written");
         let spec = SnapshotSpec { volume: volume.clone(), to: to.clone(), instance: None };
-        snapshot(&spec, None).expect("made");
+        let launcher = Path::new("/nobody/freezes/what/is/not/mounted");
+        snapshot(launcher, &spec, None).expect("made");
         fs::write(&volume, "after").expect("written");
-        snapshot(&spec, None).expect("is there");
+        snapshot(launcher, &spec, None).expect("is there");
         assert_eq!(fs::read_to_string(&to).expect("read"), "before");
-        remove_snapshot(&spec, None).expect("removed");
+        remove(&to).expect("removed");
         assert!(!to.exists());
         fs::remove_dir_all(home).expect("removed");
     }

@@ -3,6 +3,7 @@
 //! Invariant: a device that holds anything at all is never formatted.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,17 +37,14 @@ fn io_error<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(
     move |error| DeviceError::Io { what, path, source: error.into() }
 }
 
-/// The device of a volume: by its serial number, or where the attachment says that it is.
-pub(super) fn wait_for(volume: &str, said: Option<&str>) -> Result<PathBuf, DeviceError> {
+/// The device of a volume, by its serial number alone: where an attachment says that it is, another may be by now.
+pub(super) fn wait_for(volume: &str) -> Result<PathBuf, DeviceError> {
     let serial = volume.replace('-', "");
     let by_id = PathBuf::from(format!("/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{serial}"));
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Ok(device) = fs::canonicalize(&by_id) {
             return Ok(device);
-        }
-        if let Some(device) = said.map(Path::new).filter(|device| device.exists()) {
-            return Ok(device.to_owned());
         }
         if Instant::now() > deadline {
             return Err(DeviceError::NotAttached(volume.to_owned()));
@@ -140,9 +138,24 @@ pub(super) fn publish(from: &Path, to: &Path, read_only: bool) -> Result<(), Dev
     }
     if read_only {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(NONE, to, NONE, flags, NONE).map_err(io_error("make read-only", to))?;
+        let kept = flags_of(to).map_err(io_error("look at", to))?;
+        mount(NONE, to, NONE, flags | kept, NONE).map_err(io_error("make read-only", to))?;
     }
     Ok(())
+}
+
+/// What a mount may not do, which a remount forgets unless it is told again.
+fn flags_of(at: &Path) -> nix::Result<MsFlags> {
+    let has = statvfs(at)?.flags();
+    let pairs = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    Ok(pairs.into_iter().filter(|(flag, _)| has.contains(*flag)).map(|(_, flag)| flag).collect())
 }
 
 pub(super) fn unmount(at: &Path) -> Result<(), DeviceError> {

@@ -23,33 +23,35 @@ pub(super) struct Facts {
 pub(super) struct Driver {
     facts: Facts,
     /// Volumes with a call under way. The kubelet tries again.
-    busy: Mutex<BTreeSet<String>>,
+    busy: Busy,
 }
 
-/// Its volume's turn, until it is dropped.
-struct Turn<'a> {
-    driver: &'a Driver,
+type Busy = Arc<Mutex<BTreeSet<String>>>;
+
+/// Its volume's turn, until it is dropped: by whoever does the work, which goes on when the kubelet has hung up.
+struct Turn {
+    busy: Busy,
     volume: String,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
-        self.driver.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.volume);
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.volume);
     }
 }
 
 impl Driver {
     pub(super) fn new(facts: Facts) -> Arc<Self> {
-        Arc::new(Self { facts, busy: Mutex::default() })
+        Arc::new(Self { facts, busy: Busy::default() })
     }
 
-    fn turn(&self, volume: &str) -> Result<Turn<'_>, Status> {
+    fn turn(&self, volume: &str) -> Result<Turn, Status> {
         if volume.is_empty() {
             return Err(Status::invalid_argument("a volume id is missing"));
         }
         let free = self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.to_owned());
         if free {
-            return Ok(Turn { driver: self, volume: volume.to_owned() });
+            return Ok(Turn { busy: self.busy.clone(), volume: volume.to_owned() });
         }
         Err(Status::aborted(format!("another call for {volume} is under way")))
     }
@@ -75,9 +77,14 @@ fn mounted(capability: Option<VolumeCapability>) -> Result<MountVolume, Status> 
 
 /// Runs what waits for the kernel on a thread that may.
 async fn blocking<T: Send + 'static>(
+    turn: Option<Turn>,
     work: impl FnOnce() -> Result<T, DeviceError> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    })
+    .await;
     done.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| {
         eprintln!("csi: {error}");
         match &error {
@@ -130,11 +137,11 @@ impl node_server::Node for Driver {
         let request = request.into_inner();
         let mount = mounted(request.volume_capability)?;
         let to = path(&request.staging_target_path, "the staging path")?;
-        let _turn = self.turn(&request.volume_id)?;
-        let (volume, context) = (request.volume_id.clone(), request.publish_context);
+        let turn = Some(self.turn(&request.volume_id)?);
+        let volume = request.volume_id;
         let kind = if mount.fs_type.is_empty() { "ext4".to_owned() } else { mount.fs_type };
-        blocking(move || {
-            let device = device::wait_for(&volume, context.get("devicePath").map(String::as_str))?;
+        blocking(turn, move || {
+            let device = device::wait_for(&volume)?;
             device::stage(&device, &to, &kind, &mount.mount_flags)
         })
         .await?;
@@ -147,8 +154,8 @@ impl node_server::Node for Driver {
     ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
         let request = request.into_inner();
         let at = path(&request.staging_target_path, "the staging path")?;
-        let _turn = self.turn(&request.volume_id)?;
-        blocking(move || device::unmount(&at)).await?;
+        let turn = Some(self.turn(&request.volume_id)?);
+        blocking(turn, move || device::unmount(&at)).await?;
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
 
@@ -160,8 +167,8 @@ impl node_server::Node for Driver {
         mounted(request.volume_capability)?;
         let from = path(&request.staging_target_path, "the staging path")?;
         let to = path(&request.target_path, "the target path")?;
-        let _turn = self.turn(&request.volume_id)?;
-        blocking(move || device::publish(&from, &to, request.readonly)).await?;
+        let turn = Some(self.turn(&request.volume_id)?);
+        blocking(turn, move || device::publish(&from, &to, request.readonly)).await?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
 
@@ -171,8 +178,8 @@ impl node_server::Node for Driver {
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
         let at = path(&request.target_path, "the target path")?;
-        let _turn = self.turn(&request.volume_id)?;
-        blocking(move || device::unpublish(&at)).await?;
+        let turn = Some(self.turn(&request.volume_id)?);
+        blocking(turn, move || device::unpublish(&at)).await?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
 
@@ -181,7 +188,7 @@ impl node_server::Node for Driver {
         request: Request<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
         let at = path(&request.into_inner().volume_path, "the volume path")?;
-        let (bytes, inodes) = blocking(move || device::measure(&at)).await?;
+        let (bytes, inodes) = blocking(None, move || device::measure(&at)).await?;
         let usage = |unit: volume_usage::Unit, used: Use| VolumeUsage {
             available: used.available,
             total: used.total,
@@ -198,9 +205,9 @@ impl node_server::Node for Driver {
     ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
         let request = request.into_inner();
         let at = path(&request.volume_path, "the volume path")?;
-        let _turn = self.turn(&request.volume_id)?;
+        let turn = Some(self.turn(&request.volume_id)?);
         let volume = request.volume_id.clone();
-        let capacity_bytes = blocking(move || device::grow(&device::wait_for(&volume, None)?, &at)).await?;
+        let capacity_bytes = blocking(turn, move || device::grow(&device::wait_for(&volume)?, &at)).await?;
         Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes }))
     }
 

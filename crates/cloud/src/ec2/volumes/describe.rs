@@ -53,15 +53,21 @@ pub(super) fn attachment(volume: &Volume) -> Option<model::VolumeAttachment> {
 pub(super) fn describe_modification(volume: &Volume) -> Option<model::VolumeModification> {
     let modification = volume.modification.as_ref()?;
     let ended = modification.ended_ms;
+    let state = match (&modification.failure, ended) {
+        (Some(_), _) => "failed",
+        (None, Some(_)) => "completed",
+        (None, None) => "modifying",
+    };
     Some(model::VolumeModification {
         volume_id: Some(volume.id.clone()),
-        modification_state: Some(if ended.is_some() { "completed" } else { "modifying" }.into()),
-        progress: Some(if ended.is_some() { 100 } else { 0 }),
+        modification_state: Some(state.into()),
+        status_message: modification.failure.clone(),
+        progress: Some(if state == "completed" { 100 } else { 0 }),
         original_size: number(modification.original_gib),
         original_volume_type: Some(modification.original.kind.clone()),
         original_iops: modification.original.iops.and_then(number),
         original_throughput: modification.original.throughput.and_then(number),
-        target_size: number(volume.size_gib),
+        target_size: number(modification.target_gib.max(volume.size_gib)),
         target_volume_type: Some(volume.performance.kind.clone()),
         target_iops: volume.performance.iops.and_then(number),
         target_throughput: volume.performance.throughput.and_then(number),

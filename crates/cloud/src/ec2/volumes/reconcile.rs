@@ -12,6 +12,7 @@ use ekstra_host::{AttachmentSpec, ChildId, ChildStatus, Host, HostError, VolumeS
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub enum VolumeError {
     Host(#[from] HostError),
     #[error(transparent)]
     Store(#[from] CommitError),
+    #[error("{0} is not there; it is waited for, since it holds the volume")]
+    Missing(PathBuf),
 }
 
 impl Reconciler for VolumeReconciler {
@@ -66,7 +69,11 @@ impl Reconciler for VolumeReconciler {
             let observed = self.observe(&volume).await?;
             for action in plan_volume(&volume, &observed) {
                 tracing::info!(volume = volume.id, ?action);
-                self.apply(&key, &volume, action).await?;
+                let applied = self.apply(&key, &volume, action).await;
+                if let (Err(error), VolumeAction::MakeFile) = (&applied, action) {
+                    self.note_trouble(&key, error.to_string()).await?;
+                }
+                applied?;
             }
             Ok(Next::OnChange)
         }
@@ -120,19 +127,27 @@ impl VolumeReconciler {
         let spec = self.attachment(volume);
         let now = self.cloud.env.now_ms();
         match action {
-            VolumeAction::MakeFile | VolumeAction::Grow => {
+            VolumeAction::AwaitFile => Err(VolumeError::Missing(path)),
+            VolumeAction::MakeFile => {
                 let source = volume.snapshot.as_ref().map(|id| snapshot_file(&self.cloud, id));
                 let spec = VolumeSpec { path, bytes: u64::from(volume.size_gib) << 30, source };
                 Ok(on_host(&self.host, move |host| host.ensure_volume(&spec)).await?)
             }
+            VolumeAction::Grow => {
+                let spec = VolumeSpec { path, bytes: u64::from(volume.size_gib) << 30, source: None };
+                match on_host(&self.host, move |host| host.ensure_volume(&spec)).await {
+                    Err(error) if error.is_too_large() => self.give_up_growing(key, volume, &error).await,
+                    grown => Ok(grown?),
+                }
+            }
             VolumeAction::Attach => Ok(on_host(&self.host, move |host| host.attach_volume(&spec)).await?),
             VolumeAction::Detach => Ok(on_host(&self.host, move |host| host.detach_volume(&spec)).await?),
-            VolumeAction::RemoveFile => Ok(on_host(&self.host, move |host| host.remove_volume(&path)).await?),
             VolumeAction::MarkAvailable => {
                 self.update(key, |volume| {
                     let creating = volume.state == VolumeState::Creating;
                     if creating {
                         volume.state = VolumeState::Available;
+                        volume.trouble = None;
                     }
                     creating
                 })
@@ -156,7 +171,10 @@ impl VolumeReconciler {
                     let same = now_volume.attachment.as_ref().map(|a| a.instance.clone()) == seen;
                     if same {
                         now_volume.attachment = None;
-                        now_volume.state = VolumeState::Available;
+                        // Whoever asked for its deletion meanwhile is not overruled.
+                        if now_volume.state == VolumeState::InUse {
+                            now_volume.state = VolumeState::Available;
+                        }
                     }
                     same
                 })
@@ -164,7 +182,9 @@ impl VolumeReconciler {
             }
             VolumeAction::MarkModified => {
                 self.update(key, |now_volume| match &mut now_volume.modification {
-                    Some(modification) if now_volume.size_gib == volume.size_gib => {
+                    Some(modification)
+                        if modification.ended_ms.is_none() && now_volume.size_gib == volume.size_gib =>
+                    {
                         modification.ended_ms = Some(now);
                         true
                     }
@@ -172,15 +192,41 @@ impl VolumeReconciler {
                 })
                 .await
             }
-            VolumeAction::Forget => Ok(self
-                .cloud
-                .store
-                .transact::<_, CommitError>(|txn| {
+            VolumeAction::Forget => {
+                on_host(&self.host, move |host| host.remove_volume(&path)).await?;
+                let body = |txn: &mut Txn| {
                     txn.delete(key);
-                    Ok(())
-                })
-                .await?),
+                    Ok::<_, CommitError>(())
+                };
+                Ok(self.cloud.store.transact(body).await?)
+            }
         }
+    }
+
+    /// For whoever looks why it is still being created.
+    async fn note_trouble(&self, key: &str, trouble: String) -> Result<(), VolumeError> {
+        self.update(key, |volume| {
+            let is_new = volume.trouble.as_ref() != Some(&trouble);
+            volume.trouble = Some(trouble.clone());
+            is_new
+        })
+        .await
+    }
+
+    /// This machine's disk has no files of that size: the volume is what it was.
+    async fn give_up_growing(&self, key: &str, volume: &Volume, why: &HostError) -> Result<(), VolumeError> {
+        let now = self.cloud.env.now_ms();
+        self.update(key, |now_volume| match &mut now_volume.modification {
+            Some(modification) if now_volume.size_gib == volume.size_gib => {
+                modification.ended_ms = Some(now);
+                modification.failure = Some(why.to_string());
+                now_volume.size_gib = modification.original_gib;
+                now_volume.performance = modification.original.clone();
+                true
+            }
+            _ => false,
+        })
+        .await
     }
 
     async fn update(&self, key: &str, change: impl Fn(&mut Volume) -> bool) -> Result<(), VolumeError> {

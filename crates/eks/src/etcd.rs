@@ -1,0 +1,36 @@
+//! etcd's data: snapshots of it now and then, and what is done when it is damaged.
+//!
+//! Invariant: a snapshot with its final name is whole (etcd's own sum at its end is right), and data that was damaged is
+//! moved aside, never deleted.
+
+mod client;
+mod damage;
+mod restore;
+mod snapshots;
+
+pub(crate) use damage::is_damaged;
+pub(crate) use restore::{finish, restore};
+pub use snapshots::EtcdSnapshots;
+pub(crate) use snapshots::take;
+
+use std::path::{Path, PathBuf};
+
+/// Below a slot's directory; they go with the slot.
+const DIRECTORY: &str = "snapshots";
+
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    #[error("etcd: {0}")]
+    Connect(std::io::Error),
+    #[error("etcd: {0}")]
+    Answer(String),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("etcdutl: {0}")]
+    Tool(String),
+}
+
+fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> EtcdError {
+    let path = path.to_owned();
+    move |source| EtcdError::File { path, source }
+}

@@ -1,0 +1,51 @@
+//! Whether etcd ends because its data is damaged: by its own last words.
+//!
+//! Invariant: only words that etcd has for damage count. A full disk, a lack of memory or a wrong key end it just as often,
+//! and restoring a snapshot then would lose what is well.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// How much of the log is looked at.
+const LAST_WORDS: u64 = 64 * 1024;
+
+/// Of etcd and its database; where each comes from is beside it.
+const DAMAGED: [&str; 14] = [
+    // go.etcd.io/bbolt: the two first pages, a page that is none, the list of free pages.
+    "invalid database",
+    "version mismatch",
+    "checksum error",
+    "invalid freelist page",
+    "invalid page type",
+    "freelist: ",
+    // A page beyond the file's end, or a length that is none.
+    "unexpected fault address",
+    "slice bounds out of range",
+    "index out of range",
+    // go.etcd.io/etcd/server: the log of commits and what it belongs to.
+    "crc mismatch",
+    "failed to find database snapshot file",
+    "file not found in member/wal",
+    "failed to recover v3 backend from snapshot",
+    "is corrupted",
+];
+/// What ends etcd and is not damage, whatever else it says.
+const NOT_DAMAGED: [&str; 3] = ["no space left on device", "cannot allocate memory", "permission denied"];
+
+/// Reads the end of etcd's log, as far as it is of its last run.
+pub(crate) fn is_damaged(log: &Path) -> io::Result<bool> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS)))?;
+    let mut words = Vec::new();
+    file.read_to_end(&mut words)?;
+    Ok(says_damaged(&String::from_utf8_lossy(&words)))
+}
+
+fn says_damaged(words: &str) -> bool {
+    // A run ends with a line of level panic or fatal, or with Go's own report.
+    let last_run: Vec<&str> = words.lines().rev().take(200).collect();
+    let says = |any: &[&str]| last_run.iter().any(|line| any.iter().any(|word| line.contains(word)));
+    says(&DAMAGED) && !says(&NOT_DAMAGED)
+}
