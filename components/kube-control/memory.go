@@ -6,32 +6,34 @@ import (
 	"time"
 )
 
-// How the memory that a burst of work left behind is given back. Go's own
-// scavenger keeps a tenth more than the next collection may need, and never
-// collects early; starting up is such a burst, and most control planes do
-// little after it.
+// How the memory that a burst of work left behind is given back, and kept from
+// coming again. Go's own scavenger keeps a tenth more than the next collection
+// may need, and never collects early; starting up is such a burst, and most
+// control planes do little after it.
 const (
 	lookEvery = 10 * time.Second
 	// quiet is the most that an idle component allocates between two looks.
 	quiet = 16 << 20
-	// worth is the least allocated since the last time for which a
-	// collection and a walk over the heap are worth their processor time.
-	worth = 64 << 20
+	// restingPercent is what GOGC is while it is idle: a tenth of a second of
+	// collecting every minute.
+	restingPercent = 12
 )
 
-// giveBack returns free memory to the machine whenever the component has
-// worked and is idle again. It costs an idle component one collection for
-// every 64 MiB that it allocates, less than half of what the collector costs
-// it anyway.
+// giveBack returns free memory to the machine when the component has worked and
+// is idle again, and collects sooner for as long as it is.
 func giveBack() {
-	before, given := allocated(), uint64(0)
+	before, resting, working := allocated(), false, 0
 	for range time.Tick(lookEvery) {
 		now := allocated()
-		if now-before < quiet && now-given >= worth {
+		isQuiet := now-before < quiet
+		switch {
+		case isQuiet && !resting:
+			working = debug.SetGCPercent(restingPercent)
 			debug.FreeOSMemory()
-			given = now
+		case !isQuiet && resting:
+			debug.SetGCPercent(working)
 		}
-		before = now
+		before, resting = now, isQuiet
 	}
 }
 

@@ -372,7 +372,7 @@ class Service:
         found["instances"] = [p.name for p in Path(self.home).glob("instances/*")]
         found["volumes"] = [p.name for kind in ("volumes", "snapshots") for p in Path(self.home).glob(f"{kind}/*")]
         balancers = ".".join(["198.19", *self.settings()["transit"].split(".")[2:3]]) + "."
-        found["addresses"] = [a for a in output("ip", "-o", "addr", "show", "dev", "lo").splitlines() if balancers in a]
+        found["balancers"] = [r for r in output("ip", "route").splitlines() if r.startswith(balancers)]
         found["pid files"] = [p.name for p in Path(self.home).glob("run/*.pid")]
         return {kind: items for kind, items in found.items() if items}
 

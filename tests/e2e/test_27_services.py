@@ -145,6 +145,48 @@ def test_who_may_come_and_what_is_not_balanced(service, site):
     service.kubectl("delete", "service", "udp", timeout=60)
 
 
+def test_the_host_may_be_named_and_its_own_programs_are_not_in_the_way(service, site):
+    """A program that listens on every address of this machine has the same port."""
+    with socket.create_server(("0.0.0.0", 0)) as own:
+        port = own.getsockname()[1]
+        service.apply(balancer("local-only", "site", port, loadBalancerSourceRanges=["127.0.0.0/8"]))
+        address = ingress(service, "local-only")["ip"]
+        answers(address, port)
+        assert {get(address, port) for _ in range(20)} == set(site)
+        service.run_pod("stranger", SLEEP)
+        told = service.exec("stranger", f"timeout 5 nc {address} {port} </dev/null && echo open", check=False)
+        # In the VPC kube-proxy answers for the address, and drops who may not come.
+        assert "open" not in told.stdout
+        service.delete_pod("stranger")
+    with socket.create_server(("0.0.0.0", port)):
+        assert get(address, port) in site, "and comes second, too"
+    service.kubectl("delete", "service", "local-only", timeout=60)
+
+
+def test_a_refused_service_does_not_hold_up_the_others(service, cluster, site):
+    """Targets follow the nodes, whatever else there is in the cluster."""
+    udp = balancer("a-refused", "site", 8086)
+    udp["spec"]["ports"][0]["protocol"] = "UDP"
+    service.apply(udp, balancer("z-steady", "site", 8087))
+    address = ingress(service, "z-steady")["ip"]
+    answers(address, 8087)
+    service.create_nodegroup(cluster, "more", 1)
+    service.wait_nodegroup(cluster, "more")
+    service.delete_nodegroup(cluster, "more")
+    for _ in range(20):
+        assert get(address, 8087) in site
+    service.kubectl("delete", "service", "a-refused", "z-steady", timeout=60)
+
+
+def test_a_balancer_whose_finalizer_was_taken_away_goes(service, site):
+    service.apply(balancer("forced", "site", 8088))
+    address = ingress(service, "forced")["ip"]
+    answers(address, 8088)
+    service.kubectl("patch", "service", "forced", "--type=merge", "-p", json.dumps({"metadata": {"finalizers": None}}))
+    service.kubectl("delete", "service", "forced", timeout=60)
+    wait("nobody listens", lambda: refused(address, 8088), 30)
+
+
 def test_balancers_outlive_the_service_and_the_gate(service, site):
     service.apply(balancer("steady", "site", 8085))
     address = ingress(service, "steady")["ip"]

@@ -8,6 +8,7 @@ mod damage;
 mod restore;
 mod snapshots;
 
+pub(crate) use client::connect;
 pub(crate) use damage::is_damaged;
 pub(crate) use restore::{finish, restore};
 pub use snapshots::EtcdSnapshots;

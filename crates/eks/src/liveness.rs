@@ -13,7 +13,6 @@ use ekstra_engine::{Next, Reconciler};
 use ekstra_host::{ChildId, ChildStatus, HostError, Running};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-pub(crate) use probe::ETCD_HEALTH_PORT;
 use probe::{Answer, Prober};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -39,7 +38,8 @@ impl Liveness {
 
     async fn look(&self, slot: &ControlPlaneSlot) -> Result<(), HostError> {
         let programs = running(&self.eks, slot).await?;
-        let probes = programs.iter().map(|(program, ..)| self.prober.ask(&slot.namespace, program));
+        let files = self.eks.files(&slot.id);
+        let probes = programs.iter().map(|(program, ..)| self.prober.ask(&slot.namespace, &files, program));
         let answers = join_all(probes).await;
         for ((program, id, process), answer) in programs.into_iter().zip(answers) {
             if !self.note(&id, &process, answer) {

@@ -2,7 +2,6 @@
 
 use super::Files;
 use crate::Eks;
-use crate::liveness::ETCD_HEALTH_PORT;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_host::{ChildId, ChildSpec, Limits};
 use std::path::{Path, PathBuf};
@@ -52,7 +51,6 @@ pub(crate) fn etcd(files: &Files) -> Vec<String> {
         flag("listen-peer-urls", peer),
         flag("initial-advertise-peer-urls", peer),
         flag("initial-cluster", format_args!("default={peer}")),
-        flag("listen-metrics-urls", format_args!("http://127.0.0.1:{ETCD_HEALTH_PORT}")),
         flag("quota-backend-bytes", 8_u64 << 30),
         flag("client-cert-auth", true),
         file(files, "cert-file", "etcd.crt"),
@@ -170,8 +168,11 @@ pub(crate) fn child(
         id: ChildId(slot.child(name)),
         program: executable.to_owned(),
         args,
-        // A smaller heap for a little more collecting (docs/adr/0004).
-        env: vec![("GOGC".to_owned(), "40".to_owned()), ("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+        // A smaller heap for a little more collecting (docs/adr/0004); etcd's is small anyway.
+        env: vec![
+            ("GOGC".to_owned(), if name == "etcd" { "20" } else { "40" }.to_owned()),
+            ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
+        ],
         namespace: Some(slot.namespace.clone()),
         log: log(eks, slot, name),
         limits: Limits::default(),

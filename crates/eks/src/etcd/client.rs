@@ -106,7 +106,8 @@ fn part(line: &[u8]) -> Result<Vec<u8>, EtcdError> {
     }
 }
 
-async fn connect(namespace: &str, files: &Files) -> io::Result<TlsStream<tokio::net::TcpStream>> {
+/// With the service's own certificate, the one that etcd asks for.
+pub(crate) async fn connect(namespace: &str, files: &Files) -> io::Result<TlsStream<tokio::net::TcpStream>> {
     let (files, namespace) = (files.clone(), namespace.to_owned());
     let (config, socket) =
         blocking(move || Ok::<_, io::Error>((config(&files)?, netns::tcp_socket(&namespace)?))).await?;

@@ -1,5 +1,7 @@
 //! One question to one program of a control plane, from outside its namespace.
 
+use crate::control_plane::Files;
+use crate::etcd;
 use ekstra_engine::blocking;
 use ekstra_host::netns;
 use std::io::{self, ErrorKind};
@@ -16,9 +18,6 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 
 /// For a whole answer. A machine that is short of everything is slow, not dead.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where etcd says how it is, without asking who wants to know.
-pub(crate) const ETCD_HEALTH_PORT: u16 = 2381;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -57,26 +56,29 @@ impl Default for Prober {
 }
 
 impl Prober {
-    pub(super) async fn ask(&self, namespace: &str, program: &str) -> Answer {
-        let (port, encrypted) = match program {
-            "etcd" => (ETCD_HEALTH_PORT, false),
-            "kube-apiserver" => (crate::control_plane::flags::API_SERVER_PORT, true),
-            "kube-controller-manager" => (10257, true),
-            _ => (10259, true),
-        };
-        let asked = async {
-            let stream = connect(namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
-            if !encrypted {
-                return first_words(stream).await;
+    pub(super) async fn ask(&self, namespace: &str, files: &Files, program: &str) -> Answer {
+        let port = match program {
+            "etcd" => {
+                return answer(async { first_words(etcd::connect(namespace, files).await?).await }).await;
             }
+            "kube-apiserver" => crate::control_plane::flags::API_SERVER_PORT,
+            "kube-controller-manager" => 10257,
+            _ => 10259,
+        };
+        answer(async {
+            let stream = connect(namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
             let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
             first_words(self.tls.connect(name, stream).await?).await
-        };
-        match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(())) => Answer::Words,
-            Ok(Err(_)) => Answer::Refusal,
-            Err(_) => Answer::Silence,
-        }
+        })
+        .await
+    }
+}
+
+async fn answer(asked: impl Future<Output = io::Result<()>>) -> Answer {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(())) => Answer::Words,
+        Ok(Err(_)) => Answer::Refusal,
+        Err(_) => Answer::Silence,
     }
 }
 
@@ -87,7 +89,7 @@ async fn connect(namespace: &str, to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 async fn first_words(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
-    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
     stream.flush().await?;
     let mut words = [0; 5];
     stream.read_exact(&mut words).await?;
