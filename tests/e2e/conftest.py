@@ -24,8 +24,9 @@ def pytest_configure():
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("long") and os.environ.get("E2E_LONG") != "1":
-            item.add_marker(pytest.mark.skip(reason="E2E_LONG=1 runs it"))
+        for marker, variable in (("long", "E2E_LONG"), ("faults", "E2E_FAULTS")):
+            if item.get_closest_marker(marker) and os.environ.get(variable) != "1":
+                item.add_marker(pytest.mark.skip(reason=f"{variable}=1 runs it"))
 
 
 @pytest.hookimpl(hookwrapper=True)

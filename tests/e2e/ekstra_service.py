@@ -94,8 +94,8 @@ def output(*command):
 class Service:
     """Starts with nothing: the home is made by the first command."""
 
-    def __init__(self, drain_limit=DRAIN_LIMIT):
-        self.home = tempfile.mkdtemp(prefix="ek", dir="/tmp")
+    def __init__(self, drain_limit=DRAIN_LIMIT, home=None):
+        self.home = home or tempfile.mkdtemp(prefix="ek", dir="/tmp")
         self.work = tempfile.mkdtemp(prefix="ekw", dir="/tmp")
         self.port = free_port()
         self.kubeconfig = f"{self.work}/kubeconfig"

@@ -8,7 +8,7 @@ mod test;
 mod workspace;
 
 const USAGE: &str = "usage: cargo xtask codegen [--check | --update]
-       cargo xtask test [--fast] [-k EXPR]
+       cargo xtask test [--fast] [--faults] [--all-versions] [-k EXPR]
        cargo xtask bench [--components-cold] [--rounds N]";
 
 fn main() -> ExitCode {

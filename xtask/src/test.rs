@@ -1,4 +1,6 @@
-//! `cargo xtask test [--fast] [-k EXPR]`: every test, in phases, with the minutes that each took.
+//! `cargo xtask test [--fast] [--faults] [--all-versions] [-k EXPR]`: every test, in phases, with the minutes that each
+//! took. Of the Kubernetes minors that are not the default, the newest one's control plane is built and tried;
+//! `--all-versions` has nodes of each as well. `--faults` adds what takes many minutes: a kill after every single step, kills under load.
 //!
 //! Invariant: a phase that fails does not hide the ones after it, except where these need its result; the exit status
 //! and the last line tell of any failure.
@@ -16,6 +18,10 @@ use std::time::{Duration, Instant};
 struct Options {
     /// Without the end-to-end cases.
     fast: bool,
+    /// With the faults that take many minutes.
+    faults: bool,
+    /// With nodes of every Kubernetes minor.
+    all_versions: bool,
     /// pytest's `-k`.
     select: Option<String>,
 }
@@ -52,8 +58,10 @@ fn parse(args: &[String]) -> Result<Options> {
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--fast" => options.fast = true,
+            "--faults" => options.faults = true,
+            "--all-versions" => options.all_versions = true,
             "-k" => options.select = Some(rest.next().context("-k: an expression")?.clone()),
-            other => bail!("test: unknown argument {other:?}; expected --fast or -k EXPR"),
+            other => bail!("test: unknown argument {other:?}; expected --fast, --faults, --all-versions or -k EXPR"),
         }
     }
     Ok(options)
@@ -82,6 +90,11 @@ fn end_to_end(phases: &mut Vec<Phase>, options: &Options) -> Result<()> {
     pytest.args(["-m", "pytest", "-q", "--tb=short"]);
     pytest.current_dir(workspace::root().join("tests/e2e"));
     pytest.env("EKSTRA_BIN", &ekstra).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
+    for (variable, wanted) in [("E2E_FAULTS", options.faults), ("E2E_ALL_VERSIONS", options.all_versions)] {
+        if wanted {
+            pytest.env(variable, "1");
+        }
+    }
     if let Some(expression) = &options.select {
         pytest.args(["-k", expression]);
     }
@@ -230,7 +243,7 @@ mod tests {
         let args = |list: &[&str]| parse(&list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         assert_eq!(
             args(&["--fast", "-k", "dns"]).expect("parses"),
-            Options { fast: true, select: Some("dns".into()) }
+            Options { fast: true, select: Some("dns".into()), ..Options::default() }
         );
         assert!(args(&["--slow"]).is_err());
         assert!(args(&["-k"]).is_err());

@@ -23,6 +23,7 @@ use ekstra_eks::{
     metrics_apis, storage_controllers,
 };
 use ekstra_engine::{Env, Reconciler, drive};
+use ekstra_host::faults::{self, Faulty};
 use ekstra_host::{Host, LOG_LIMIT, LinuxHost, Names, raise_settings, rotate_logs};
 use ekstra_store::{OpenError, Store};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,6 +35,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+/// The service is killed after so many steps (`ekstra_host::faults`).
+const CRASH_AFTER: &str = "EKSTRA_CRASH_AFTER";
 /// A log grows by less than its limit in this time, and a firewall's new rules stop nodes for no longer.
 const TEND_EVERY: Duration = Duration::from_secs(15);
 
@@ -105,7 +108,16 @@ fn prepare(home: &Home, options: &Options) -> Result<Ground> {
     let store = Store::open(&home.state_file()).map_err(|error| with_remedy(home, error))?;
     home.install_program()?;
     let names = home.names(&settings);
-    let host: Arc<dyn Host> = Arc::new(LinuxHost::new(names.clone(), home.path("run"), home.program())?);
+    let host = LinuxHost::new(names.clone(), home.path("run"), home.program())?;
+    let host: Arc<dyn Host> = match steps_to_live()? {
+        None => Arc::new(host),
+        Some(steps) => {
+            tracing::warn!(steps, "{CRASH_AFTER} is set: ends after so many steps");
+            faults::arm(steps);
+            store.on_commit(faults::step);
+            Arc::new(Faulty(host))
+        }
+    };
     let cloud = Cloud {
         store: store.clone(),
         master: home.master_key(&env)?,
@@ -115,6 +127,12 @@ fn prepare(home: &Home, options: &Options) -> Result<Ground> {
         router_use: Arc::default(),
     };
     Ok(Ground { settings, store, names, host, components: Arc::new(components), cloud })
+}
+
+/// For tests of recovery alone.
+fn steps_to_live() -> Result<Option<u64>> {
+    let given = std::env::var(CRASH_AFTER).ok().filter(|text| !text.is_empty());
+    given.map(|text| text.parse().with_context(|| format!("{CRASH_AFTER}={text}"))).transpose()
 }
 
 /// A damaged state has copies.

@@ -7,6 +7,7 @@
 //! that services of other homes are never touched.
 
 pub mod descriptors;
+pub mod faults;
 mod linux;
 mod logs;
 pub mod netns;
@@ -45,7 +46,6 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     fn tend_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
     fn remove_service_address(&self, spec: &ServiceAddress) -> Result<(), HostError>;
 
-    /// A further address of a namespace, or of the host, by itself.
     /// An address of the router's, to which the host has a way. The router is there.
     fn ensure_balancer(&self, router: &RouterSpec, address: std::net::Ipv4Addr) -> Result<(), HostError>;
     fn remove_balancer(&self, router: &RouterSpec, address: std::net::Ipv4Addr) -> Result<(), HostError>;

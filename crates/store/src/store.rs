@@ -7,8 +7,8 @@ use crate::disk::{Disk, OpenError, copy};
 use crate::memory::{Change, View};
 use crate::txn::{MAX_WRITES, Txn, TxnError};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{oneshot, watch};
 
 /// Commits that one disk write may carry.
@@ -41,6 +41,7 @@ struct Job {
 #[derive(Clone, Debug)]
 pub struct Store {
     path: Arc<Path>,
+    on_commit: Arc<OnceLock<fn()>>,
     view: View,
     jobs: mpsc::SyncSender<Job>,
     head: watch::Receiver<Revision>,
@@ -54,12 +55,18 @@ impl Store {
         let view = View::new(disk.load().map_err(wrap)?);
         let (jobs, queue) = mpsc::sync_channel(1024);
         let (publish, head) = watch::channel(view.revision());
-        let writer = Writer { disk, view: view.clone(), publish };
+        let on_commit = Arc::<OnceLock<fn()>>::default();
+        let writer = Writer { disk, view: view.clone(), publish, on_commit: on_commit.clone() };
         std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
             .map_err(|e| OpenError::Corrupt { path: path.to_owned(), detail: e.to_string() })?;
-        Ok(Self { path: path.into(), view, jobs, head })
+        Ok(Self { path: path.into(), on_commit, view, jobs, head })
+    }
+
+    /// Called after every commit, before whoever asked for it knows. The first one stays.
+    pub fn on_commit(&self, hook: fn()) {
+        let _ = self.on_commit.set(hook);
     }
 
     /// Writes what is committed now into a new file, which is a state of its own. Blocks; writers go on meanwhile.
@@ -131,6 +138,7 @@ struct Writer {
     disk: Disk,
     view: View,
     publish: watch::Sender<Revision>,
+    on_commit: Arc<OnceLock<fn()>>,
 }
 
 impl Writer {
@@ -186,6 +194,9 @@ impl Writer {
             tracing::error!(%error, "commit failed");
             Arc::new(error)
         })?;
+        if let Some(hook) = self.on_commit.get() {
+            hook();
+        }
         let mut state = self.view.write();
         for (revision, changes) in commits {
             state.apply(*revision, changes);
@@ -216,7 +227,13 @@ mod tests {
     async fn a_dead_writer_is_noticed_and_nobody_waits_for_it() {
         let (jobs, queue) = mpsc::sync_channel::<Job>(1);
         let (publish, head) = watch::channel(0);
-        let store = Store { path: Path::new("none").into(), view: View::new(State::default()), jobs, head };
+        let store = Store {
+            path: Path::new("none").into(),
+            on_commit: Arc::default(),
+            view: View::new(State::default()),
+            jobs,
+            head,
+        };
         let writer = std::thread::spawn(move || {
             let (_queue, _publish) = (&queue, &publish);
             let _job = queue.recv();

@@ -1,0 +1,194 @@
+"""Damaged data: what the service does by itself, what it asks for, and what a backup brings back."""
+
+import hashlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import closing, new_service
+from ekstra_service import BINARY, wait
+import images
+
+
+@pytest.fixture(scope="module")
+def spare():
+    """A service of these cases alone, with a cluster of one node."""
+    service = new_service()
+    try:
+        service.start()
+        images.pack(service)
+        service.create_cluster("spare")
+        service.wait_cluster("spare")
+        service.create_nodegroup("spare", "ng", 1)
+        service.wait_nodegroup("spare", "ng")
+        service.cli("update-kubeconfig", "--name", "spare", "--kubeconfig", service.kubeconfig)
+        service.wait_nodes(1)
+    except BaseException:
+        print(service.logs())
+        service.close()
+        raise
+    yield from closing(service)
+
+
+def slot(service):
+    (only,) = Path(service.home, "slots").iterdir()
+    return only
+
+
+def has(service, name):
+    listed = service.kubectl("get", "configmap", "-o", "name", check=False, timeout=20)
+    return name in listed.stdout, listed.stdout + listed.stderr
+
+
+def spoil(path, offset=0, length=1 << 16):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(os.urandom(length))
+
+
+def end_etcd(service):
+    data = f"{slot(service)}/"
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if words[0].endswith("/etcd") and any(data in word for word in words):
+            os.kill(pid, signal.SIGSTOP)
+            return pid
+    raise AssertionError("no etcd runs")
+
+
+@pytest.mark.parametrize("part", ["the database", "its log", "its log is gone"])
+def test_etcd_s_damaged_data_become_those_of_the_last_snapshot(spare, part):
+    before, after = (f"{when}-{part.split()[-1]}" for when in ("before", "after"))
+    spare.kubectl("create", "configmap", before)
+    # With a snapshot as of now.
+    backup = Path(spare.work, f"backup-{before}.tar.gz")
+    spare.cli("backup", backup)
+    backup.unlink()
+    spare.kubectl("create", "configmap", after)
+    member = slot(spare) / "etcd/member"
+    pid = end_etcd(spare)
+    if part == "the database":
+        spoil(member / "snap/db")
+    else:
+        for log in (member / "wal").glob("*.wal"):
+            if part == "its log":
+                spoil(log, 4096)
+            else:
+                log.unlink()
+    os.kill(pid, signal.SIGKILL)
+    wait("what was before", lambda: has(spare, before), 120, 0.5)
+    assert not has(spare, after)[0]
+    told = spare.client("eks").describe_cluster(name="spare")["cluster"]
+    (issue,) = told["health"]["issues"]
+    assert "damaged" in issue["message"] and told["status"] == "ACTIVE"
+    assert list(slot(spare).glob("etcd.damaged-*")), "it is kept"
+    spare.wait_nodes(1, 90)
+    spare.run_pod("restored", "sleep 600", timeout=90)
+    spare.delete_pod("restored")
+
+
+def test_a_damaged_state_is_refused_untouched_and_restored(spare):
+    spare.kubectl("create", "configmap", "kept")
+    wait("a copy of the state", lambda: (bool(c := list(Path(spare.home, "backups").glob("state-*.db"))), c), 90, 1)
+    spare.cli("stop")
+    state = Path(spare.home, "state.db")
+    for side in Path(spare.home).glob("state.db-*"):
+        side.unlink()
+    spoil(state, 4096, 8192)
+    digest = hashlib.sha256(state.read_bytes()).hexdigest()
+    refused = spare.cli("start", check=False)
+    assert refused.returncode != 0 and "ekstra restore" in refused.stderr, refused
+    assert hashlib.sha256(state.read_bytes()).hexdigest() == digest
+    told = spare.cli("restore").stdout
+    assert "ekstra start" in told
+    (aside,) = Path(spare.home).glob("replaced-*/state.db")
+    assert hashlib.sha256(aside.read_bytes()).hexdigest() == digest
+    spare.start()
+    wait("its data", lambda: has(spare, "kept"), 90, 0.5)
+    spare.wait_nodes(1, 120)
+    again = spare.cli("restore", check=False)
+    assert again.returncode != 0 and "runs" in again.stderr
+
+
+def test_a_home_is_made_again_of_a_backup(spare):
+    spare.kubectl("create", "configmap", "in-the-backup")
+    backup = Path(spare.work, "whole.tar.gz")
+    assert backup.name in spare.cli("backup", backup).stdout
+    assert backup.stat().st_mode & 0o777 == 0o600
+    spare.kubectl("create", "configmap", "not-in-it")
+    spare.cli("stop", "--all")
+    refused = spare.cli("restore", backup, check=False)
+    assert refused.returncode != 0 and "--force" in refused.stderr
+    subprocess.run(["rm", "-rf", spare.home], check=True)
+    spare.cli("restore", backup)
+    spare.start()
+    wait("its data", lambda: has(spare, "in-the-backup"), 90, 0.5)
+    assert not has(spare, "not-in-it")[0]
+    spare.wait_nodes(1, 120)
+    spare.run_pod("again", "sleep 600", timeout=90)
+    spare.delete_pod("again")
+    assert spare.cli("restore", "/no/such/file", check=False).returncode != 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 MB."""
+    image, point = tmp_path / "disk", tmp_path / "mounted"
+    point.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(300 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "-l", point], check=True)
+
+
+def test_a_full_disk_is_an_error_and_passes(small_disk):
+    service = new_service(home=str(small_disk / "home"))
+    try:
+        service.start()
+        service.create_cluster("tight")
+        service.wait_cluster("tight")
+        service.cli("update-kubeconfig", "--name", "tight", "--kubeconfig", service.kubeconfig)
+        service.kubectl("create", "configmap", "early")
+        filler = small_disk / "filler"
+        with open(filler, "wb") as file:
+            try:
+                while True:
+                    file.write(b"x" * (1 << 16))
+                    file.flush()
+            except OSError:
+                pass
+        eks = service.client("eks")
+        with pytest.raises(eks.exceptions.ClientError) as refused:
+            for number in range(200):
+                eks.tag_resource(resourceArn=eks.describe_cluster(name="tight")["cluster"]["arn"], tags={f"k{number}": "v" * 200})
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
+        assert eks.describe_cluster(name="tight")["cluster"]["status"] == "ACTIVE"
+        filler.unlink()
+        tags = lambda: eks.tag_resource(resourceArn=eks.describe_cluster(name="tight")["cluster"]["arn"], tags={"late": "yes"})  # noqa: E731
+        wait("writes again", lambda: (bool(tags()), ""), 30, 0.5)
+        create = lambda: service.kubectl("create", "configmap", "late", check=False, timeout=20)  # noqa: E731
+        wait("etcd again", lambda: ((r := create()).returncode == 0 or "already exists" in r.stderr, r), 90, 0.5)
+        assert has(service, "early")[0], "nothing was lost, and nothing restored"
+        assert not list(slot(service).glob("etcd.damaged-*"))
+    finally:
+        left = service.close()
+    assert not left, left
+
+
+def test_a_build_on_a_full_disk_says_so(tmp_path, small_disk):
+    told = subprocess.run(
+        [BINARY, "components", "ensure"],
+        env={**os.environ, "EKSTRA_CACHE": str(small_disk / "cache"), "GOCACHE": str(small_disk / "go")},
+        capture_output=True, text=True, timeout=300,
+    )
+    assert told.returncode != 0
+    assert "no space left on device" in told.stderr.lower(), told.stderr[-600:]
