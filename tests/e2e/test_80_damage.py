@@ -4,11 +4,12 @@ import hashlib
 import os
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import closing, new_service
-from ekstra_service import BINARY, wait
+from ekstra_service import wait
 import images
 
 
@@ -61,7 +62,7 @@ def end_etcd(service):
     raise AssertionError("no etcd runs")
 
 
-@pytest.mark.parametrize("part", ["the database", "its log", "its log is gone"])
+@pytest.mark.parametrize("part", ["the database", "its log"])
 def test_etcd_s_damaged_data_become_those_of_the_last_snapshot(spare, part):
     before, after = (f"{when}-{part.split()[-1]}" for when in ("before", "after"))
     spare.kubectl("create", "configmap", before)
@@ -76,10 +77,7 @@ def test_etcd_s_damaged_data_become_those_of_the_last_snapshot(spare, part):
         spoil(member / "snap/db")
     else:
         for log in (member / "wal").glob("*.wal"):
-            if part == "its log":
-                spoil(log, 4096)
-            else:
-                log.unlink()
+            spoil(log, 4096)
     os.kill(pid, signal.SIGKILL)
     wait("what was before", lambda: has(spare, before), 120, 0.5)
     assert not has(spare, after)[0]
@@ -97,9 +95,10 @@ def test_a_damaged_state_is_refused_untouched_and_restored(spare):
     wait("a copy of the state", lambda: (bool(c := list(Path(spare.home, "backups").glob("state-*.db"))), c), 90, 1)
     spare.cli("stop")
     state = Path(spare.home, "state.db")
-    for side in Path(spare.home).glob("state.db-*"):
-        side.unlink()
-    spoil(state, 4096, 8192)
+    # Either alone is made whole by the other, and by what `gate` knows of them.
+    for file in (state, Path(spare.home, "state.db-wal")):
+        if file.exists():
+            spoil(file, 0, file.stat().st_size)
     digest = hashlib.sha256(state.read_bytes()).hexdigest()
     refused = spare.cli("start", check=False)
     assert refused.returncode != 0 and "ekstra restore" in refused.stderr, refused
@@ -137,17 +136,17 @@ def test_a_home_is_made_again_of_a_backup(spare):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 300 MB."""
-    image, point = tmp_path / "disk", tmp_path / "mounted"
-    point.mkdir()
+    """A file system of 900 MB, by a short path."""
+    image, point = tmp_path / "disk", Path(tempfile.mkdtemp(prefix="ekd", dir="/tmp"))
     with open(image, "wb") as file:
-        file.truncate(300 << 20)
+        file.truncate(900 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
     subprocess.run(["mount", "-o", "loop", image, point], check=True)
     try:
         yield point
     finally:
         subprocess.run(["umount", "-l", point], check=True)
+        point.rmdir()
 
 
 def test_a_full_disk_is_an_error_and_passes(small_disk):
@@ -182,13 +181,3 @@ def test_a_full_disk_is_an_error_and_passes(small_disk):
     finally:
         left = service.close()
     assert not left, left
-
-
-def test_a_build_on_a_full_disk_says_so(tmp_path, small_disk):
-    told = subprocess.run(
-        [BINARY, "components", "ensure"],
-        env={**os.environ, "EKSTRA_CACHE": str(small_disk / "cache"), "GOCACHE": str(small_disk / "go")},
-        capture_output=True, text=True, timeout=300,
-    )
-    assert told.returncode != 0
-    assert "no space left on device" in told.stderr.lower(), told.stderr[-600:]

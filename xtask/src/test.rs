@@ -61,7 +61,9 @@ fn parse(args: &[String]) -> Result<Options> {
             "--faults" => options.faults = true,
             "--all-versions" => options.all_versions = true,
             "-k" => options.select = Some(rest.next().context("-k: an expression")?.clone()),
-            other => bail!("test: unknown argument {other:?}; expected --fast, --faults, --all-versions or -k EXPR"),
+            other => bail!(
+                "test: unknown argument {other:?}; expected --fast, --faults, --all-versions or -k EXPR"
+            ),
         }
     }
     Ok(options)

@@ -21,6 +21,9 @@ use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -136,6 +139,7 @@ impl ClusterReconciler {
                 ClusterAction::Start(program) => {
                     let pause = self.restarts.pause(&slot.child(program), observed.now_ms);
                     if !pause.is_zero() {
+                        self.note_loop(key, cluster, slot, program).await?;
                         return Ok(Next::After(pause));
                     }
                 }
@@ -427,6 +431,23 @@ impl ClusterReconciler {
         .await
     }
 
+    /// A program ends as soon as it is started: DescribeCluster has its last words while the cluster is created.
+    async fn note_loop(
+        &self,
+        key: &str,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+        program: &str,
+    ) -> Result<(), ClusterError> {
+        if cluster.status != ClusterStatus::Creating || self.restarts.row(&slot.child(program)) < HOPELESS {
+            return Ok(());
+        }
+        let log = flags::log(&self.eks, slot, program);
+        let words = blocking(move || last_words(&log)).await.unwrap_or_default();
+        let message = format!("{program} ends again and again: {words} (log {}-{program})", slot.id);
+        self.note_trouble(key, &message).await
+    }
+
     async fn note_progress(&self, key: &str, progress: &str) -> Result<(), ClusterError> {
         let now = self.eks.cloud.env.now_ms();
         self.change_new(key, |cluster| {
@@ -542,6 +563,19 @@ impl ClusterReconciler {
         }
         Ok(Next::After(Duration::from_millis(1)))
     }
+}
+
+/// The last line of a log, as much of it as fits into a message.
+fn last_words(log: &Path) -> io::Result<String> {
+    const END: u64 = 4096;
+    const LONGEST: usize = 300;
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    let end = String::from_utf8_lossy(&end);
+    Ok(end.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().chars().take(LONGEST).collect())
 }
 
 fn internal_failure(message: String) -> HealthIssue {

@@ -101,9 +101,14 @@ impl Start {
         status(home).await.map(drop)
     }
 
-    /// Of whatever runs, or nothing.
+    /// Of whatever runs, or nothing. What would keep it from starting is found out before anything is stopped.
     pub(super) async fn again(self, home: &Home) -> Result<()> {
         home.known()?;
+        self.serve.words()?;
+        show::check_tools()?;
+        if !is_root() {
+            tokio::task::block_in_place(|| as_root(home, &["env".into()]))?;
+        }
         end_service(home, false).await?;
         self.run(home).await
     }
