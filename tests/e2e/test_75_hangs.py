@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from ekstra_service import alive, processes, wait
 from test_70_faults import control_plane, everything_works, kubelets
 
@@ -65,6 +66,7 @@ def test_programs_that_serve_nobody_directly(service, cluster, web):
     service.kubectl("delete", "deployment", "after", "--grace-period=1")
 
 
+@pytest.mark.faults
 def test_the_api_server_and_its_data(service, cluster, web):
     service.kubectl("create", "configmap", "before-the-hang")
     for child in ("kube-apiserver", "etcd"):
@@ -79,6 +81,7 @@ def test_the_api_server_and_its_data(service, cluster, web):
     service.kubectl("delete", "configmap", "before-the-hang")
 
 
+@pytest.mark.faults
 def test_a_machine_that_slept(service, cluster, web):
     """Everything stops for longer than any lease, as in a suspended machine, and goes on."""
     everyone = [pid for pid, args in processes() if any(service.home in a for a in args)]

@@ -59,7 +59,8 @@ def said(call):
 
 
 def settled(service):
-    """Nothing is planned when everything is as it should be."""
+    """Nothing is planned when everything is as it should be, and a new life has seen that it is."""
+    time.sleep(5)
     log = Path(service.home, "logs/serve.log")
     before = log.stat().st_size
     time.sleep(12)
