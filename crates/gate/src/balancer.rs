@@ -18,7 +18,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -31,7 +31,10 @@ const WELL_EVERY: u32 = 5;
 const CHECKS_AT_ONCE: usize = 16;
 /// Within a machine, what takes longer does not answer.
 const ATTEMPT: Duration = Duration::from_secs(1);
-/// Targets that one connection tries.
+/// A new Service has its address before every node has heard of it: a connection waits so long for a target that takes it.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
+/// Targets that one connection tries in a row.
 const TRIES: usize = 3;
 
 /// One balancer, shared by its listeners.
@@ -186,11 +189,18 @@ pub(crate) async fn serve(
 }
 
 async fn forward(balancer: &Balancer, router: &str, targets: &[SocketAddrV4], client: TcpStream) {
-    for target in balancer.choose(targets) {
-        match timeout(ATTEMPT, connect(router, target)).await {
-            Ok(Ok(server)) => return splice(client, server).await,
-            Ok(Err(_)) | Err(_) => balancer.note(target, false),
+    let begun = Instant::now();
+    loop {
+        for target in balancer.choose(targets) {
+            match timeout(ATTEMPT, connect(router, target)).await {
+                Ok(Ok(server)) => return splice(client, server).await,
+                Ok(Err(_)) | Err(_) => balancer.note(target, false),
+            }
         }
+        if targets.is_empty() || begun.elapsed() >= PATIENCE {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
