@@ -1,29 +1,28 @@
 //! The cluster reconciler: keeps every control plane as its record says.
 
+mod data;
+mod network;
+mod status;
+
 use crate::Eks;
 use crate::control_plane::{flags, keys as pki};
-use crate::etcd::{self, EtcdError};
+use crate::etcd::EtcdError;
 use crate::restarts::Restarts;
 use crate::{bootstrap, kubernetes, storage, updates};
-use ekstra_cloud::ec2::network::{interface_spec, router_of};
 use ekstra_cloud::elb;
 use ekstra_cloud::on_host;
-use ekstra_domain::ec2::{Interface, Subnet};
 use ekstra_domain::eks::{
-    CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, HealthIssue, Nodegroup,
-    ObservedCluster, Restored, plan_cluster,
+    CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup,
+    ObservedCluster, plan_cluster,
 };
 use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, blocking};
-use ekstra_host::{ChildId, ChildStatus, HostError, InterfaceSpec, RouterSpec, Running, child_exit, netns};
+use ekstra_host::{ChildId, ChildStatus, HostError, Running, child_exit, netns};
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -79,7 +78,7 @@ impl Reconciler for ClusterReconciler {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.eks.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
+        self.eks.cluster_keys()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {
@@ -257,57 +256,6 @@ impl ClusterReconciler {
         Ok(self.eks.cloud.store.transact(body).await?)
     }
 
-    fn interfaces(&self, slot: &ControlPlaneSlot) -> Result<Vec<(Interface, Subnet)>, ClusterError> {
-        let view = self.eks.cloud.store.view();
-        let cluster: Option<Cluster> = view.get_as(&slot.cluster);
-        let scope = cluster.ok_or_else(|| ClusterError::Unrecorded(slot.cluster.clone()))?.scope;
-        let find = |id: &String| {
-            let interface: Interface = view.get_as(&keys::interface(&scope, id))?;
-            let subnet: Subnet = view.get_as(&keys::subnet(&scope, &interface.subnet))?;
-            Some((interface, subnet))
-        };
-        let found =
-            slot.interfaces.iter().map(|id| find(id).ok_or_else(|| ClusterError::Unrecorded(id.clone())));
-        found.collect()
-    }
-
-    fn links(
-        &self,
-        cluster: &Cluster,
-        slot: &ControlPlaneSlot,
-    ) -> Result<(RouterSpec, Vec<InterfaceSpec>), ClusterError> {
-        let router = router_of(&self.eks.cloud, &self.eks.names, &cluster.scope, &slot.vpc)
-            .ok_or_else(|| ClusterError::Unrecorded(slot.vpc.clone()))?;
-        let settings = &self.eks.cloud.settings;
-        let link = |(interface, subnet): &(Interface, Subnet)| {
-            interface_spec(settings, &router, interface, subnet, &slot.namespace)
-        };
-        let links = self.interfaces(slot)?.iter().map(link).collect();
-        Ok((router, links))
-    }
-
-    /// Links are gone with either of their ends, and a namespace made anew under the same name is another one.
-    fn ends(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Option<Ends> {
-        let router = router_of(&self.eks.cloud, &self.eks.names, &cluster.scope, &slot.vpc)?;
-        Some((netns::identity(&slot.namespace)?, netns::identity(&router.namespace)?))
-    }
-
-    async fn make_network(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
-        let (router, links) = self.links(cluster, slot)?;
-        let namespace = slot.namespace.clone();
-        let _connecting = self.eks.cloud.router_use.read().await;
-        on_host(&self.eks.host, move |host| {
-            host.ensure_router(&router)?;
-            host.ensure_namespace(&namespace)?;
-            links.iter().try_for_each(|link| host.ensure_interface(link))
-        })
-        .await?;
-        if let Some(ends) = self.ends(cluster, slot) {
-            self.networked.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone(), ends);
-        }
-        Ok(())
-    }
-
     async fn start(
         &self,
         cluster: &Cluster,
@@ -327,60 +275,6 @@ impl ClusterReconciler {
         Ok(())
     }
 
-    /// Finishes a restore that was interrupted. Data that are not there, though there is a snapshot of them, were left
-    /// out of a backup.
-    async fn prepare_data(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
-        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
-        let (files, now) = (self.eks.files(&slot.id), self.eks.cloud.env.now_ms());
-        blocking(move || {
-            etcd::finish(&files)?;
-            if !files.etcd_data().exists() {
-                let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
-                etcd::restore(&files, &tool, now)?;
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// By etcd's own last words.
-    async fn is_damaged(&self, slot: &ControlPlaneSlot) -> bool {
-        let log = flags::log(&self.eks, slot, ETCD);
-        blocking(move || etcd::is_damaged(&log)).await.unwrap_or(false)
-    }
-
-    async fn restore_data(
-        &self,
-        key: &str,
-        cluster: &Cluster,
-        slot: &ControlPlaneSlot,
-    ) -> Result<(), ClusterError> {
-        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
-        let (files, now) = (self.eks.files(&slot.id), self.eks.cloud.env.now_ms());
-        let restored = blocking(move || {
-            let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
-            Ok::<_, ClusterError>(etcd::restore(&files, &tool, now)?)
-        });
-        let Some(snapshot_ms) = restored.await? else {
-            let log = format!("{}-{ETCD}", slot.id);
-            return Err(ClusterError::Damaged { log });
-        };
-        tracing::warn!(
-            cluster = cluster.name,
-            snapshot_ms,
-            "etcd's data were damaged; restored from a snapshot"
-        );
-        self.restarts.forget(&slot.child(ETCD));
-        let body = |txn: &mut Txn| {
-            if let Some(mut cluster) = txn.get::<Cluster>(key)? {
-                cluster.restored = Some(Restored { at_ms: now, snapshot_ms });
-                txn.put(key, &cluster)?;
-            }
-            Ok::<_, CommitError>(())
-        };
-        Ok(self.eks.cloud.store.transact(body).await?)
-    }
-
     async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
         let fail = |e: &dyn std::fmt::Display| ClusterError::Bootstrap(e.to_string());
         let client = self.eks.clients.get(slot).await.map_err(|e| fail(&e))?;
@@ -395,93 +289,6 @@ impl ClusterReconciler {
         bootstrap::apply(&client, &facts).await.map_err(|e| fail(&e))?;
         self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone());
         Ok(())
-    }
-
-    async fn mark_active(&self, key: &str) -> Result<(), ClusterError> {
-        let body = |txn: &mut Txn| {
-            let Some(mut cluster) = txn.get::<Cluster>(key)? else {
-                return Ok(());
-            };
-            if !matches!(cluster.status, ClusterStatus::Creating | ClusterStatus::Updating) {
-                return Ok(());
-            }
-            cluster.status = ClusterStatus::Active;
-            cluster.progress = None;
-            cluster.unready_since_ms = None;
-            cluster.issues.clear();
-            updates::finish(txn, &keys::updates(&cluster.scope, &cluster.name), None)?;
-            Ok::<_, CommitError>(txn.put(key, &cluster)?)
-        };
-        Ok(self.eks.cloud.store.transact(body).await?)
-    }
-
-    /// Gives a cluster up; what the programs had to say is in their logs.
-    async fn mark_failed(&self, key: &str, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
-        self.change_new(key, |cluster| {
-            cluster.status = ClusterStatus::Failed;
-            cluster.progress = None;
-            if cluster.issues.is_empty() {
-                let message = format!(
-                    "The API server did not become ready in time; see the logs {0}-kube-apiserver and {0}-etcd",
-                    slot.id
-                );
-                cluster.issues = vec![internal_failure(message)];
-            }
-        })
-        .await
-    }
-
-    /// A program ends as soon as it is started: DescribeCluster has its last words while the cluster is created.
-    async fn note_loop(
-        &self,
-        key: &str,
-        cluster: &Cluster,
-        slot: &ControlPlaneSlot,
-        program: &str,
-    ) -> Result<(), ClusterError> {
-        if cluster.status != ClusterStatus::Creating || self.restarts.row(&slot.child(program)) < HOPELESS {
-            return Ok(());
-        }
-        let log = flags::log(&self.eks, slot, program);
-        let words = blocking(move || last_words(&log)).await.unwrap_or_default();
-        let message = format!("{program} ends again and again: {words} (log {}-{program})", slot.id);
-        self.note_trouble(key, &message).await
-    }
-
-    async fn note_progress(&self, key: &str, progress: &str) -> Result<(), ClusterError> {
-        let now = self.eks.cloud.env.now_ms();
-        self.change_new(key, |cluster| {
-            cluster.progress = Some(progress.to_owned());
-            cluster.unready_since_ms.get_or_insert(now);
-        })
-        .await
-    }
-
-    /// A step failed: DescribeCluster says why while it is tried again.
-    async fn note_trouble(&self, key: &str, message: &str) -> Result<(), ClusterError> {
-        let now = self.eks.cloud.env.now_ms();
-        self.change_new(key, |cluster| {
-            cluster.issues = vec![internal_failure(message.to_owned())];
-            cluster.unready_since_ms.get_or_insert(now);
-        })
-        .await
-    }
-
-    /// Changes the record of a cluster that is still being created.
-    async fn change_new(&self, key: &str, change: impl Fn(&mut Cluster)) -> Result<(), ClusterError> {
-        let body = |txn: &mut Txn| {
-            if let Some(before) = txn.get::<Cluster>(key)?
-                && before.status == ClusterStatus::Creating
-            {
-                let mut after = before.clone();
-                change(&mut after);
-                if after != before {
-                    txn.put(key, &after)?;
-                }
-            }
-            Ok::<_, CommitError>(())
-        };
-        Ok(self.eks.cloud.store.transact(body).await?)
     }
 
     async fn remove_leftovers(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
@@ -563,21 +370,4 @@ impl ClusterReconciler {
         }
         Ok(Next::After(Duration::from_millis(1)))
     }
-}
-
-/// The last line of a log, as much of it as fits into a message.
-fn last_words(log: &Path) -> io::Result<String> {
-    const END: u64 = 4096;
-    const LONGEST: usize = 300;
-    let mut file = File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
-    let mut end = Vec::new();
-    file.read_to_end(&mut end)?;
-    let end = String::from_utf8_lossy(&end);
-    Ok(end.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().chars().take(LONGEST).collect())
-}
-
-fn internal_failure(message: String) -> HealthIssue {
-    HealthIssue { code: "InternalFailure".to_owned(), message, resource_ids: Vec::new() }
 }

@@ -108,7 +108,7 @@ impl<C: Controller> Reconciler for Controllers<C> {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.eks.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
+        self.eks.cluster_keys()
     }
 
     fn affected(&self, changed: &str) -> Vec<String> {

@@ -91,6 +91,11 @@ impl Eks {
         Self { cloud, host, names, programs, drain_limit_seconds: None, clients }
     }
 
+    /// The store's keys of all clusters there are.
+    pub(crate) fn cluster_keys(&self) -> Vec<String> {
+        self.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
+    }
+
     /// A snapshot of every cluster's data as they are now; answers the clusters of which there is none.
     pub async fn snapshot_all(&self) -> Vec<String> {
         let view = self.cloud.store.view();

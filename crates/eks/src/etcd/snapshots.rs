@@ -44,7 +44,7 @@ impl Reconciler for EtcdSnapshots {
     }
 
     fn keys(&self) -> Vec<String> {
-        self.eks.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()
+        self.eks.cluster_keys()
     }
 
     /// Time alone.
