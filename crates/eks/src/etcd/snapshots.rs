@@ -21,6 +21,9 @@ const PERIOD_MS: i64 = 10 * 60 * 1000;
 /// A new cluster gets its first one when it has settled.
 const FIRST: Duration = Duration::from_secs(60);
 const KEPT: usize = 3;
+/// For one snapshot; etcd sends gigabytes in this time.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PARTIAL: &str = "partial-";
 /// etcd's sum of what is before it.
 const SUM: u64 = 32;
 
@@ -91,11 +94,15 @@ pub(super) fn list(files: &Files) -> Vec<(i64, PathBuf)> {
 pub(crate) async fn take(eks: &Eks, slot: &ControlPlaneSlot) -> Result<PathBuf, EtcdError> {
     let files = eks.files(&slot.id);
     let directory = files.root.join(DIRECTORY);
-    let (path, partial) =
-        (directory.join(format!("{}.db", eks.cloud.env.now_ms())), directory.join("partial"));
+    let path = directory.join(format!("{}.db", eks.cloud.env.now_ms()));
     fs::create_dir_all(&directory).map_err(file_error(&directory))?;
+    // Nobody else's: a backup may be made at the same time.
+    let partial = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&directory);
+    let partial = partial.map_err(file_error(&directory))?.into_temp_path();
     let mut file = tokio::fs::File::create(&partial).await.map_err(file_error(&partial))?;
-    client::snapshot(&slot.namespace, &files, &mut file).await?;
+    let received = client::snapshot(&slot.namespace, &files, &mut file);
+    let late = || EtcdError::Answer(format!("no snapshot within {} s", PATIENCE.as_secs()));
+    tokio::time::timeout(PATIENCE, received).await.map_err(|_| late())??;
     file.flush().await.map_err(file_error(&partial))?;
     file.sync_all().await.map_err(file_error(&partial))?;
     drop(file);
@@ -114,7 +121,19 @@ fn publish(files: &Files, partial: &Path, to: &Path) -> Result<(), EtcdError> {
         fs::remove_file(old).map_err(file_error(old))?;
     }
     let directory = files.root.join(DIRECTORY);
-    File::open(&directory).and_then(|d| d.sync_all()).map_err(file_error(&directory))
+    clear(&directory).and_then(|()| File::open(&directory)?.sync_all()).map_err(file_error(&directory))
+}
+
+/// What was being received when the service was killed.
+fn clear(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)?.flatten() {
+        let is_partial = entry.file_name().to_string_lossy().starts_with(PARTIAL);
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if is_partial && age > PATIENCE * 2 {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether etcd's sum at the end is right.
