@@ -134,15 +134,19 @@ fn private(gate: &Gate, vpc: &str, query: &Message) -> Option<Message> {
         return Some(found(query, balancer));
     }
     let (host, domain) = name.split_once('.')?;
-    let address: Ipv4Addr = host.strip_prefix("ip-")?.replace('-', ".").parse().ok()?;
-    if domain != "ec2.internal" && !domain.ends_with(".compute.internal") {
+    // Nobody else knows these domains. Every name that a pod looks up is tried in them, and must not wait for resolvers
+    // outside, which may not answer at all.
+    if !name.ends_with(".ec2.internal") && !name.ends_with(".compute.internal") {
         return None;
     }
+    let region = domain.strip_suffix(".compute.internal");
+    let is_of_instances = domain == "ec2.internal" || region.is_some_and(|region| !region.contains('.'));
+    let host = host.strip_prefix("ip-").filter(|_| is_of_instances);
+    let address = host.and_then(|numbers| numbers.replace('-', ".").parse().ok());
     let interfaces = gate.view.list_as::<Interface>(keys::INTERFACES);
-    if !interfaces.iter().any(|(_, i)| i.vpc == vpc && i.address == address) {
-        return Some(respond(query, ResponseCode::NXDomain));
-    }
-    Some(found(query, address))
+    let known =
+        address.filter(|a: &Ipv4Addr| interfaces.iter().any(|(_, i)| i.vpc == vpc && i.address == *a));
+    Some(known.map_or_else(|| respond(query, ResponseCode::NXDomain), |address| found(query, address)))
 }
 
 fn balancer(gate: &Gate, vpc: &str, name: &str) -> Option<Ipv4Addr> {
@@ -179,6 +183,10 @@ mod tests {
         let mut message = query("ip-10-0-0-1.ec2.internal.");
         let unknown = answered(&fixture, &message).await.expect("an answer");
         assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
+        for name in ["www.example.com.ec2.internal.", "x.eu-west-1.compute.internal."] {
+            let searched = answered(&fixture, &query(name)).await.expect("an answer");
+            assert_eq!(searched.metadata.response_code, ResponseCode::NXDomain, "{name}");
+        }
         message[2] |= 0x80;
         assert!(answered(&fixture, &message).await.is_none(), "an answer is not answered");
         message[2] = 0x28;
