@@ -50,7 +50,8 @@ def of_instances(service, name):
 def test_programs_that_serve_nobody_directly(service, cluster, web):
     """All at once: each is found out by whoever looks after it."""
     name = web[0]["metadata"]["name"]
-    running = programs(service)
+    # The case before this one has stopped everything; controller manager and scheduler come last.
+    running = wait("all programs", lambda: (len(p := programs(service)) == 4, p), 60)
     kubelet, containerd = kubelets(service)[0], of_instances(service, "containerd")[-1]
     hung = [running["kube-controller-manager"], running["kube-scheduler"], *service.service_pids("gate"), kubelet, containerd]
     # Nodes' programs that have just been started are given a minute.
