@@ -175,6 +175,15 @@ def test_a_volume_grows_under_its_pod(service, data):
     assert volume_of(service, data)["Size"] == 2
 
 
+def snapshot(name, claim_name):
+    return {
+        "apiVersion": "snapshot.storage.k8s.io/v1",
+        "kind": "VolumeSnapshot",
+        "metadata": {"name": name},
+        "spec": {"volumeSnapshotClassName": "ebs", "source": {"persistentVolumeClaimName": claim_name}},
+    }
+
+
 def test_a_snapshot_is_of_its_moment(service, data):
     service.apply(
         {
@@ -184,12 +193,7 @@ def test_a_snapshot_is_of_its_moment(service, data):
             "driver": "ebs.csi.aws.com",
             "deletionPolicy": "Delete",
         },
-        {
-            "apiVersion": "snapshot.storage.k8s.io/v1",
-            "kind": "VolumeSnapshot",
-            "metadata": {"name": "moment"},
-            "spec": {"volumeSnapshotClassName": "ebs", "source": {"persistentVolumeClaimName": data}},
-        },
+        snapshot("moment", data),
     )
     status = lambda: service.kubectl_json("get", "volumesnapshot", "moment").get("status", {})  # noqa: E731
     wait("the snapshot", lambda: ((s := status()).get("readyToUse"), s), 60)
@@ -203,21 +207,12 @@ def test_a_snapshot_is_of_its_moment(service, data):
     end_pod(service, "restored")
     service.kubectl("delete", "pvc", "restored")
     ec2 = service.client("ec2")
-    (snapshot,) = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
-    assert snapshot["State"] == "completed" and snapshot["VolumeSize"] == 2
+    (taken,) = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    assert taken["State"] == "completed" and taken["VolumeSize"] == 2
     service.kubectl("delete", "volumesnapshot", "moment", timeout=60)
     assert ec2.describe_snapshots()["Snapshots"] == []
     wait("its file gone", lambda: (not (left := list(Path(service.home, "snapshots").glob("*"))), left), 20)
     service.exec("writer", "echo again > /data/again; sync")
-
-
-def snapshot(name, claim_name):
-    return {
-        "apiVersion": "snapshot.storage.k8s.io/v1",
-        "kind": "VolumeSnapshot",
-        "metadata": {"name": name},
-        "spec": {"volumeSnapshotClassName": "ebs", "source": {"persistentVolumeClaimName": claim_name}},
-    }
 
 
 def snapshot_status(service, name):

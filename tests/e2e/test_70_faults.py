@@ -158,9 +158,19 @@ def control_plane(service):
     return [(pid, args) for pid, args in processes() if any(home in a for a in args[1:])]
 
 
-def kubelets(service):
+def programs(service):
+    """The same, by name."""
+    return {Path(args[0]).name: pid for pid, args in control_plane(service)}
+
+
+def of_instances(service, name):
+    """Programs of that name on any node."""
     group = f"ekstra-{service.home_id()}/"
-    return [pid for pid, args in processes() if args and args[0].endswith("/kubelet") and group in cgroup(pid)]
+    return [pid for pid, args in processes() if args and args[0].endswith(f"/{name}") and group in cgroup(pid)]
+
+
+def kubelets(service):
+    return of_instances(service, "kubelet")
 
 
 def test_a_node_process_dies(service, cluster, web):

@@ -5,11 +5,10 @@ import os
 import signal
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from ekstra_service import alive, processes, wait
-from test_70_faults import control_plane, everything_works, kubelets
+from test_70_faults import everything_works, kubelets, of_instances, programs
 
 
 @contextmanager
@@ -29,22 +28,6 @@ def stopped(*pids):
 
 def gone(*pids):
     return lambda: (not (left := [pid for pid in pids if alive(pid)]), left)
-
-
-def programs(service):
-    return {Path(args[0]).name: pid for pid, args in control_plane(service)}
-
-
-def of_instances(service, name):
-    group = f"ekstra-{service.home_id()}/"
-
-    def inside(pid):
-        try:
-            return group in Path(f"/proc/{pid}/cgroup").read_text()
-        except OSError:
-            return False
-
-    return [pid for pid, args in processes() if args and args[0].endswith(f"/{name}") and inside(pid)]
 
 
 def test_programs_that_serve_nobody_directly(service, cluster, web):

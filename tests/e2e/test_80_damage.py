@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import closing, new_service
 from ekstra_service import wait
+from test_70_faults import programs
 import images
 
 
@@ -49,19 +50,6 @@ def spoil(path, offset=0, length=1 << 16):
         file.write(os.urandom(length))
 
 
-def end_etcd(service):
-    data = f"{slot(service)}/"
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if words[0].endswith("/etcd") and any(data in word for word in words):
-            os.kill(pid, signal.SIGSTOP)
-            return pid
-    raise AssertionError("no etcd runs")
-
-
 @pytest.mark.parametrize("part", ["the database", "its log"])
 def test_etcd_s_damaged_data_become_those_of_the_last_snapshot(spare, part):
     before, after = (f"{when}-{part.split()[-1]}" for when in ("before", "after"))
@@ -72,7 +60,8 @@ def test_etcd_s_damaged_data_become_those_of_the_last_snapshot(spare, part):
     backup.unlink()
     spare.kubectl("create", "configmap", after)
     member = slot(spare) / "etcd/member"
-    pid = end_etcd(spare)
+    pid = programs(spare)["etcd"]
+    os.kill(pid, signal.SIGSTOP)
     if part == "the database":
         spoil(member / "snap/db")
     else:

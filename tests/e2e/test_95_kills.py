@@ -5,12 +5,11 @@ import signal
 import statistics
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from conftest import closing, new_service
 from ekstra_service import wait
-from test_70_faults import control_plane
+from test_70_faults import programs
 import images
 
 pytestmark = pytest.mark.faults
@@ -76,7 +75,7 @@ class Journal:
 def pids(service, what):
     if what in ("serve", "gate"):
         return service.service_pids(what)
-    return [pid for pid, args in control_plane(service) if Path(args[0]).name == what]
+    return [pid for name, pid in programs(service).items() if name == what]
 
 
 @pytest.mark.parametrize("what", ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "serve", "gate"])

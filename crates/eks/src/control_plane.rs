@@ -8,7 +8,19 @@ pub(crate) mod keys;
 
 use crate::Eks;
 use ekstra_domain::eks::ControlPlaneSlot;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// The end of a program's log, at most so many bytes.
+pub(crate) fn log_end(log: &Path, most: u64) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
+}
 
 /// Files of one slot.
 #[derive(Clone, Debug)]

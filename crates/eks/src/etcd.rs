@@ -14,6 +14,7 @@ pub(crate) use restore::{finish, restore};
 pub use snapshots::EtcdSnapshots;
 pub(crate) use snapshots::take;
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// Below a slot's directory; they go with the slot.
@@ -34,4 +35,11 @@ pub enum EtcdError {
 fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> EtcdError {
     let path = path.to_owned();
     move |source| EtcdError::File { path, source }
+}
+
+/// The new name is on disk when this returns.
+fn rename(from: &Path, to: &Path) -> Result<(), EtcdError> {
+    fs::rename(from, to).map_err(file_error(to))?;
+    let directory = to.parent().unwrap_or(Path::new("/"));
+    File::open(directory).and_then(|d| d.sync_all()).map_err(file_error(directory))
 }

@@ -305,8 +305,8 @@ impl Listeners {
     }
 
     fn balancer(&mut self, key: &str) -> Arc<Balancer> {
-        let (gate, limits) = (&self.gate, self.budget.limits(Kind::Balancers, true));
-        let started = || Balancer::start(gate.clone(), key.to_owned(), limits);
+        let (gate, budget) = (&self.gate, &self.budget);
+        let started = || Balancer::start(gate.clone(), key.to_owned(), budget.limits(Kind::Balancers, true));
         self.balancers.entry(key.to_owned()).or_insert_with(started).clone()
     }
 

@@ -15,15 +15,29 @@ impl ClusterReconciler {
         cluster: &Cluster,
         slot: &ControlPlaneSlot,
     ) -> Result<(), ClusterError> {
-        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
-        let (files, now) = (self.eks.files(&slot.id), self.eks.cloud.env.now_ms());
-        blocking(move || {
+        let files = self.eks.files(&slot.id);
+        let is_there = blocking(move || {
             etcd::finish(&files)?;
-            if !files.etcd_data().exists() {
-                let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
-                etcd::restore(&files, &tool, now)?;
-            }
-            Ok(())
+            Ok::<_, ClusterError>(files.etcd_data().exists())
+        });
+        if !is_there.await? {
+            self.take_snapshot_back(cluster, slot, self.eks.cloud.env.now_ms()).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers when the snapshot was taken; `None`: there is none.
+    async fn take_snapshot_back(
+        &self,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+        now_ms: i64,
+    ) -> Result<Option<i64>, ClusterError> {
+        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
+        let files = self.eks.files(&slot.id);
+        blocking(move || {
+            let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
+            Ok(etcd::restore(&files, &tool, now_ms)?)
         })
         .await
     }
@@ -40,13 +54,8 @@ impl ClusterReconciler {
         cluster: &Cluster,
         slot: &ControlPlaneSlot,
     ) -> Result<(), ClusterError> {
-        let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
-        let (files, now) = (self.eks.files(&slot.id), self.eks.cloud.env.now_ms());
-        let restored = blocking(move || {
-            let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
-            Ok::<_, ClusterError>(etcd::restore(&files, &tool, now)?)
-        });
-        let Some(snapshot_ms) = restored.await? else {
+        let now = self.eks.cloud.env.now_ms();
+        let Some(snapshot_ms) = self.take_snapshot_back(cluster, slot, now).await? else {
             let log = format!("{}-{ETCD}", slot.id);
             return Err(ClusterError::Damaged { log });
         };

@@ -1,14 +1,13 @@
 //! What a cluster's record says of it: its status, what is awaited, what is wrong.
 
 use super::{ClusterError, ClusterReconciler, HOPELESS};
-use crate::control_plane::flags;
+use crate::control_plane::{flags, log_end};
 use crate::updates;
 use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue};
 use ekstra_domain::names::keys;
 use ekstra_engine::blocking;
 use ekstra_store::{CommitError, Txn};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::Path;
 
 impl ClusterReconciler {
@@ -108,12 +107,7 @@ impl ClusterReconciler {
 fn last_words(log: &Path) -> io::Result<String> {
     const END: u64 = 4096;
     const LONGEST: usize = 300;
-    let mut file = File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
-    let mut end = Vec::new();
-    file.read_to_end(&mut end)?;
-    let end = String::from_utf8_lossy(&end);
+    let end = log_end(log, END)?;
     Ok(end.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().chars().take(LONGEST).collect())
 }
 

@@ -3,8 +3,8 @@
 //! Invariant: only words that etcd has for damage count. A full disk, a lack of memory or a wrong key end it just as often,
 //! and restoring a snapshot then would lose what is well.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use crate::control_plane::log_end;
+use std::io;
 use std::path::Path;
 
 /// How much of the log is looked at.
@@ -33,14 +33,9 @@ const DAMAGED: [&str; 14] = [
 /// What ends etcd and is not damage, whatever else it says.
 const NOT_DAMAGED: [&str; 3] = ["no space left on device", "cannot allocate memory", "permission denied"];
 
-/// Reads the end of etcd's log, as far as it is of its last run.
+/// By the end of etcd's log.
 pub(crate) fn is_damaged(log: &Path) -> io::Result<bool> {
-    let mut file = File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS)))?;
-    let mut words = Vec::new();
-    file.read_to_end(&mut words)?;
-    Ok(says_damaged(&String::from_utf8_lossy(&words)))
+    Ok(says_damaged(&log_end(log, LAST_WORDS)?))
 }
 
 fn says_damaged(words: &str) -> bool {

@@ -4,9 +4,9 @@
 //! restored one waits beside it for its name ([`finish`]).
 
 use super::snapshots::{is_whole, list};
-use super::{EtcdError, file_error};
+use super::{EtcdError, file_error, rename};
 use crate::control_plane::Files;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,12 +53,6 @@ pub(crate) fn restore(files: &Files, etcdutl: &Path, now_ms: i64) -> Result<Opti
 pub(crate) fn finish(files: &Files) -> Result<(), EtcdError> {
     let (data, restored) = (files.etcd_data(), restored(files));
     if !data.exists() && restored.exists() { rename(&restored, &data) } else { Ok(()) }
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), EtcdError> {
-    fs::rename(from, to).map_err(file_error(to))?;
-    let directory = to.parent().unwrap_or(Path::new("/"));
-    File::open(directory).and_then(|d| d.sync_all()).map_err(file_error(directory))
 }
 
 fn remove(directory: &Path) -> Result<(), EtcdError> {

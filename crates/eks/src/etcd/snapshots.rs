@@ -1,6 +1,6 @@
 //! Snapshots of every cluster's etcd, taken while it runs; the newest few are kept.
 
-use super::{DIRECTORY, EtcdError, client, file_error};
+use super::{DIRECTORY, EtcdError, client, file_error, rename};
 use crate::Eks;
 use crate::control_plane::Files;
 use crate::controller::up;
@@ -115,13 +115,13 @@ fn publish(files: &Files, partial: &Path, to: &Path) -> Result<(), EtcdError> {
     if !is_whole(partial).map_err(file_error(partial))? {
         return Err(EtcdError::Answer("a snapshot whose sum is wrong".into()));
     }
-    fs::rename(partial, to).map_err(file_error(to))?;
+    rename(partial, to)?;
     let all = list(files);
     for (_, old) in all.iter().rev().skip(KEPT) {
         fs::remove_file(old).map_err(file_error(old))?;
     }
     let directory = files.root.join(DIRECTORY);
-    clear(&directory).and_then(|()| File::open(&directory)?.sync_all()).map_err(file_error(&directory))
+    clear(&directory).map_err(file_error(&directory))
 }
 
 /// What was being received when the service was killed.

@@ -366,12 +366,17 @@ impl Storage {
 
     /// Its VolumeSnapshot is gone, or another one has its name.
     async fn is_orphan(&self, content: &DynamicObject) -> Result<bool, Trouble> {
-        let part = |what: &str| text(content, &format!("/spec/volumeSnapshotRef/{what}")).unwrap_or_default();
-        if part("uid").is_empty() {
+        if text(content, "/spec/volumeSnapshotRef/uid").is_none_or(str::is_empty) {
             return Ok(false);
         }
-        let snapshot = snapshots(&self.place.client, part("namespace")).get_opt(part("name")).await?;
-        Ok(snapshot.is_none_or(|snapshot| !is_of(content, &snapshot)))
+        Ok(self.bound_to(content).await?.is_none())
+    }
+
+    /// The VolumeSnapshot that a content is of.
+    async fn bound_to(&self, content: &DynamicObject) -> Result<Option<DynamicObject>, Trouble> {
+        let part = |what: &str| text(content, &format!("/spec/volumeSnapshotRef/{what}")).unwrap_or_default();
+        let named = snapshots(&self.place.client, part("namespace")).get_opt(part("name")).await?;
+        Ok(named.filter(|snapshot| is_of(content, snapshot)))
     }
 
     /// Whether it goes with its cluster is decided by what its policy is then.
@@ -426,9 +431,8 @@ impl Storage {
         content: &DynamicObject,
     ) -> Result<Outcome, Trouble> {
         // As long as somebody is bound to it, it is only marked.
-        let part = |what: &str| text(content, &format!("/spec/volumeSnapshotRef/{what}")).unwrap_or_default();
-        let bound = snapshots(&self.place.client, part("namespace")).get_opt(part("name")).await?;
-        if bound.is_some_and(|s| is_of(content, &s) && s.metadata.deletion_timestamp.is_none()) {
+        let bound = self.bound_to(content).await?;
+        if bound.is_some_and(|snapshot| snapshot.metadata.deletion_timestamp.is_none()) {
             return Ok(Outcome::Waiting);
         }
         let goes = text(content, "/spec/deletionPolicy") == Some("Delete");

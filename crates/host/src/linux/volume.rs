@@ -142,8 +142,7 @@ fn find(file: &Path) -> Result<Option<Loop>, HostError> {
 pub(super) fn device(spec: &AttachmentSpec, instance: Option<&Running>) -> Result<Device, HostError> {
     let Some(found) = find(&spec.path)? else { return Ok(Device::Absent) };
     let Some(instance) = instance else { return Ok(Device::Elsewhere) };
-    let number = open_inside(instance, DEVICES, OFlag::O_DIRECTORY)
-        .and_then(|dev| block_number(dev.as_fd(), &spec.device));
+    let number = open_inside(instance, DEVICES).and_then(|dev| block_number(dev.as_fd(), &spec.device));
     let is_there = number.is_ok_and(|number| number == Some(found.number));
     Ok(if is_there { Device::InPlace } else { Device::Elsewhere })
 }
@@ -156,14 +155,14 @@ pub(super) fn attach(spec: &AttachmentSpec, instance: &Running, group: &Group<'_
     let found = find(&spec.path)?.ok_or_else(|| HostError::io("attach", &spec.path)(missing()))?;
     group.set_block_device(found.number, true)?;
     let inside = || -> nix::Result<()> {
-        let dev = open_inside(instance, DEVICES, OFlag::O_DIRECTORY)?;
+        let dev = open_inside(instance, DEVICES)?;
         unlink(dev.as_fd(), &spec.device)?;
         let number = makedev(found.number.0, found.number.1);
         mknodat(&dev, spec.device.as_str(), SFlag::S_IFBLK, Mode::from_bits_truncate(0o660), number)?;
         make_directory(dev.as_fd(), "disk")?;
-        let disk = open_inside(instance, DISK, OFlag::O_DIRECTORY)?;
+        let disk = open_inside(instance, DISK)?;
         make_directory(disk.as_fd(), "by-id")?;
-        let aliases = open_inside(instance, ALIASES, OFlag::O_DIRECTORY)?;
+        let aliases = open_inside(instance, ALIASES)?;
         unlink(aliases.as_fd(), &spec.alias)?;
         symlinkat(format!("../../{}", spec.device).as_str(), &aliases, spec.alias.as_str())
     };
@@ -183,8 +182,8 @@ pub(super) fn detach(
             return Err(HostError::VolumeInUse { path: spec.path.clone(), id: spec.instance.clone() });
         }
         let inside = || -> nix::Result<()> {
-            unlink(open_inside(instance, DEVICES, OFlag::O_DIRECTORY)?.as_fd(), &spec.device)?;
-            match open_inside(instance, ALIASES, OFlag::O_DIRECTORY) {
+            unlink(open_inside(instance, DEVICES)?.as_fd(), &spec.device)?;
+            match open_inside(instance, ALIASES) {
                 Ok(aliases) => unlink(aliases.as_fd(), &spec.alias),
                 Err(Errno::ENOENT) => Ok(()),
                 Err(errno) => Err(errno),
@@ -222,11 +221,12 @@ fn make_directory(parent: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
     }
 }
 
-/// A directory of an instance, whose links lead to where they lead for the instance.
-fn open_inside(instance: &Running, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+/// A directory of an instance, whose links lead to where they lead for the instance. A FIFO that was put there is not
+/// waited for.
+fn open_inside(instance: &Running, path: &str) -> nix::Result<OwnedFd> {
     let root = File::open(format!("/proc/{}/root", instance.pid)).map_err(|e| errno(&e))?;
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | flags)
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let opened = openat2(&root, path, how)?;
     // Its pid may be another's by now.

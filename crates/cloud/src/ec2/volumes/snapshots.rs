@@ -95,9 +95,7 @@ impl SnapshotReconciler {
         if count < ATTEMPTS && !error.is_lack_of_room() {
             return Ok(false);
         }
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-        let message = error.to_string();
-        self.end(key, SnapshotState::Error, Some(message)).await?;
+        self.end(key, SnapshotState::Error, Some(error.to_string())).await?;
         Ok(true)
     }
 

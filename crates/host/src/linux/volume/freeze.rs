@@ -9,7 +9,6 @@
 use super::{Loop, mount_points, open_inside};
 use crate::Running;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{fstat, makedev};
 use std::io::{self, BufRead, BufReader, Write};
@@ -69,9 +68,7 @@ impl Drop for Frozen {
 fn mounted(instance: &Running, device: &Loop) -> io::Result<Option<OwnedFd>> {
     let wanted = makedev(device.number.0, device.number.1);
     for point in mount_points(instance, device) {
-        // A FIFO that was put there must not be waited for.
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
-        match open_inside(instance, &point, flags) {
+        match open_inside(instance, &point) {
             Ok(directory) if fstat(&directory)?.st_dev == wanted => return Ok(Some(directory)),
             Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => {}
             Err(errno) => return Err(errno.into()),
