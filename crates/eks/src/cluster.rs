@@ -193,6 +193,7 @@ impl ClusterReconciler {
         if observed.keys_on_disk && observed.running.iter().any(|p| p == "kube-apiserver") {
             let client = self.eks.clients.get(slot).await.map_err(|e| ClusterError::Keys(e.to_string()))?;
             observed.ready = kubernetes::is_ready(&client).await;
+            observed.serving = observed.ready || kubernetes::is_serving(&client).await;
         }
         // Once only: afterwards its users may change what they find.
         observed.bootstrapped = cluster.status != ClusterStatus::Creating || self.is_bootstrapped(&slot.id);
@@ -217,7 +218,10 @@ impl ClusterReconciler {
             ClusterAction::MarkFailed => self.mark_failed(key, slot).await,
             ClusterAction::Stop(program) => {
                 let id = ChildId(slot.child(program));
-                Ok(on_host(&self.eks.host, move |host| host.remove_child(&id, STOP_GRACE)).await?)
+                // Whose data go with them have nothing to close.
+                let grace =
+                    if cluster.status == ClusterStatus::Deleting { Duration::ZERO } else { STOP_GRACE };
+                Ok(on_host(&self.eks.host, move |host| host.remove_child(&id, grace)).await?)
             }
             ClusterAction::RemoveLeftovers => self.remove_leftovers(cluster, slot).await,
             ClusterAction::Forget => self.forget(key, cluster, slot).await,

@@ -68,11 +68,28 @@ impl Clients {
     }
 }
 
+/// What the API server makes a second after it serves; requests of `system:masters` need neither.
+const LATE_HOOKS: [&str; 2] = ["rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes"];
+/// How long it may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Whether the API server says that it is ready, within a second.
 pub(crate) async fn is_ready(client: &Client) -> bool {
-    let Ok(request) = http::Request::get("/readyz").body(Vec::new()) else {
-        return false;
-    };
-    let answer = tokio::time::timeout(Duration::from_secs(1), client.request_text(request)).await;
-    matches!(answer, Ok(Ok(text)) if text == "ok")
+    says_ok(client, "/readyz").await
+}
+
+/// Whether it is ready but for what it makes last, and has the namespace that everything of ours goes into.
+pub(crate) async fn is_serving(client: &Client) -> bool {
+    let excluded = LATE_HOOKS.map(|hook| format!("exclude=poststarthook/{hook}")).join("&");
+    says_ok(client, &format!("/readyz?{excluded}")).await
+        && ask(client, "/api/v1/namespaces/kube-system").await.is_some()
+}
+
+async fn says_ok(client: &Client, path: &str) -> bool {
+    ask(client, path).await.is_some_and(|text| text == "ok")
+}
+
+async fn ask(client: &Client, path: &str) -> Option<String> {
+    let request = http::Request::get(path).body(Vec::new()).ok()?;
+    tokio::time::timeout(PATIENCE, client.request_text(request)).await.ok()?.ok()
 }

@@ -15,7 +15,9 @@ pub struct ObservedCluster {
     pub networked: bool,
     /// Programs that run.
     pub running: Vec<String>,
-    /// The API server answers `/readyz`.
+    /// The API server takes requests of administrators: it still makes its own roles and priority classes.
+    pub serving: bool,
+    /// The API server answers `/readyz`. Implies `serving`.
     pub ready: bool,
     /// Built-in objects (CoreDNS, kube-proxy, roles) are applied.
     pub bootstrapped: bool,
@@ -84,16 +86,21 @@ fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAct
     let missing = |program: &&&str| !observed.running.iter().any(|r| r == **program);
     let start =
         |programs: &'static [&'static str]| programs.iter().filter(missing).map(|p| ClusterAction::Start(p));
-    // The clients of the API server come after it: starting, they would take the cores from it.
+    // The clients of the API server come after it: starting, they would take the cores from it. Once it serves, it
+    // sleeps a second before it makes its roles: the time for what needs none.
     let (servers, clients) = CONTROL_PLANE_PROGRAMS.split_at(2);
     actions.extend(start(servers));
-    if !observed.ready {
+    if !observed.serving {
         actions.push(ClusterAction::AwaitReady);
         return actions;
     }
-    actions.extend(start(clients));
     if !observed.bootstrapped {
         actions.push(ClusterAction::Bootstrap);
+    }
+    actions.extend(start(clients));
+    if !observed.ready {
+        actions.push(ClusterAction::AwaitReady);
+        return actions;
     }
     if matches!(cluster.status, ClusterStatus::Creating | ClusterStatus::Updating) {
         actions.push(ClusterAction::MarkActive);
@@ -170,7 +177,10 @@ pub(crate) mod tests {
             ClusterAction::MakeNetwork => observed.networked = true,
             ClusterAction::Start(program) => observed.running.push((*program).to_owned()),
             ClusterAction::RestoreData => observed.data_damaged = false,
-            ClusterAction::AwaitReady => observed.ready = true,
+            ClusterAction::AwaitReady => {
+                observed.ready = observed.serving;
+                observed.serving = true;
+            }
             ClusterAction::Bootstrap => observed.bootstrapped = true,
             ClusterAction::MarkActive => cluster.status = ClusterStatus::Active,
             ClusterAction::MarkFailed => cluster.status = ClusterStatus::Failed,
@@ -196,7 +206,7 @@ pub(crate) mod tests {
         assert_eq!(cluster.status, ClusterStatus::Active);
         assert_eq!(trace.first(), Some(&ClusterAction::MakeKeys));
         assert_eq!(trace.last(), Some(&ClusterAction::MarkActive));
-        assert_eq!(trace.len(), 9);
+        assert_eq!(trace.len(), 10);
         assert!(plan_cluster(&cluster, &observed).is_empty());
     }
 
@@ -221,7 +231,7 @@ pub(crate) mod tests {
         assert_eq!(plan_cluster(&cluster, &observed), stops);
         observed.remains.clear();
         assert!(plan_cluster(&cluster, &observed).is_empty());
-        observed.ready = true;
+        (observed.serving, observed.ready) = (true, true);
         cluster.status = ClusterStatus::Creating;
         assert!(
             !plan_cluster(&cluster, &observed).contains(&ClusterAction::MarkFailed),
@@ -237,6 +247,7 @@ pub(crate) mod tests {
             keys_on_disk: true,
             networked: true,
             running: all.map(|p| (*p).to_owned()).collect(),
+            serving: true,
             ready: true,
             bootstrapped: true,
             ..Default::default()
@@ -252,6 +263,7 @@ pub(crate) mod tests {
             keys_on_disk: true,
             networked: true,
             running: clients.iter().map(|p| (*p).to_owned()).collect(),
+            serving: true,
             ready: true,
             bootstrapped: true,
             data_damaged: true,

@@ -171,6 +171,8 @@ pub(crate) fn child(
         // A smaller heap for a little more collecting (docs/adr/0004); etcd's is small anyway.
         env: vec![
             ("GOGC".to_owned(), if name == "etcd" { "20" } else { "40" }.to_owned()),
+            // Nobody reads heap profiles: `--profiling=false`.
+            ("GODEBUG".to_owned(), "memprofilerate=0".to_owned()),
             ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
         ],
         namespace: Some(slot.namespace.clone()),
