@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// Between two looks at targets that are not known to be well. One is passed over after a look that failed.
@@ -148,12 +148,7 @@ async fn answers_ok(router: &str, at: SocketAddrV4) -> io::Result<bool> {
 }
 
 async fn connect(router: &str, target: SocketAddrV4) -> io::Result<TcpStream> {
-    let namespace = router.to_owned();
-    let socket = tokio::task::spawn_blocking(move || netns::tcp_socket(&namespace));
-    let socket = TcpSocket::from_std_stream(socket.await.map_err(io::Error::other)??.into());
-    let stream = socket.connect(SocketAddr::V4(target)).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    netns::connect(Some(router), SocketAddr::V4(target)).await
 }
 
 fn vpc(gate: &Gate, balancer: &LoadBalancer) -> Option<Vpc> {

@@ -16,7 +16,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -55,7 +55,8 @@ impl Way {
         // The first attempt is everybody's, also of those whose patience is nothing.
         let turn = timeout_at(deadline + ATTEMPT, self.turn.lock()).await?;
         loop {
-            match timeout(ATTEMPT, self.attempt()).await.map_err(io::Error::from).flatten() {
+            let attempt = timeout(ATTEMPT, netns::connect(self.namespace.as_deref(), self.address));
+            match attempt.await.map_err(io::Error::from).flatten() {
                 Err(_) if Instant::now() < deadline => sleep(RETRY).await,
                 outcome => {
                     drop(turn);
@@ -63,19 +64,6 @@ impl Way {
                 }
             }
         }
-    }
-
-    async fn attempt(&self) -> io::Result<TcpStream> {
-        let socket = match self.namespace.clone() {
-            Some(namespace) => {
-                let socket = tokio::task::spawn_blocking(move || netns::tcp_socket(&namespace));
-                TcpSocket::from_std_stream(socket.await.map_err(io::Error::other)??.into())
-            }
-            None => TcpSocket::new_v4()?,
-        };
-        let stream = socket.connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
     }
 }
 

@@ -7,8 +7,10 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Where namespaces are bound, as `ip netns` does.
 pub const RUN_NETNS: &str = "/run/netns";
@@ -48,21 +50,25 @@ pub fn enter<T: Send>(name: &str, body: impl FnOnce() -> io::Result<T> + Send) -
     })
 }
 
-pub fn listen_tcp(name: &str, address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
+pub fn listen_tcp(name: &str, address: SocketAddr) -> io::Result<std::net::TcpListener> {
     enter(name, || std::net::TcpListener::bind(address))
 }
 
-pub fn bind_udp(name: &str, address: std::net::SocketAddr) -> io::Result<std::net::UdpSocket> {
+pub fn bind_udp(name: &str, address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     enter(name, || std::net::UdpSocket::bind(address))
 }
 
-/// An unconnected IPv4 TCP socket; connecting it can then be done on any thread.
-pub fn tcp_socket(name: &str) -> io::Result<std::os::fd::OwnedFd> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    enter(name, || {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?)
-    })
+/// A connection from inside the namespace; without a name, from the caller's own. It has no time limit of its own.
+pub async fn connect(name: Option<&str>, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match name.map(str::to_owned) {
+        Some(name) => tokio::task::spawn_blocking(move || enter(&name, || TcpSocket::new_v4()))
+            .await
+            .map_err(io::Error::other)??,
+        None => TcpSocket::new_v4()?,
+    };
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Writes settings under `/proc/sys/net`, which shows the namespace of the thread that looks.

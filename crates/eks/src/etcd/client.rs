@@ -13,7 +13,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
@@ -108,10 +107,9 @@ fn part(line: &[u8]) -> Result<Vec<u8>, EtcdError> {
 
 /// With the service's own certificate, the one that etcd asks for.
 pub(crate) async fn connect(namespace: &str, files: &Files) -> io::Result<TlsStream<tokio::net::TcpStream>> {
-    let (files, namespace) = (files.clone(), namespace.to_owned());
-    let (config, socket) =
-        blocking(move || Ok::<_, io::Error>((config(&files)?, netns::tcp_socket(&namespace)?))).await?;
-    let stream = TcpSocket::from_std_stream(socket.into()).connect(ADDRESS).await?;
+    let files = files.clone();
+    let config = blocking(move || config(&files)).await?;
+    let stream = netns::connect(Some(namespace), ADDRESS).await?;
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }

@@ -44,3 +44,41 @@ fn says_damaged(words: &str) -> bool {
     let says = |any: &[&str]| last_run.iter().any(|line| any.iter().any(|word| line.contains(word)));
     says(&DAMAGED) && !says(&NOT_DAMAGED)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damage_and_what_only_ends_etcd() {
+        let damage = [
+            r#"{"level":"panic","msg":"failed to open database","error":"invalid database"}"#,
+            "panic: freelist: 3 reachable freed",
+            "panic: assertion failed: Page expected to be: 5, but self identifies as 0\npanic: invalid page type: 5: 0",
+            "unexpected fault address 0x7f2c2a400000\nfatal error: fault",
+            r#"{"level":"fatal","msg":"failed to read WAL, cannot be repaired","error":"walpb: crc mismatch"}"#,
+        ];
+        for words in damage {
+            assert!(says_damaged(words), "{words}");
+        }
+        let other = [
+            "",
+            r#"{"level":"fatal","msg":"discovery failed","error":"listen tcp 127.0.0.1:2379: bind: address already in use"}"#,
+            r#"{"level":"fatal","msg":"failed to load certificate"}"#,
+            // Full, out of memory or locked out, whatever it says about its data then.
+            "panic: invalid database\nwrite /data/member/wal/0.wal: no space left on device",
+            "panic: invalid page type\nmmap: cannot allocate memory",
+            "failed to find database snapshot file: open /data/member/snap: permission denied",
+        ];
+        for words in other {
+            assert!(!says_damaged(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn words_of_long_ago_do_not_count() {
+        let mut words = "panic: invalid database\n".to_owned();
+        words.push_str(&"{\"level\":\"warn\",\"msg\":\"slow\"}\n".repeat(200));
+        assert!(!says_damaged(&words));
+    }
+}

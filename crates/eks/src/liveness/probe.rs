@@ -2,14 +2,12 @@
 
 use crate::control_plane::Files;
 use crate::etcd;
-use ekstra_engine::blocking;
 use ekstra_host::netns;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -66,7 +64,8 @@ impl Prober {
             _ => 10259,
         };
         answer(async {
-            let stream = connect(namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let stream = netns::connect(Some(namespace), to).await?;
             let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
             first_words(self.tls.connect(name, stream).await?).await
         })
@@ -80,12 +79,6 @@ async fn answer(asked: impl Future<Output = io::Result<()>>) -> Answer {
         Ok(Err(_)) => Answer::Refusal,
         Err(_) => Answer::Silence,
     }
-}
-
-async fn connect(namespace: &str, to: SocketAddr) -> io::Result<TcpStream> {
-    let namespace = namespace.to_owned();
-    let socket = blocking(move || netns::tcp_socket(&namespace)).await?;
-    TcpSocket::from_std_stream(socket.into()).connect(to).await
 }
 
 async fn first_words(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
