@@ -206,7 +206,7 @@ async fn usage(service: &Service) -> Result<Usage> {
     let elapsed = started.elapsed().as_secs_f64();
     let mut used = Usage::default();
     for (group, before) in groups.iter().zip(before) {
-        let memory = machine::anonymous_megabytes(group)?;
+        let memory = machine::anonymous_mebibytes(group)?;
         let cpu = (machine::cpu_seconds(group)? - before) / elapsed * 100.0;
         if is_node(group) {
             used.nodes.push(memory);
@@ -220,7 +220,7 @@ async fn usage(service: &Service) -> Result<Usage> {
 }
 
 fn memory(name: &'static str, samples: Vec<f64>) -> Figure {
-    Figure { name, unit: "MB", goal: "≤ 220", samples, reached: |mb| mb <= 220.0 }
+    Figure { name, unit: "MiB", goal: "≤ 220", samples, reached: |mib| mib <= 220.0 }
 }
 
 fn share(name: &'static str, samples: Vec<f64>) -> Figure {

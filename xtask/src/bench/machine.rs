@@ -19,8 +19,8 @@ fn members(group: &Path) -> Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// Sum of RssAnon, in MB of a million bytes.
-pub(super) fn anonymous_megabytes(group: &Path) -> Result<f64> {
+/// Sum of RssAnon, in the MiB that the goal is given in (`design.md` §8).
+pub(super) fn anonymous_mebibytes(group: &Path) -> Result<f64> {
     let anonymous = |pid: u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
@@ -28,7 +28,7 @@ pub(super) fn anonymous_megabytes(group: &Path) -> Result<f64> {
     };
     // A process that ended meanwhile uses nothing.
     let kilobytes: f64 = members(group)?.into_iter().filter_map(anonymous).sum();
-    Ok(kilobytes * 1024.0 / 1e6)
+    Ok(kilobytes / 1024.0)
 }
 
 /// Sum of user and system time of what lives now.
