@@ -3,6 +3,7 @@
 //! ```text
 //! components/<name>-<version>-<key>/bin/   complete builds
 //! node-images/ images/ debs/               complete artefacts, downloaded packages
+//! bundles/                                 which bundles were taken, and what came in each
 //! logs/ locks/                             last build log of each; flock files
 //! tmp/                                     builds under way
 //! ```
@@ -33,7 +34,7 @@ impl Cache {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let cache = Self { root: root.canonicalize()? };
-        for dir in ["components", "node-images", "images", "debs", "logs", "locks", "tmp"] {
+        for dir in ["components", "node-images", "images", "debs", "bundles", "logs", "locks", "tmp"] {
             fs::create_dir_all(cache.root.join(dir))?;
         }
         cache.sweep()?;

@@ -10,6 +10,8 @@ use crate::recipe::Component;
 pub enum EnsureError {
     #[error("there is no component {0}")]
     Unknown(Component),
+    #[error("{0} is not built")]
+    Missing(Component),
     #[error("the cache at {path}: {source}")]
     Cache { path: PathBuf, source: io::Error },
     #[error("{tool} is needed {purpose} and was not found; install it: {install}")]

@@ -5,12 +5,14 @@
 //! - [`Store`]: the content-addressed cache; `ensure` builds what is missing
 //! - [`NodeImage`]: the root file system of a node, as overlay layers
 //! - [`system_image`]: the container images every node needs, as OCI archives
+//! - [`bundle`]: all of it in one file, for machines that build nothing
 //! - [`relock`]: renews the node image's package lock
 //!
 //! Invariant: whatever has its final name in the cache is complete. Builds happen under `tmp/` and are
 //! renamed into place.
 
 mod build;
+pub mod bundle;
 mod cache;
 mod embedded;
 mod ensure;
@@ -23,6 +25,7 @@ mod store;
 pub mod system_image;
 mod tools;
 
+pub use bundle::{Bundle, BundleError, Packed, Prebuilt};
 pub use cache::default_cache_dir;
 pub use error::EnsureError;
 pub use node_image::NodeImage;

@@ -93,6 +93,12 @@ impl Store {
     }
 }
 
+/// Where the base of this release of ekstra has its place.
+#[cfg(test)]
+pub(crate) fn base_directory(store: &Store) -> Result<PathBuf, NodeImageError> {
+    base::place(store)
+}
+
 /// Built programs are known by their path; those that the user gave may change under theirs.
 fn layer_key(files: &[(PathBuf, PathBuf)]) -> Result<String, EnsureError> {
     let mut hasher = KeyHasher::default();

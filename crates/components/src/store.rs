@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::build;
+use crate::bundle::MARK;
 use crate::cache::{Cache, size_of};
 use crate::embedded::{self, Module};
 use crate::error::EnsureError;
@@ -64,6 +65,8 @@ pub enum State {
     Missing,
     /// Given by the user.
     Prebuilt,
+    /// Came in a bundle.
+    Bundled,
 }
 
 /// One line of [`Store::list`].
@@ -148,8 +151,9 @@ impl Store {
         }
         let site = self.site(&component)?;
         if let Some(dir) = self.built(&site, go) {
+            let state = if is_bundled(&dir) { State::Bundled } else { State::Built };
             let (path, size) = (Some(dir.join("bin")), size_of(&dir));
-            return Ok(Listed { component, state: State::Built, path, size });
+            return Ok(Listed { component, state, path, size });
         }
         let path = go.map(|go| self.final_dir(&site, go).join("bin"));
         Ok(Listed { component, state: State::Missing, path, size: 0 })
@@ -180,20 +184,28 @@ impl Store {
         self.cache.dir("components").join(format!("{name}-{version}-{key}"))
     }
 
-    /// The complete build, if there is one. On a machine without Go, one by any Go release will do.
+    /// The complete build, if there is one. On a machine without Go, one by any Go release will do; so will one from a
+    /// bundle.
     pub(crate) fn built(&self, site: &Site, go: Option<&Go>) -> Option<PathBuf> {
-        let own = match go {
+        let own = self.cache.dir("components");
+        let made_here = match go {
             Some(go) => Some(self.final_dir(site, go)).filter(|dir| dir.join(MANIFEST).exists()),
-            None => built_by_any(&self.cache.dir("components"), site),
+            None => built_by_any(&own, site).next(),
         };
-        own.or_else(|| built_by_any(&self.lender.as_ref()?.join("components"), site))
+        let bundled = || built_by_any(&own, site).find(|dir| is_bundled(dir));
+        let lent = || built_by_any(&self.lender.as_ref()?.join("components"), site).next();
+        made_here.or_else(bundled).or_else(lent)
     }
 }
 
-fn built_by_any(builds: &Path, site: &Site) -> Option<PathBuf> {
+fn built_by_any(builds: &Path, site: &Site) -> impl Iterator<Item = PathBuf> {
     let recipe = site.hasher.key();
-    let dirs = fs::read_dir(builds).ok()?.flatten().map(|entry| entry.path());
-    dirs.into_iter().find(|dir| read_manifest(dir).is_some_and(|manifest| manifest.recipe == recipe))
+    let dirs = fs::read_dir(builds).into_iter().flatten().flatten().map(|entry| entry.path());
+    dirs.filter(move |dir| read_manifest(dir).is_some_and(|manifest| manifest.recipe == recipe))
+}
+
+fn is_bundled(dir: &Path) -> bool {
+    dir.join(MARK).exists()
 }
 
 impl Store {

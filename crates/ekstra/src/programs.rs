@@ -1,13 +1,16 @@
 //! The upstream programs and machine images, from the component cache.
 
 use crate::home::Home;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ekstra_cloud::ec2::instances::MachineImages;
-use ekstra_components::{Group, KubernetesVersion, Listed, Progress, Recipes, Silent, State, Store};
+use ekstra_components::{
+    Group, KubernetesVersion, Listed, Prebuilt, Progress, Recipes, Silent, State, Store,
+};
 use ekstra_eks::{OfferedVersion, Programs};
 use ekstra_images::import::{ImportOptions, import_path};
 use ekstra_images::{ImageStore, Reference};
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,19 +27,36 @@ pub(crate) struct Components {
     making: Arc<Mutex<()>>,
 }
 
-/// `EKSTRA_CACHE`, or the user's cache directory.
-pub(crate) fn open_store(overrides: Option<PathBuf>) -> Result<Store> {
-    let directory = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
-    let given = || std::env::var_os("EKSTRA_COMPONENTS").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let overrides = overrides.or_else(given);
-    if let Some(prebuilt) = &overrides {
-        check_prebuilt(prebuilt)?;
+/// `EKSTRA_CACHE`, or the user's cache directory; with what is given instead of built programs, failing that by
+/// `EKSTRA_COMPONENTS`.
+pub(crate) fn open_store(prebuilt: Option<Prebuilt>, progress: &dyn Progress) -> Result<Store> {
+    let cache = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
+    let of_environment = || std::env::var_os("EKSTRA_COMPONENTS").filter(|word| !word.is_empty());
+    let prebuilt = match (prebuilt, of_environment()) {
+        (None, Some(word)) => Some(parse_prebuilt(&word)?),
+        (given, _) => given,
+    };
+    match prebuilt {
+        Some(Prebuilt::Directory(directory)) => {
+            check_directory(&directory)?;
+            Ok(Store::open(cache, Some(directory))?)
+        }
+        Some(Prebuilt::Bundle(bundle)) => {
+            let store = Store::open(cache, None)?;
+            store.take(&bundle, progress)?;
+            Ok(store)
+        }
+        None => Ok(Store::open(cache, None)?),
     }
-    Ok(Store::open(directory, overrides)?)
+}
+
+/// What `--components` says.
+pub(crate) fn parse_prebuilt(word: &OsStr) -> Result<Prebuilt> {
+    Prebuilt::parse(word).map_err(|reason| anyhow!("--components: {reason}"))
 }
 
 /// Programs that are not there are built: a wrong directory would be found out minutes later, if at all.
-fn check_prebuilt(directory: &Path) -> Result<()> {
+fn check_directory(directory: &Path) -> Result<()> {
     let recipes = Recipes::get().all();
     let names: BTreeSet<&str> = recipes.iter().flat_map(|recipe| recipe.provides()).collect();
     let minors = Recipes::get().kubernetes().iter().map(|version| directory.join(&version.minor));
@@ -52,8 +72,8 @@ fn check_prebuilt(directory: &Path) -> Result<()> {
 }
 
 impl Components {
-    pub(crate) fn open(home: &Home, prebuilt: Option<PathBuf>, lender: Option<PathBuf>) -> Result<Self> {
-        let own = open_store(prebuilt)?;
+    pub(crate) fn open(home: &Home, prebuilt: Option<Prebuilt>, lender: Option<PathBuf>) -> Result<Self> {
+        let own = open_store(prebuilt, &Silent)?;
         let store = match lender {
             Some(cache) => own.borrowing(cache),
             None => own,

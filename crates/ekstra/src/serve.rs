@@ -17,6 +17,7 @@ use ekstra_cloud::ec2::routers::RouterReconciler;
 use ekstra_cloud::ec2::volumes::{SnapshotReconciler, VolumeReconciler};
 use ekstra_cloud::elb::BalancerReconciler;
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
+use ekstra_components::Prebuilt;
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{
     ClusterReconciler, Eks, EtcdSnapshots, Liveness, NodeControllers, NodegroupReconciler, load_balancers,
@@ -47,7 +48,7 @@ pub(crate) struct Options {
     pub(crate) region: String,
     pub(crate) drain_limit_seconds: Option<i64>,
     /// Programs that are taken instead of built ones.
-    pub(crate) components: Option<PathBuf>,
+    pub(crate) components: Option<Prebuilt>,
     /// Another user's cache, whose builds are used.
     pub(crate) lender: Option<PathBuf>,
     /// Leave the terminal that it was started from.

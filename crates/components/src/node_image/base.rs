@@ -75,6 +75,11 @@ fn ensure_locked(store: &Store, lock: &Lock, progress: &dyn Progress) -> Result<
     Ok(dir.join("rootfs"))
 }
 
+#[cfg(test)]
+pub(super) fn place(store: &Store) -> Result<PathBuf, NodeImageError> {
+    Ok(directory(store, &Lock::parse(embedded::PACKAGES_LOCK)?))
+}
+
 fn directory(store: &Store, lock: &Lock) -> PathBuf {
     store.cache.dir("node-images").join(format!("{}-{}", Spec::get().suite, key(lock)))
 }

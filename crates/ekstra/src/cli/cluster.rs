@@ -1,7 +1,7 @@
 //! `create|get|delete cluster`.
 
 use super::Shown;
-use super::components::Prebuilt;
+use super::components::Given;
 use super::lifecycle::{Serve, ensure_known_service, ensure_service};
 use super::nodegroup::{self, issues};
 use super::output::{Column, print};
@@ -45,7 +45,7 @@ pub(super) struct Create {
     #[command(flatten)]
     size: nodegroup::Size,
     #[command(flatten)]
-    components: Prebuilt,
+    components: Given,
     /// Where to write the kubeconfig [default: $KUBECONFIG or ~/.kube/config]
     #[arg(long)]
     kubeconfig: Option<PathBuf>,

@@ -1,14 +1,14 @@
-//! `components ensure|list`, and `kubectl`.
+//! `components ensure|list|bundle`, and `kubectl`.
 
 use crate::control::Control;
 use crate::home::Home;
 use crate::privilege::is_root;
-use crate::programs::{ensure_all, ensure_programs, open_store};
+use crate::programs::{ensure_all, ensure_programs, open_store, parse_prebuilt};
 use crate::progress::{Bars, Waiting};
 use anyhow::{Context, Result};
 use clap::builder::OsStringValueParser;
 use clap::{Args, Subcommand};
-use ekstra_components::{Group, KubernetesVersion, Recipes, Silent, State};
+use ekstra_components::{Group, KubernetesVersion, Prebuilt, Recipes, Silent, State};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -16,25 +16,25 @@ use std::time::Duration;
 
 /// Programs that are taken instead of built ones.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct Prebuilt {
-    /// A directory with prebuilt programs by name
-    #[arg(long = "components", value_name = "DIR", env = "EKSTRA_COMPONENTS", value_parser = OsStringValueParser::new())]
-    directory: Option<OsString>,
+pub(super) struct Given {
+    /// Prebuilt programs: a directory with them by name, or a bundle as FILE@sha256:HEX or URL@sha256:HEX
+    #[arg(long = "components", value_name = "PREBUILT", env = "EKSTRA_COMPONENTS", value_parser = OsStringValueParser::new())]
+    word: Option<OsString>,
 }
 
-impl Prebuilt {
+impl Given {
     pub(super) fn is_given(&self) -> bool {
-        self.directory.as_ref().is_some_and(|directory| !directory.is_empty())
+        self.word.as_ref().is_some_and(|word| !word.is_empty())
     }
 
-    /// An absolute path, for a service that runs elsewhere; refused when there is nothing of use in it.
-    pub(super) fn checked(self) -> Result<Option<PathBuf>> {
-        let Some(directory) = self.directory.filter(|directory| !directory.is_empty()) else {
+    /// With absolute paths, for a service that runs elsewhere; refused when there is nothing of use in it.
+    pub(super) fn checked(self) -> Result<Option<Prebuilt>> {
+        let Some(word) = self.word.filter(|word| !word.is_empty()) else {
             return Ok(None);
         };
-        let directory = std::path::absolute(directory)?;
-        open_store(Some(directory.clone()))?;
-        Ok(Some(directory))
+        let prebuilt = parse_prebuilt(&word)?.absolute()?;
+        open_store(Some(prebuilt.clone()), &Bars::new())?;
+        Ok(Some(prebuilt))
     }
 }
 
@@ -49,24 +49,34 @@ pub(super) enum Command {
         #[arg(long)]
         version: Option<String>,
         #[command(flatten)]
-        components: Prebuilt,
+        components: Given,
     },
     /// What there is
     List,
+    /// Pack what clusters of one version need into one file, for machines that build nothing
+    Bundle {
+        /// Kubernetes version
+        #[arg(long)]
+        version: Option<String>,
+        /// [default: ekstra-components-VERSION-ARCHITECTURE.tar.zst]
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
 }
 
 impl Command {
     pub(super) fn run(self) -> Result<()> {
         match self {
             Self::Ensure { version, components } => {
-                let store = open_store(components.checked()?)?;
                 let version = find(version.as_deref())?;
+                let store = open_store(components.checked()?, &Bars::new())?;
                 if is_root() {
                     return ensure_all(&store, version, &Bars::new());
                 }
                 ensure_programs(&store, version, &Bars::new())
             }
             Self::List => list(),
+            Self::Bundle { version, output } => bundle(find(version.as_deref())?, output),
         }
     }
 }
@@ -84,8 +94,8 @@ pub(super) fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> 
 
 /// What a cluster of that version needs, with progress; quick when everything is there. Who is not root builds the
 /// programs, and has the service make what nodes boot from.
-pub(super) async fn ensure_for(home: &Home, version: &KubernetesVersion, components: Prebuilt) -> Result<()> {
-    let store = open_store(components.checked()?)?;
+pub(super) async fn ensure_for(home: &Home, version: &KubernetesVersion, components: Given) -> Result<()> {
+    let store = open_store(components.checked()?, &Bars::new())?;
     if is_root() {
         return ensure_all(&store, version, &Bars::new());
     }
@@ -105,11 +115,12 @@ pub(super) async fn ensure_for(home: &Home, version: &KubernetesVersion, compone
 
 fn list() -> Result<()> {
     println!("{:<20} {:<10} {:<9} {:>8}  PATH", "COMPONENT", "VERSION", "STATE", "SIZE");
-    for listed in open_store(None)?.list()? {
+    for listed in open_store(None, &Bars::new())?.list()? {
         let state = match listed.state {
             State::Built => "built",
             State::Missing => "missing",
             State::Prebuilt => "prebuilt",
+            State::Bundled => "bundled",
         };
         let path = listed.path.map(|p| p.display().to_string()).unwrap_or_default();
         let (name, version) = (&listed.component.name, &listed.component.version);
@@ -118,9 +129,20 @@ fn list() -> Result<()> {
     Ok(())
 }
 
+fn bundle(version: &KubernetesVersion, output: Option<PathBuf>) -> Result<()> {
+    let store = open_store(None, &Bars::new())?;
+    ensure_all(&store, version, &Bars::new())?;
+    let name = || format!("ekstra-components-{}-{}.tar.zst", version.version, std::env::consts::ARCH).into();
+    let packed = store.bundle(version, &output.unwrap_or_else(name), &Bars::new())?;
+    println!("{}  {} MiB", packed.path.display(), packed.size >> 20);
+    println!("sha256:{}", packed.digest);
+    println!("elsewhere: ekstra start --components {}@sha256:{}", packed.path.display(), packed.digest);
+    Ok(())
+}
+
 /// Becomes kubectl.
 pub(super) fn kubectl(args: &[String]) -> Result<i32> {
-    let store = open_store(None)?;
+    let store = open_store(None, &Bars::new())?;
     let components = Recipes::get().group(Group::Client, Recipes::get().default_kubernetes());
     let listed = store.list()?;
     let built = listed.iter().any(|l| l.component.name == "kubectl" && l.state != State::Missing);

@@ -1,6 +1,6 @@
 //! `serve|start|stop|status`: the life of the service.
 
-use super::components::Prebuilt;
+use super::components::Given;
 use super::words::Region;
 use super::{mistakes, show};
 use crate::client::Client;
@@ -35,7 +35,7 @@ pub(super) struct Serve {
     #[arg(long, env = "EKSTRA_DRAIN_LIMIT")]
     drain_limit: Option<i64>,
     #[command(flatten)]
-    components: Prebuilt,
+    components: Given,
     /// Another user's component cache, whose builds are used
     #[arg(long, hide = true)]
     lender: Option<PathBuf>,
@@ -64,7 +64,7 @@ impl Serve {
     }
 
     /// What the environment says, for commands that start the service by the way.
-    pub(super) fn of_environment(components: Prebuilt) -> Result<Self> {
+    pub(super) fn of_environment(components: Given) -> Result<Self> {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]
@@ -83,7 +83,7 @@ impl Serve {
         };
         add("--listen", self.listen.map(|port| port.to_string().into()));
         add("--drain-limit", self.drain_limit.map(|limit| limit.to_string().into()));
-        add("--components", self.components.clone().checked()?.map(Into::into));
+        add("--components", self.components.clone().checked()?.map(|prebuilt| prebuilt.to_word()));
         add("--lender", self.lender.clone().map(Into::into));
         Ok(words)
     }
@@ -124,7 +124,7 @@ async fn running(home: &Home) -> Option<String> {
 /// For commands about what there is already: they make no home.
 pub(super) async fn ensure_known_service(home: &Home) -> Result<()> {
     home.known()?;
-    ensure_service(home, &Serve::of_environment(Prebuilt::default())?).await
+    ensure_service(home, &Serve::of_environment(Given::default())?).await
 }
 
 /// Starts the service unless it answers; tells when it is older than this program.
