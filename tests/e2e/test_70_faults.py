@@ -11,9 +11,19 @@ import pytest
 from ekstra_service import BINARY, holds, processes, token_time, wait
 
 
-@pytest.mark.parametrize("until", ["accepted", "a child runs", "the API server runs"])
-def test_serve_dies_while_a_cluster_is_created(service, cluster, until):
-    name = "born-" + until.split()[-1]
+def end(service, program):
+    """Killed; `gate` is started again by `serve`."""
+    service.kill(program)
+    if program == "serve":
+        service.start()
+
+
+@pytest.mark.parametrize("program,until", [
+    ("serve", "accepted"), ("serve", "a child runs"), ("serve", "the API server runs"),
+    ("gate", "accepted"), ("gate", "the API server runs"),
+])
+def test_it_dies_while_a_cluster_is_created(service, cluster, program, until):
+    name = f"born-{program}-" + until.split()[-1]
     before, slots = (set(os.listdir(f"{service.home}/{d}")) for d in ("run", "slots"))
 
     def reached():
@@ -23,16 +33,14 @@ def test_serve_dies_while_a_cluster_is_created(service, cluster, until):
 
     service.create_cluster(name)
     wait(until, reached, 30, 0.01)
-    service.kill("serve")
-    service.start()
+    end(service, program)
     service.wait_cluster(name)
     config = f"{service.work}/{name}"
     service.cli("update-kubeconfig", "--name", name, "--kubeconfig", config)
     assert "default" in service.kubectl("--kubeconfig", config, "get", "ns").stdout
     # And while it is deleted.
     service.client("eks").delete_cluster(name=name)
-    service.kill("serve")
-    service.start()
+    end(service, program)
     eks = service.client("eks")
     service.wait_gone(lambda: eks.describe_cluster(name=name)["cluster"]["status"], name)
     wait("its pid files gone", lambda: ((left := set(os.listdir(f"{service.home}/run")) - before) == set(), left), 30)
@@ -40,21 +48,20 @@ def test_serve_dies_while_a_cluster_is_created(service, cluster, until):
     wait("its slot gone", lambda: (not left(), left()), 30)
 
 
+@pytest.mark.parametrize("program", ["serve", "gate"])
 @pytest.mark.parametrize("then", ["accepted", "an instance runs"])
-def test_serve_dies_while_nodes_are_made_and_ended(service, cluster, then):
+def test_it_dies_while_nodes_are_made_and_ended(service, cluster, program, then):
     before = set(os.listdir(f"{service.home}/run"))
     service.create_nodegroup(cluster, "extra", 1)
     if then == "an instance runs":
         new = lambda: set(os.listdir(f"{service.home}/run")) - before  # noqa: E731
         wait(then, lambda: (any(n.startswith("i-") for n in new()), new()), 30, 0.01)
-    service.kill("serve")
-    service.start()
+    end(service, program)
     service.wait_nodegroup(cluster, "extra")
     service.wait_nodes(3)
     eks = service.client("eks")
     eks.delete_nodegroup(clusterName=cluster, nodegroupName="extra")
-    service.kill("serve")
-    service.start()
+    end(service, program)
     service.wait_gone(
         lambda: eks.describe_nodegroup(clusterName=cluster, nodegroupName="extra")["nodegroup"], "extra"
     )

@@ -1,6 +1,6 @@
 //! `cargo xtask test [--fast] [--faults] [--all-versions] [-k EXPR]`: every test, in phases, with the minutes that each
 //! took. Of the Kubernetes minors that are not the default, the newest one's control plane is built and tried;
-//! `--all-versions` has nodes of each as well. `--faults` adds what takes many minutes: a kill after every single step, kills under load.
+//! `--all-versions` has nodes of each as well. `--faults` adds what takes many minutes: a kill after every single step, kills under load, five minutes without the service.
 //!
 //! Invariant: a phase that fails does not hide the ones after it, except where these need its result; the exit status
 //! and the last line tell of any failure.
@@ -92,7 +92,11 @@ fn end_to_end(phases: &mut Vec<Phase>, options: &Options) -> Result<()> {
     pytest.args(["-m", "pytest", "-q", "--tb=short"]);
     pytest.current_dir(workspace::root().join("tests/e2e"));
     pytest.env("EKSTRA_BIN", &ekstra).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
-    for (variable, wanted) in [("E2E_FAULTS", options.faults), ("E2E_ALL_VERSIONS", options.all_versions)] {
+    for (variable, wanted) in [
+        ("E2E_FAULTS", options.faults),
+        ("E2E_LONG", options.faults),
+        ("E2E_ALL_VERSIONS", options.all_versions),
+    ] {
         if wanted {
             pytest.env(variable, "1");
         }

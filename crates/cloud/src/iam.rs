@@ -4,6 +4,7 @@ use crate::Cloud;
 use crate::api::{Call, Refusal, Router};
 use ekstra_domain::iam::Role;
 use ekstra_domain::names::{Arn, keys};
+use ekstra_domain::page::Page;
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Shape, Timestamp};
 use ekstra_wire::{ApiError, uri_encode};
@@ -113,7 +114,7 @@ async fn list_roles(
     let prefix = input.path_prefix.unwrap_or_else(|| "/".into());
     let all = cloud.store.view().list_as::<Role>(&keys::roles(&call.scope.account));
     let found: Vec<Role> = all.into_iter().map(|(_, r)| r).filter(|r| r.path.starts_with(&prefix)).collect();
-    let page = Page::of(found, input.marker.as_deref(), input.max_items)?;
+    let page = page(found, |r| r.name.clone(), input.marker.as_deref(), input.max_items)?;
     Ok(model::ListRolesResponse {
         roles: Some(page.items.iter().map(describe).collect()),
         is_truncated: Some(page.next.is_some()),
@@ -122,20 +123,16 @@ async fn list_roles(
 }
 
 /// IAM's pagination: `Marker` and `MaxItems` (1 to 1000, 100 when absent).
-struct Page<T> {
-    items: Vec<T>,
-    next: Option<String>,
-}
-
-impl<T> Page<T> {
-    fn of(all: Vec<T>, marker: Option<&str>, size: Option<i32>) -> Result<Self, ApiError> {
-        let invalid = |what: &str| ApiError::client("ValidationError", 400, what);
-        let start: usize = marker.map_or(Ok(0), str::parse).map_err(|_| invalid("Invalid Marker."))?;
-        let size = usize::try_from(size.unwrap_or(100)).map_err(|_| invalid("Invalid MaxItems."))?;
-        let more = all.len() > start + size;
-        let items = all.into_iter().skip(start).take(size).collect();
-        Ok(Self { items, next: more.then(|| (start + size).to_string()) })
-    }
+fn page<T>(
+    all: Vec<T>,
+    key: impl Fn(&T) -> String,
+    marker: Option<&str>,
+    size: Option<i32>,
+) -> Result<Page<T>, ApiError> {
+    let invalid = |what: &str| ApiError::client("ValidationError", 400, what);
+    let size = usize::try_from(size.unwrap_or(100)).ok().filter(|size| (1..=1000).contains(size));
+    let size = size.ok_or_else(|| invalid("Invalid MaxItems."))?;
+    Page::of(all, key, marker, size).map_err(|_| invalid("Invalid Marker."))
 }
 
 async fn delete_role(
@@ -223,7 +220,7 @@ async fn list_attached_role_policies(
     input: model::ListAttachedRolePoliciesRequest,
 ) -> Result<model::ListAttachedRolePoliciesResponse, ApiError> {
     let role = load(&cloud, &call, &input.role_name.unwrap_or_default())?;
-    let page = Page::of(role.attached_policies, input.marker.as_deref(), input.max_items)?;
+    let page = page(role.attached_policies, String::clone, input.marker.as_deref(), input.max_items)?;
     let attached = |arn: String| model::AttachedPolicy {
         policy_name: arn.rsplit('/').next().map(str::to_owned),
         policy_arn: Some(arn),

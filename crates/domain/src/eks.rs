@@ -1,6 +1,7 @@
 //! Clusters, node groups and updates: records, states, validation, planners.
 
 mod cluster;
+mod labels;
 mod nodegroup;
 mod plan_cluster;
 mod plan_nodegroup;
@@ -10,13 +11,14 @@ mod validate;
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
 };
+pub use labels::{check_label, check_taint};
 pub use nodegroup::{NodeChange, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};
 pub use plan_cluster::{ClusterAction, ObservedCluster, plan_cluster};
 pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegroup};
 pub use update::{Update, UpdateStatus, UpdateType};
 pub use validate::{
     Invalid, check_cluster_name, check_nodegroup_name, check_scaling, check_service_cidr, check_version,
-    page_bounds,
+    page_size,
 };
 
 /// The program of each control plane, in the order in which they are needed.

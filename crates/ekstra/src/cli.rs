@@ -1,5 +1,6 @@
 //! The command line, in eksctl's grammar: a verb, a noun, flags.
 
+mod again;
 mod backup;
 mod cluster;
 mod components;

@@ -116,6 +116,14 @@ impl Home {
 
     /// The settings of an earlier start, for those who need one.
     pub(crate) fn known(&self) -> Result<Settings> {
+        if let Err(error) = fs::metadata(self.path(SETTINGS))
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            bail!(
+                "the home {} is another user's: only they and root can use it; choose one with --home",
+                self.root.display()
+            );
+        }
         self.settings().with_context(|| {
             format!("no service has been started in {}; `ekstra start` starts one", self.root.display())
         })

@@ -47,6 +47,17 @@ pub(crate) fn write(path: &Path, home: &Home, entry: &Entry<'_>) -> Result<()> {
     save(path, &config)
 }
 
+/// Whether [`write`] will find a place there, and a kubeconfig if anything.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    read(path)?;
+    make_parent(path)
+}
+
+fn make_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    fs::create_dir_all(parent).with_context(|| format!("the kubeconfig's directory {}", parent.display()))
+}
+
 /// Takes the entry out; the file stays, even when it is empty now.
 pub(crate) fn remove(path: &Path, arn: &str) -> Result<()> {
     if !path.exists() {
@@ -90,10 +101,9 @@ fn put(config: &mut Value, list: &str, name: &str, kind: &str, value: Value) {
 }
 
 fn save(path: &Path, config: &Value) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
+    make_parent(path)?;
     crate::home::write_private(path, serde_saphyr::to_string(config)?.as_bytes())
+        .with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub fn bind_udp(name: &str, address: SocketAddr) -> io::Result<std::net::UdpSock
 /// A connection from inside the namespace; without a name, from the caller's own. It has no time limit of its own.
 pub async fn connect(name: Option<&str>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = match name.map(str::to_owned) {
-        Some(name) => tokio::task::spawn_blocking(move || enter(&name, || TcpSocket::new_v4()))
+        Some(name) => tokio::task::spawn_blocking(move || enter(&name, TcpSocket::new_v4))
             .await
             .map_err(io::Error::other)??,
         None => TcpSocket::new_v4()?,

@@ -1,6 +1,6 @@
 //! The Describe operations: records in EC2's shapes.
 
-use super::filters::{matches, page, require_ids, tags};
+use super::filters::{matches, page, refuse_dry_run, require_ids, tags};
 use super::network::subnet_use;
 use crate::Cloud;
 use crate::api::Call;
@@ -15,6 +15,7 @@ pub(super) async fn vpcs(
     call: Call,
     input: model::DescribeVpcsRequest,
 ) -> Result<model::DescribeVpcsResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let all: Vec<Vpc> = records(&cloud, &keys::scoped(keys::VPCS, &call.scope));
     let asked = input.vpc_ids.unwrap_or_default();
     let known: Vec<String> = all.iter().map(|v| v.id.clone()).collect();
@@ -33,7 +34,7 @@ pub(super) async fn vpcs(
             found.push(describe_vpc(&vpc));
         }
     }
-    let (vpcs, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
+    let (vpcs, next_token) = page(found, |v| &v.vpc_id, input.next_token.as_deref(), input.max_results)?;
     Ok(model::DescribeVpcsResult { vpcs: Some(vpcs), next_token })
 }
 
@@ -69,6 +70,7 @@ pub(super) async fn subnets(
     call: Call,
     input: model::DescribeSubnetsRequest,
 ) -> Result<model::DescribeSubnetsResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let all: Vec<Subnet> = records(&cloud, &keys::scoped(keys::SUBNETS, &call.scope));
     let interfaces: Vec<Interface> = records(&cloud, &keys::scoped(keys::INTERFACES, &call.scope));
     let asked = input.subnet_ids.unwrap_or_default();
@@ -91,7 +93,8 @@ pub(super) async fn subnets(
             found.push(describe_subnet(&subnet, &interfaces));
         }
     }
-    let (subnets, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
+    let (subnets, next_token) =
+        page(found, |s| &s.subnet_id, input.next_token.as_deref(), input.max_results)?;
     Ok(model::DescribeSubnetsResult { subnets: Some(subnets), next_token })
 }
 
@@ -121,6 +124,7 @@ pub(super) async fn security_groups(
     call: Call,
     input: model::DescribeSecurityGroupsRequest,
 ) -> Result<model::DescribeSecurityGroupsResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let all: Vec<SecurityGroup> = records(&cloud, &keys::security_groups(&call.scope));
     let asked = input.group_ids.unwrap_or_default();
     let names = input.group_names.unwrap_or_default();
@@ -146,7 +150,7 @@ pub(super) async fn security_groups(
             found.push(describe_group(&group));
         }
     }
-    let (groups, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
+    let (groups, next_token) = page(found, |g| &g.group_id, input.next_token.as_deref(), input.max_results)?;
     Ok(model::DescribeSecurityGroupsResult { security_groups: Some(groups), next_token })
 }
 
@@ -183,8 +187,14 @@ pub(super) async fn availability_zones(
     call: Call,
     input: model::DescribeAvailabilityZonesRequest,
 ) -> Result<model::DescribeAvailabilityZonesResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let region = &call.scope.region;
     let asked = input.zone_names.unwrap_or_default();
+    let is_known = |name: &&String| ZONES.iter().any(|letter| **name == format!("{region}{letter}"));
+    if let Some(unknown) = asked.iter().find(|name| !is_known(name)) {
+        let message = format!("Invalid availability zone: [{unknown}]");
+        return Err(ApiError::client("InvalidParameterValue", 400, message));
+    }
     let mut found = Vec::new();
     for name in ZONES.iter().map(|letter| format!("{region}{letter}")) {
         let id = zone_id(region, &name);
@@ -222,6 +232,7 @@ pub(super) async fn instances(
     call: Call,
     input: model::DescribeInstancesRequest,
 ) -> Result<model::DescribeInstancesResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let all: Vec<Instance> = records(&cloud, &keys::scoped(keys::INSTANCES, &call.scope));
     let asked = input.instance_ids.unwrap_or_default();
     let known: Vec<String> = all.iter().map(|i| i.id.clone()).collect();
@@ -245,7 +256,8 @@ pub(super) async fn instances(
             found.push(describe_instance(&cloud, &instance));
         }
     }
-    let (items, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
+    let (items, next_token) =
+        page(found, |i| &i.instance_id, input.next_token.as_deref(), input.max_results)?;
     let reservation = |instance: model::Instance| model::Reservation {
         reservation_id: instance.instance_id.as_deref().map(|id| id.replacen("i-", "r-", 1)),
         owner_id: Some(call.scope.account.clone()),

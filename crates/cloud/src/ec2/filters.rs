@@ -2,6 +2,7 @@
 //!
 //! Source: "Filter" in the EC2 API reference: filters are ANDed, values ORed, `*` and `?` are wildcards.
 
+use ekstra_domain::page::Page;
 use ekstra_model::ec2::{Filter, Tag};
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
@@ -64,15 +65,25 @@ pub(super) fn tags(tags: &BTreeMap<String, String>) -> Option<Vec<Tag>> {
     Some(tags.iter().map(|(k, v)| Tag { key: Some(k.clone()), value: Some(v.clone()) }).collect())
 }
 
-/// One page, and the token of the next. EC2 answers everything when no size is given.
+/// What the caller may do is not looked at: IAM policies are not enforced yet.
+pub(super) fn refuse_dry_run(asked: Option<bool>) -> Result<(), ApiError> {
+    match asked {
+        Some(true) => {
+            let message = "Request would have succeeded, but DryRun flag is set.";
+            Err(ApiError::client("DryRunOperation", 412, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One page in the order of ids, and the token of the next. EC2 answers everything when no size is given.
 pub(super) fn page<T>(
     all: Vec<T>,
+    id: fn(&T) -> &Option<String>,
     token: Option<&str>,
     size: Option<i32>,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
     let invalid = |what: &str| ApiError::client("InvalidParameterValue", 400, what);
-    let start: usize =
-        token.map_or(Ok(0), str::parse).map_err(|_| invalid("Unable to parse pagination token"))?;
     let size = match size {
         None => usize::MAX,
         Some(n) if (5..=1000).contains(&n) => n as usize,
@@ -81,9 +92,9 @@ pub(super) fn page<T>(
             return Err(invalid(&format!("Value ( {n} ) for parameter maxResults is invalid. {range}")));
         }
     };
-    let next = start.saturating_add(size);
-    let more = all.len() > next;
-    Ok((all.into_iter().skip(start).take(size).collect(), more.then(|| next.to_string())))
+    let key = |item: &T| id(item).clone().unwrap_or_default();
+    let page = Page::of(all, key, token, size).map_err(|_| invalid("Unable to parse pagination token"))?;
+    Ok((page.items, page.next))
 }
 
 /// Every id asked for must exist.

@@ -99,24 +99,11 @@ pub fn check_scaling(
     Ok(scaling)
 }
 
-/// The first item and the number of items of a page. Tokens are the offset, which no client looks into.
-pub fn page_bounds(
-    token: Option<&str>,
-    size: Option<i64>,
-    longest: usize,
-) -> Result<(usize, usize), Invalid> {
-    let start = match token {
-        None => 0,
-        Some(token) => token.parse().map_err(|_| Invalid("Invalid nextToken".to_owned()))?,
-    };
-    let size = match size {
-        None => longest,
-        Some(n) => usize::try_from(n)
-            .ok()
-            .filter(|n| (1..=longest).contains(n))
-            .ok_or_else(|| Invalid(format!("maxResults needs to be between 1 and {longest}")))?,
-    };
-    Ok((start, size))
+/// The number of items of a page.
+pub fn page_size(asked: Option<i64>, longest: usize) -> Result<usize, Invalid> {
+    let Some(asked) = asked else { return Ok(longest) };
+    let size = usize::try_from(asked).ok().filter(|n| (1..=longest).contains(n));
+    size.ok_or_else(|| Invalid(format!("maxResults needs to be between 1 and {longest}")))
 }
 
 #[cfg(test)]
@@ -164,10 +151,8 @@ mod tests {
 
     #[test]
     fn pages() {
-        assert_eq!(page_bounds(None, None, 100), Ok((0, 100)));
-        assert_eq!(page_bounds(Some("3"), Some(2), 100), Ok((3, 2)));
-        assert!(page_bounds(Some("x"), None, 100).is_err());
-        assert!(page_bounds(None, Some(0), 100).is_err());
-        assert!(page_bounds(None, Some(101), 100).is_err());
+        assert_eq!(page_size(None, 100), Ok(100));
+        assert_eq!(page_size(Some(2), 100), Ok(2));
+        assert!(page_size(Some(0), 100).is_err() && page_size(Some(101), 100).is_err());
     }
 }

@@ -1,9 +1,8 @@
 //! DescribeClusterVersions: what this service can run, with EKS's support calendar.
 
-use super::invalid;
+use super::list::page;
 use crate::{Eks, OfferedVersion};
 use ekstra_cloud::api::Call;
-use ekstra_domain::eks::page_bounds;
 use ekstra_model::Timestamp;
 use ekstra_model::eks as model;
 use ekstra_wire::{ApiError, parse_iso8601};
@@ -34,11 +33,14 @@ pub(super) async fn handle(
         .map(|v| describe(&v, now))
         .filter(|v| status.is_none() || v.version_status == status)
         .collect();
-    let (start, size) =
-        page_bounds(input.next_token.as_deref(), input.max_results.map(i64::from), 100).map_err(invalid)?;
-    let next_token = (found.len() > start + size).then(|| (start + size).to_string());
-    let page = found.into_iter().skip(start).take(size).collect();
-    Ok(model::DescribeClusterVersionsResponse { next_token, cluster_versions: Some(page) })
+    let key = |(place, _): &(usize, model::ClusterVersionInformation)| format!("{place:03}");
+    let all = found.into_iter().enumerate().collect();
+    let page = page(all, key, input.next_token.as_deref(), input.max_results)?;
+    let cluster_versions = page.items.into_iter().map(|(_, version)| version).collect();
+    Ok(model::DescribeClusterVersionsResponse {
+        next_token: page.next,
+        cluster_versions: Some(cluster_versions),
+    })
 }
 
 fn describe(version: &OfferedVersion, now_ms: i64) -> model::ClusterVersionInformation {

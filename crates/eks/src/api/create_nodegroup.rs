@@ -7,12 +7,13 @@ use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::ec2::instance_type;
 use ekstra_domain::eks::{
-    Cluster, ClusterStatus, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig, check_nodegroup_name,
-    check_scaling,
+    Cluster, ClusterStatus, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig, check_label,
+    check_nodegroup_name, check_scaling, check_taint,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
 use ekstra_wire::ApiError;
+use std::collections::BTreeMap;
 
 /// EKS's defaults (`spec/eks-semantics.md` §2.1).
 const INSTANCE_TYPE: &str = "t3.medium";
@@ -75,7 +76,7 @@ fn draft(
     let name = input.nodegroup_name.clone().unwrap_or_default();
     check_nodegroup_name(&name).map_err(invalid)?;
     refuse_unserved(&input)?;
-    check_version(&input, cluster)?;
+    check_version(eks, &input, cluster)?;
     let subnets = find_subnets(eks, &call.scope, &input.subnets.clone().unwrap_or_default())?;
     if subnets.is_empty() || subnets.iter().any(|s| s.vpc != cluster.vpc.vpc) {
         return Err(invalid_parameter("Subnets are required and must be in the cluster's VPC"));
@@ -102,7 +103,7 @@ fn draft(
         ami_type: ami_type(input.ami_type)?,
         capacity_type: input.capacity_type.unwrap_or_else(|| "ON_DEMAND".into()),
         disk_gib: disk(input.disk_size)?,
-        labels: input.labels.unwrap_or_default(),
+        labels: labels(input.labels.unwrap_or_default())?,
         taints: taints(input.taints.unwrap_or_default())?,
         update_config: update_config(input.update_config.unwrap_or_default()),
         tags: input.tags.unwrap_or_default(),
@@ -115,11 +116,22 @@ fn draft(
 }
 
 /// A group is of its cluster's version; older ones come with upgrades.
-fn check_version(input: &model::CreateNodegroupRequest, cluster: &Cluster) -> Result<(), ApiError> {
+fn check_version(
+    eks: &Eks,
+    input: &model::CreateNodegroupRequest,
+    cluster: &Cluster,
+) -> Result<(), ApiError> {
     if let Some(version) = input.version.as_ref().filter(|v| **v != cluster.version) {
         let message = format!(
             "Requested Nodegroup release version {version} is invalid. Allowed release version is {}",
             cluster.version
+        );
+        return Err(invalid_parameter(message));
+    }
+    let allowed = release_version(eks, &cluster.version);
+    if let Some(asked) = input.release_version.as_ref().filter(|asked| **asked != allowed) {
+        let message = format!(
+            "Requested Nodegroup release version {asked} is invalid. Allowed release version is {allowed}"
         );
         return Err(invalid_parameter(message));
     }
@@ -205,6 +217,11 @@ fn disk(asked: Option<i32>) -> Result<u32, ApiError> {
         .ok_or_else(|| invalid_parameter(format!("diskSize {gib} must be between 1 and 16384 GiB")))
 }
 
+pub(super) fn labels(asked: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
+    asked.iter().try_for_each(|(key, value)| check_label(key, value)).map_err(invalid)?;
+    Ok(asked)
+}
+
 pub(super) fn taints(asked: Vec<model::Taint>) -> Result<Vec<Taint>, ApiError> {
     let read = |taint: model::Taint| {
         let effect = taint.effect.unwrap_or_default();
@@ -213,6 +230,7 @@ pub(super) fn taints(asked: Vec<model::Taint>) -> Result<Vec<Taint>, ApiError> {
         }
         let key = taint.key.filter(|k| !k.is_empty());
         let key = key.ok_or_else(|| invalid_parameter("A taint needs a key"))?;
+        check_taint(&key, taint.value.as_deref()).map_err(invalid)?;
         Ok(Taint { key, value: taint.value, effect })
     };
     asked.into_iter().map(read).collect()

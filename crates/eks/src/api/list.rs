@@ -1,26 +1,34 @@
 //! ListClusters, ListNodegroups, ListUpdates.
 
-use super::{find_cluster, invalid};
+use super::{find_cluster, invalid, invalid_parameter};
 use crate::Eks;
 use ekstra_cloud::api::Call;
-use ekstra_domain::eks::{Update, page_bounds};
+use ekstra_domain::eks::{Update, page_size};
 use ekstra_domain::names::keys;
+use ekstra_domain::page::Page;
 use ekstra_model::eks as model;
 use ekstra_wire::ApiError;
 
 /// EKS's longest page.
 const LONGEST: usize = 100;
 
-/// The names of the records under a prefix, a page of them.
-fn names(
-    all: Vec<String>,
+type Names = (Option<Vec<String>>, Option<String>);
+
+/// A page of names in their own order.
+fn names(all: Vec<String>, token: Option<&str>, size: Option<i32>) -> Result<Names, ApiError> {
+    let page = page(all, String::clone, token, size)?;
+    Ok((Some(page.items), page.next))
+}
+
+/// A page as EKS cuts them.
+pub(super) fn page<T>(
+    all: Vec<T>,
+    key: impl Fn(&T) -> String,
     token: Option<&str>,
     size: Option<i32>,
-) -> Result<(Option<Vec<String>>, Option<String>), ApiError> {
-    let (start, size) = page_bounds(token, size.map(i64::from), LONGEST).map_err(invalid)?;
-    let more = all.len() > start + size;
-    let page = all.into_iter().skip(start).take(size).collect();
-    Ok((Some(page), more.then(|| (start + size).to_string())))
+) -> Result<Page<T>, ApiError> {
+    let size = page_size(size.map(i64::from), LONGEST).map_err(invalid)?;
+    Page::of(all, key, token, size).map_err(|_| invalid_parameter("Invalid nextToken"))
 }
 
 fn stored(eks: &Eks, prefix: &str) -> Vec<String> {
@@ -57,17 +65,19 @@ pub(super) async fn updates(
 ) -> Result<model::ListUpdatesResponse, ApiError> {
     let cluster = input.name.unwrap_or_default();
     find_cluster(&eks, &call, &cluster)?;
-    let mut found: Vec<Update> = eks
+    let prefix = keys::updates(&call.scope, &cluster);
+    let all: Vec<Update> = eks
         .cloud
         .store
         .view()
-        .list_as::<Update>(&keys::updates(&call.scope, &cluster))
+        .list_as::<Update>(&prefix)
         .into_iter()
         .map(|(_, update)| update)
         .filter(|update| update.nodegroup == input.nodegroup_name)
         .collect();
-    found.sort_by_key(|update| std::cmp::Reverse(update.created_ms));
-    let all = found.into_iter().map(|update| update.id).collect();
-    let (update_ids, next_token) = names(all, input.next_token.as_deref(), input.max_results)?;
-    Ok(model::ListUpdatesResponse { update_ids, next_token })
+    // The newest first.
+    let key = |update: &Update| format!("{:019} {}", i64::MAX - update.created_ms, update.id);
+    let page = page(all, key, input.next_token.as_deref(), input.max_results)?;
+    let update_ids = page.items.into_iter().map(|update| update.id).collect();
+    Ok(model::ListUpdatesResponse { update_ids: Some(update_ids), next_token: page.next })
 }

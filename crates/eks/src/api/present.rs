@@ -88,7 +88,7 @@ fn vpc(cluster: &Cluster) -> model::VpcConfigResponse {
     }
 }
 
-fn logging(cluster: &Cluster) -> model::Logging {
+pub(super) fn logging(cluster: &Cluster) -> model::Logging {
     let types = |enabled: bool| -> Vec<String> {
         let chosen = LOG_TYPES.iter().filter(|t| cluster.logging.enabled.iter().any(|e| e == *t) == enabled);
         chosen.map(|t| (*t).to_owned()).collect()

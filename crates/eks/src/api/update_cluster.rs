@@ -8,6 +8,7 @@ use ekstra_domain::eks::{Cluster, ClusterStatus, Logging, Update, UpdateStatus, 
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
 use ekstra_wire::ApiError;
+use serde_json::json;
 
 /// What a call changes, checked.
 struct Change {
@@ -82,8 +83,9 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
         if logging == cluster.logging {
             return Err(invalid_parameter("No changes needed for the logging config provided"));
         }
-        let params = vec![("ClusterLogging".to_owned(), logging.enabled.join(","))];
-        return Ok(Change { kind: UpdateType::LoggingUpdate, params, after: Cluster { logging, ..cluster } });
+        let after = Cluster { logging, ..cluster };
+        let params = vec![("ClusterLogging".to_owned(), logging_json(&after))];
+        return Ok(Change { kind: UpdateType::LoggingUpdate, params, after });
     }
     if let Some(protect) = input.deletion_protection {
         let params = vec![("DeletionProtection".to_owned(), protect.to_string())];
@@ -94,6 +96,13 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
     let support_type = support.ok_or_else(|| invalid_parameter("upgradePolicy.supportType is required"))?;
     let params = vec![("UpgradePolicy".to_owned(), support_type.clone())];
     Ok(Change { kind: UpdateType::UpgradePolicyUpdate, params, after: Cluster { support_type, ..cluster } })
+}
+
+/// The whole object, as EKS puts it into updates (`spec/eks-semantics.md` §3.6).
+fn logging_json(cluster: &Cluster) -> String {
+    let setups = present::logging(cluster).cluster_logging.unwrap_or_default();
+    let setup = |setup: model::LogSetup| json!({"types": setup.types, "enabled": setup.enabled});
+    json!({"clusterLogging": setups.into_iter().map(setup).collect::<Vec<_>>()}).to_string()
 }
 
 /// Enforced at the front door, which follows the record.

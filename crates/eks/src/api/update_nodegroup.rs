@@ -8,7 +8,8 @@ use super::{
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
-    NodeChange, Nodegroup, NodegroupStatus, Taint, Update, UpdateStatus, UpdateType, check_scaling,
+    NodeChange, Nodegroup, NodegroupStatus, Taint, Update, UpdateStatus, UpdateType, check_label,
+    check_scaling,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
@@ -89,6 +90,7 @@ fn change(
             params.push(("LabelsToRemove".to_owned(), key.clone()));
         }
         for (key, value) in labels.add_or_update_labels.iter().flatten() {
+            check_label(key, value).map_err(invalid)?;
             group.labels.insert(key.clone(), value.clone());
             told.remove_labels.retain(|removed| removed != key);
             told.labels.insert(key.clone(), value.clone());

@@ -1,6 +1,7 @@
 //! `create|get|delete cluster`.
 
 use super::Shown;
+use super::again::Shell;
 use super::components::Given;
 use super::lifecycle::{Serve, ensure_known_service, ensure_service};
 use super::nodegroup::{self, issues};
@@ -10,10 +11,11 @@ use crate::client::{Client, code, elements, segment};
 use crate::home::Home;
 use crate::kubeconfig;
 use crate::progress::Waiting;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
+use ekstra_domain::eks::{check_cluster_name, check_nodegroup_name};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const COLUMNS: [Column; 5] = [
@@ -60,6 +62,14 @@ impl Create {
         }
         let name = self.name.required()?;
         let version = super::components::find(self.version.as_deref())?;
+        check_cluster_name(&name)?;
+        // Told now, not when the cluster stands.
+        if self.managed {
+            check_nodegroup_name(&self.nodegroup_name)?;
+            self.size.check()?;
+        }
+        let kubeconfig = self.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?;
+        kubeconfig::check(&kubeconfig)?;
         let started = Instant::now();
         ensure_service(home, &Serve::of_environment(self.components.clone())?).await?;
         super::components::ensure_for(home, version, self.components).await?;
@@ -77,30 +87,34 @@ impl Create {
             "resourcesVpcConfig": {"subnetIds": subnets},
             "accessConfig": {"authenticationMode": "API_AND_CONFIG_MAP"},
         });
-        if let Some(version) = &self.version {
-            request["version"] = json!(version);
+        if self.version.is_some() {
+            request["version"] = json!(version.minor);
         }
-        client.eks("POST", "/clusters", Some(request)).await?;
+        let shell = Shell::new();
+        let (ekstra, region) = (shell.ekstra(home), shell.region(&self.region.region));
+        client.eks("POST", "/clusters", Some(request)).await.map_err(|error| match code(&error) {
+            Some("ResourceInUseException") => anyhow!(
+                "{error:#}; nodes for it: {ekstra} create nodegroup --cluster {name} --managed{region}"
+            ),
+            _ => error,
+        })?;
         let mut waiting = Waiting::new();
         let cluster = wait_active(&client, &name, &mut waiting).await?;
-        let path = write_kubeconfig(home, &client, &cluster, self.kubeconfig)?;
+        write_kubeconfig(home, &client, &cluster, &kubeconfig)?;
         if self.managed {
             waiting.on("control plane is ACTIVE");
             nodegroup::create(&client, &name, &self.nodegroup_name, &self.size, &subnets).await?;
             nodegroup::wait(&client, &name, &self.nodegroup_name, &mut waiting).await?;
         }
         waiting.done(&format!("cluster {} is ready ({:.1} s in all)", name, started.elapsed().as_secs_f32()));
-        println!("kubeconfig: {}", path.display());
-        next(&name);
+        println!("kubeconfig: {}", kubeconfig.display());
+        let nodes = shell.kubeconfig(&kubeconfig);
+        println!("\nNext:\n  {nodes}kubectl get nodes      # or: {nodes}{ekstra} kubectl get nodes");
+        println!("  {ekstra} get nodegroup --cluster {name}{region}");
+        println!("  eval \"$({ekstra} env)\" && aws eks describe-cluster --name {name}{region}");
+        println!("  {ekstra} delete cluster --name {name}{region}");
         Ok(())
     }
-}
-
-fn next(name: &str) {
-    println!("\nNext:\n  kubectl get nodes            # or: ekstra kubectl get nodes");
-    println!("  ekstra get nodegroup --cluster {}", name);
-    println!("  eval \"$(ekstra env)\" && aws eks describe-cluster --name {}", name);
-    println!("  ekstra delete cluster --name {}", name);
 }
 
 async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Result<Value> {
@@ -126,8 +140,7 @@ async fn wait_active(client: &Client, name: &str, waiting: &mut Waiting) -> Resu
     }
 }
 
-fn write_kubeconfig(home: &Home, client: &Client, cluster: &Value, path: Option<PathBuf>) -> Result<PathBuf> {
-    let path = path.map_or_else(kubeconfig::default_path, Ok)?;
+fn write_kubeconfig(home: &Home, client: &Client, cluster: &Value, path: &Path) -> Result<()> {
     let text = |pointer: &str| cluster.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let entry = kubeconfig::Entry {
         cluster: text("/name"),
@@ -136,8 +149,7 @@ fn write_kubeconfig(home: &Home, client: &Client, cluster: &Value, path: Option<
         endpoint: text("/endpoint"),
         ca: text("/certificateAuthority/data"),
     };
-    kubeconfig::write(&path, home, &entry)?;
-    Ok(path)
+    kubeconfig::write(path, home, &entry)
 }
 
 pub(super) async fn update_kubeconfig(
@@ -151,7 +163,8 @@ pub(super) async fn update_kubeconfig(
     if answer["cluster"]["endpoint"].is_null() {
         bail!("cluster {name} is {} and has no endpoint yet", answer["cluster"]["status"]);
     }
-    let path = write_kubeconfig(home, &client, &answer["cluster"], path)?;
+    let path = path.map_or_else(kubeconfig::default_path, Ok)?;
+    write_kubeconfig(home, &client, &answer["cluster"], &path)?;
     println!("wrote {}", path.display());
     Ok(())
 }

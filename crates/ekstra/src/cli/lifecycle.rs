@@ -47,7 +47,9 @@ pub(super) struct Serve {
 /// A port, or 127.0.0.1:port.
 fn parse_listen(text: &str) -> Result<u16, String> {
     let port = text.strip_prefix("127.0.0.1:").or_else(|| text.strip_prefix("localhost:")).unwrap_or(text);
-    port.parse().map_err(|_| format!("{text} is not a port, such as 4566 or 127.0.0.1:4566"))
+    // The same port for the life of a home: one that the kernel picks anew would be another one each time.
+    let port = port.parse().ok().filter(|port| *port != 0);
+    port.ok_or_else(|| format!("{text} is not a port, such as 4566 or 127.0.0.1:4566"))
 }
 
 impl Serve {

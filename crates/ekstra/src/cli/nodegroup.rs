@@ -9,6 +9,7 @@ use crate::home::Home;
 use crate::progress::Waiting;
 use anyhow::{Result, bail};
 use clap::Args;
+use ekstra_domain::ec2::{instance_type, instance_types};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -43,6 +44,29 @@ pub(super) struct Size {
     node_volume_size: u32,
 }
 
+impl Size {
+    fn least(&self) -> u32 {
+        self.nodes_min.unwrap_or(self.nodes)
+    }
+
+    fn most(&self) -> u32 {
+        self.nodes_max.unwrap_or(self.nodes.max(1))
+    }
+
+    /// What the service would refuse.
+    pub(super) fn check(&self) -> Result<()> {
+        let (least, most, nodes) = (self.least(), self.most(), self.nodes);
+        if least > most || nodes < least || nodes > most {
+            bail!("--nodes-min {least}, --nodes {nodes}, --nodes-max {most}: they have to ascend");
+        }
+        if instance_type(&self.node_type).is_none() {
+            let offered: Vec<&str> = instance_types().iter().map(|kind| kind.name).collect();
+            bail!("--node-type {} is not offered; there is {}", self.node_type, offered.join(", "));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// The cluster's name
@@ -66,6 +90,7 @@ impl Create {
             bail!("self-managed nodes are not offered yet; add --managed for a managed node group");
         }
         let name = self.name.given().unwrap_or_else(|| "ng".into());
+        self.size.check()?;
         ensure_known_service(home).await?;
         let client = Client::new(home, &self.region.region)?;
         let answer = client.eks("GET", &format!("/clusters/{}", segment(&self.cluster)?), None).await?;
@@ -97,8 +122,8 @@ pub(super) async fn create(
         "instanceTypes": [size.node_type],
         "diskSize": size.node_volume_size,
         "scalingConfig": {
-            "minSize": size.nodes_min.unwrap_or(size.nodes),
-            "maxSize": size.nodes_max.unwrap_or(size.nodes.max(1)),
+            "minSize": size.least(),
+            "maxSize": size.most(),
             "desiredSize": size.nodes,
         },
         "labels": {"alpha.eksctl.io/cluster-name": cluster, "alpha.eksctl.io/nodegroup-name": name},

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -32,19 +32,27 @@ pub(super) enum Member {
     Other,
 }
 
+/// What the disk says is told; what the archive's own bytes made of an error message is not.
+fn not_tar(error: io::Error) -> ImportError {
+    ImportError::NotTar(match error.raw_os_error() {
+        Some(_) => error,
+        None => io::Error::new(error.kind(), "its headers are damaged, or it is something else"),
+    })
+}
+
 impl Bundle {
     pub(super) fn dir(path: &Path) -> Result<Self, ImportError> {
         path.canonicalize().map(Self::Dir).map_err(ImportError::read(path.display()))
     }
 
     pub(super) fn tar(input: Spooled) -> Result<Self, ImportError> {
-        check_tar(input.file()).map_err(ImportError::NotTar)?;
+        check_tar(input.file()).map_err(not_tar)?;
         let mut members = BTreeMap::new();
         let mut file = input.file();
-        file.seek(SeekFrom::Start(0)).map_err(ImportError::NotTar)?;
+        file.seek(SeekFrom::Start(0)).map_err(not_tar)?;
         let mut archive = tar::Archive::new(file);
-        for entry in archive.entries_with_seek().map_err(ImportError::NotTar)? {
-            let entry = entry.map_err(ImportError::NotTar)?;
+        for entry in archive.entries_with_seek().map_err(not_tar)? {
+            let entry = entry.map_err(not_tar)?;
             if let Some((name, member)) = member(&entry)? {
                 members.insert(name, member);
             }

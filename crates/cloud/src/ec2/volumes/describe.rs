@@ -3,7 +3,7 @@
 use crate::Cloud;
 use crate::api::Call;
 use crate::ec2::describe::records;
-use crate::ec2::filters::{matches, page, tags};
+use crate::ec2::filters::{matches, page, refuse_dry_run, tags};
 use crate::ec2::volumes::{no_snapshot, no_volume};
 use ekstra_domain::ec2::{Snapshot, SnapshotState, Volume};
 use ekstra_domain::names::keys;
@@ -130,6 +130,7 @@ pub(in crate::ec2) async fn volumes(
     call: Call,
     input: model::DescribeVolumesRequest,
 ) -> Result<model::DescribeVolumesResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let mut found = Vec::new();
     for volume in asked_volumes(&cloud, &call, &input.volume_ids.unwrap_or_default())? {
         let attribute = |name: &str| volume_attribute(&volume, name);
@@ -137,7 +138,8 @@ pub(in crate::ec2) async fn volumes(
             found.push(describe_volume(&volume));
         }
     }
-    let (volumes, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
+    let (volumes, next_token) =
+        page(found, |v| &v.volume_id, input.next_token.as_deref(), input.max_results)?;
     Ok(model::DescribeVolumesResult { volumes: Some(volumes), next_token })
 }
 
@@ -146,6 +148,7 @@ pub(in crate::ec2) async fn modifications(
     call: Call,
     input: model::DescribeVolumesModificationsRequest,
 ) -> Result<model::DescribeVolumesModificationsResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let mut found = Vec::new();
     for volume in asked_volumes(&cloud, &call, &input.volume_ids.unwrap_or_default())? {
         let Some(described) = describe_modification(&volume) else { continue };
@@ -158,7 +161,7 @@ pub(in crate::ec2) async fn modifications(
             found.push(described);
         }
     }
-    let (found, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
+    let (found, next_token) = page(found, |m| &m.volume_id, input.next_token.as_deref(), input.max_results)?;
     Ok(model::DescribeVolumesModificationsResult { volumes_modifications: Some(found), next_token })
 }
 
@@ -167,6 +170,7 @@ pub(in crate::ec2) async fn snapshots(
     call: Call,
     input: model::DescribeSnapshotsRequest,
 ) -> Result<model::DescribeSnapshotsResult, ApiError> {
+    refuse_dry_run(input.dry_run)?;
     let all: Vec<Snapshot> = records(&cloud, &keys::scoped(keys::SNAPSHOTS, &call.scope));
     let all: Vec<Snapshot> = all.into_iter().filter(|s| !s.deleting).collect();
     let asked = input.snapshot_ids.unwrap_or_default();
@@ -192,6 +196,7 @@ pub(in crate::ec2) async fn snapshots(
             found.push(describe_snapshot(&snapshot));
         }
     }
-    let (snapshots, next_token) = page(found, input.next_token.as_deref(), input.max_results)?;
+    let (snapshots, next_token) =
+        page(found, |s| &s.snapshot_id, input.next_token.as_deref(), input.max_results)?;
     Ok(model::DescribeSnapshotsResult { snapshots: Some(snapshots), next_token })
 }

@@ -4,6 +4,7 @@ use super::describe::{attachment, describe_modification, describe_snapshot, desc
 use super::{Change, NewVolume, attach, create, create_snapshot, delete, delete_snapshot, detach, modify};
 use crate::Cloud;
 use crate::api::{Call, digest};
+use crate::ec2::filters::refuse_dry_run;
 use ekstra_domain::ec2::{Snapshot, performance};
 use ekstra_domain::names::keys;
 use ekstra_model::Unit;
@@ -21,16 +22,6 @@ fn unserved(what: &str, asked: bool) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::client("UnsupportedOperation", 400, format!("ekstra does not support {what} yet.")))
-}
-
-fn refuse_dry_run(asked: Option<bool>) -> Result<(), ApiError> {
-    match asked {
-        Some(true) => {
-            let message = "Request would have succeeded, but DryRun flag is set.";
-            Err(ApiError::client("DryRunOperation", 412, message))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Tags of the resource that is made; of another kind there can be none.

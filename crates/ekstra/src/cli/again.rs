@@ -1,0 +1,80 @@
+//! The same service, cluster and files in the commands that are printed for the user to type next.
+//!
+//! Invariant: what is printed does what it says in the shell that it is printed into: flags that chose a home, a region or
+//! a kubeconfig come again where neither the environment nor the default stands for them.
+
+use crate::home::Home;
+use ekstra_domain::names::DEFAULT_REGION;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// What a shell has.
+pub(super) struct Shell {
+    variable: fn(&str) -> Option<OsString>,
+}
+
+impl Shell {
+    pub(super) fn new() -> Self {
+        Self { variable: |name| std::env::var_os(name).filter(|value| !value.is_empty()) }
+    }
+
+    /// How `ekstra` is called here.
+    pub(super) fn ekstra(&self, home: &Home) -> String {
+        let on_path = |dirs: OsString| std::env::split_paths(&dirs).any(|dir| dir.join("ekstra").is_file());
+        let mut words = match (self.variable)("PATH").is_some_and(on_path) {
+            true => "ekstra".to_owned(),
+            false => quoted(&home.program()),
+        };
+        let located = Home::locate((self.variable)("EKSTRA_HOME").map(Into::into));
+        if !located.is_ok_and(|located| located.root == home.root) {
+            words.push_str(&format!(" --home {}", quoted(&home.root)));
+        }
+        words
+    }
+
+    /// ` --region R`, or nothing.
+    pub(super) fn region(&self, region: &str) -> String {
+        let of_shell = (self.variable)("AWS_REGION").unwrap_or_else(|| DEFAULT_REGION.into());
+        if of_shell == region { String::new() } else { format!(" --region {region}") }
+    }
+
+    /// `KUBECONFIG=PATH `, or nothing.
+    pub(super) fn kubeconfig(&self, written: &Path) -> String {
+        let read = crate::kubeconfig::default_path();
+        match read.is_ok_and(|read| read == written) {
+            true => String::new(),
+            false => format!("KUBECONFIG={} ", quoted(written)),
+        }
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_come_again_where_the_shell_does_not_stand_for_them() {
+        let home = Home { root: "/srv/my homes/other".into() };
+        let bare = Shell { variable: |name| (name == "HOME").then(|| "/root".into()) };
+        let program = "'/srv/my homes/other/bin/ekstra'";
+        assert_eq!(bare.ekstra(&home), format!("{program} --home '/srv/my homes/other'"));
+        assert_eq!(bare.region(DEFAULT_REGION), "");
+        assert_eq!(bare.region("eu-west-1"), " --region eu-west-1");
+        let set = Shell {
+            variable: |name| match name {
+                "EKSTRA_HOME" => Some("/srv/my homes/other".into()),
+                "AWS_REGION" => Some("eu-west-1".into()),
+                _ => None,
+            },
+        };
+        assert_eq!(set.ekstra(&home), program);
+        assert_eq!(set.region("eu-west-1"), "");
+        assert_eq!(set.region(DEFAULT_REGION), format!(" --region {DEFAULT_REGION}"));
+    }
+}
