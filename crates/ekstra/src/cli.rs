@@ -4,6 +4,7 @@ mod again;
 mod backup;
 mod cluster;
 mod components;
+mod doctor;
 mod image;
 mod lifecycle;
 mod mistakes;
@@ -242,7 +243,7 @@ async fn run(cli: Cli) -> Result<End> {
         Command::Restore(command) => command.run(&home)?,
         Command::Status => return lifecycle::status(&home).await.map(End::Code),
         Command::Env => show::env(&home)?,
-        Command::Doctor => return show::doctor().map(End::Code),
+        Command::Doctor => return doctor::run().map(End::Code),
         Command::Logs { name, follow } => show::logs(&home, &name, follow).await?,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ekstra", &mut std::io::stdout());

@@ -5,7 +5,7 @@
 mod claims;
 mod files;
 
-pub(crate) use claims::{directory as registry_directory, transits};
+pub(crate) use claims::{directory as registry_directory, transits, uplink};
 pub(crate) use files::{sync_directory, write_private};
 
 use crate::privilege::{self, Owner};

@@ -1,8 +1,8 @@
-//! `env|doctor|logs|token`: what is told without asking the service.
+//! `env|logs|token`: what is told without asking the service.
 
+use super::doctor::{Known, PACKAGED_BUILD, RUNTIME, found};
 use crate::credentials::StoredCredentials;
 use crate::home::Home;
-use crate::privilege::{find, is_root};
 use anyhow::{Result, bail};
 use ekstra_wire::sigv4;
 use std::fs;
@@ -38,30 +38,9 @@ pub(super) fn env(home: &Home) -> Result<()> {
     Ok(())
 }
 
-/// Tool, what to install for it, what it is for.
-type Tool = (&'static str, &'static str, &'static str);
-
-/// Without these no service starts.
-const RUNTIME: [Tool; 4] = [
-    ("ip", "iproute2", "networks"),
-    ("nft", "nftables", "firewall and NAT of VPCs"),
-    ("mkfs.ext4", "e2fsprogs", "instance disks"),
-    ("mount", "mount", "instance disks"),
-];
-/// Without these nothing is built; prebuilt components need none of them.
-const PACKAGED_BUILD: [Tool; 4] = [
-    ("mmdebstrap", "mmdebstrap", "the node image"),
-    ("gcc", "gcc libc6-dev", "building runc"),
-    ("pkg-config", "pkg-config", "building runc"),
-    (LIBSECCOMP, "libseccomp-dev", "building runc"),
-];
-/// A library that is linked, not a program.
-const LIBSECCOMP: &str = "libseccomp";
-const GO: Tool = ("go", "Go 1.26 from go.dev", "building the components");
-
 /// Refuses to start what cannot run. Whoever lacks one tool has a new machine: the other packages are named too.
 pub(super) fn check_tools() -> Result<()> {
-    let lacks = |(tool, ..): &&Tool| found(tool).is_none();
+    let lacks = |(tool, ..): &&Known| found(tool).is_none();
     let needed: Vec<&str> = RUNTIME.iter().filter(lacks).map(|(tool, ..)| *tool).collect();
     if needed.is_empty() {
         return Ok(());
@@ -69,37 +48,6 @@ pub(super) fn check_tools() -> Result<()> {
     let packages: Vec<&str> =
         RUNTIME.iter().chain(&PACKAGED_BUILD).filter(lacks).map(|(_, packages, _)| *packages).collect();
     bail!("{} missing; Debian and Ubuntu: apt-get install {}", needed.join(", "), packages.join(" "))
-}
-
-/// Where a tool is.
-fn found(tool: &str) -> Option<String> {
-    if tool == LIBSECCOMP {
-        return ekstra_components::library_version(LIBSECCOMP);
-    }
-    find(tool).map(|path| path.display().to_string())
-}
-
-pub(super) fn doctor() -> Result<i32> {
-    let mut missing = 0;
-    for (tool, package, purpose) in RUNTIME.into_iter().chain(PACKAGED_BUILD).chain([GO]) {
-        match found(tool) {
-            Some(at) => println!("ok       {tool:<11} {at}"),
-            None => {
-                missing += 1;
-                println!("missing  {tool:<11} needed for {purpose}; Debian: apt-get install {package}");
-            }
-        }
-    }
-    for firewall in ekstra_host::firewalls().unwrap_or_default() {
-        println!("note     {:<11} {firewall}: {}", "firewall", firewall.remedy(crate::home::transits()));
-    }
-    if !is_root() && find("sudo").is_none() {
-        missing += 1;
-        println!(
-            "missing  sudo        needed to start the service, which runs as root; Debian: apt-get install sudo"
-        );
-    }
-    Ok(i32::from(missing > 0))
 }
 
 pub(super) async fn logs(home: &Home, name: &str, follow: bool) -> Result<()> {

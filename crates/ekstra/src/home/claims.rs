@@ -137,16 +137,21 @@ fn choose(taken: &[&Settings], wish: &Wish<'_>) -> Result<Settings> {
     })
 }
 
-/// Of the link with the default route, at most Ethernet's.
+/// Of the uplink, at most Ethernet's.
 fn uplink_mtu() -> u32 {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let default = routes.lines().skip(1).find_map(|line| {
+    uplink().map_or(1500, |(_, mtu)| mtu.min(1500))
+}
+
+/// The link with the default route, and its MTU.
+pub(crate) fn uplink() -> Option<(String, u32)> {
+    let routes = fs::read_to_string("/proc/net/route").ok()?;
+    let device = routes.lines().skip(1).find_map(|line| {
         let mut fields = line.split_whitespace();
         let (device, destination) = (fields.next()?, fields.next()?);
         (destination == "00000000").then(|| device.to_owned())
-    });
-    let mtu = default.and_then(|d| fs::read_to_string(format!("/sys/class/net/{d}/mtu")).ok());
-    mtu.and_then(|m| m.trim().parse::<u32>().ok()).unwrap_or(1500).min(1500)
+    })?;
+    let mtu = fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok()?;
+    Some((device, mtu.trim().parse().ok()?))
 }
 
 #[cfg(test)]
