@@ -18,6 +18,8 @@ LEFT_OUT = {
     "--image=nginx": "there may be no internet",
     "aws eks wait cluster-active": "the stock waiters look every 30 seconds; test_10_create.py creates in the same way",
     "--home /srv/other": "test_60_two_services.py has two, in places of its own",
+    "components bundle": "test_02_cgroup2.py packs one",
+    "https://example.com/": "test_02_cgroup2.py takes a bundle, as a file",
     "rm -rf ~/.ekstra": "the cache is this machine's",
 }
 

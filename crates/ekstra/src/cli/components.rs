@@ -43,7 +43,7 @@ const WORTH_SAYING: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Build what is missing (about 12 minutes of two cores the first time)
+    /// Build what is missing (about 13 minutes of two cores the first time)
     Ensure {
         /// Kubernetes version
         #[arg(long)]
