@@ -194,6 +194,11 @@ def test_bad_sizes(service, eks, scaling):
         {"diskSize": -1},
         {"nodegroupName": "x" * 64},
         {"nodegroupName": ""},
+        {"labels": {"a b": "c"}},
+        {"labels": {"team": "-"}},
+        {"labels": {"node-role.kubernetes.io/worker": ""}},
+        {"taints": [{"key": "a b", "effect": "NO_SCHEDULE"}]},
+        {"releaseVersion": "1.36.3-20260101"},
     ],
     ids=str,
 )
@@ -208,6 +213,35 @@ def test_bad_nodegroups(service, eks, change):
     code = code_of(lambda: eks.create_nodegroup(**request))
     assert code in {"InvalidParameterException", "ValidationException", "InvalidRequestException"}, code
     assert eks.list_nodegroups(clusterName="e2e")["nodegroups"] == ["ng"]
+
+
+def test_a_label_that_no_node_can_have_does_not_stop_a_group(service, eks):
+    change = {"addOrUpdateLabels": {"a b": "c"}}
+    code = code_of(lambda: eks.update_nodegroup_config(clusterName="e2e", nodegroupName="ng", labels=change))
+    assert code == "InvalidParameterException"
+    assert eks.describe_nodegroup(clusterName="e2e", nodegroupName="ng")["nodegroup"]["status"] == "ACTIVE"
+
+
+def test_what_goes_between_two_pages_hides_nothing(service, eks):
+    names = [f"page-{letter}" for letter in "abcd"]
+    for name in names:
+        service.create_cluster(name)
+    listed = eks.list_clusters(maxResults=2)
+    seen = list(listed["clusters"])
+    eks.delete_cluster(name="page-a")
+    service.wait_gone(lambda: eks.describe_cluster(name="page-a")["cluster"]["status"], "page-a")
+    while token := listed.get("nextToken"):
+        listed = eks.list_clusters(maxResults=2, nextToken=token)
+        seen += listed["clusters"]
+    assert seen == sorted(["e2e", *names])
+    assert code_of(lambda: eks.list_clusters(nextToken="no token")) == "InvalidParameterException"
+    for name in names[1:]:
+        service.delete_cluster(name)
+
+
+def test_dry_runs_change_nothing(service):
+    code = code_of(lambda: service.client("ec2").describe_vpcs(DryRun=True))
+    assert code == "DryRunOperation"
 
 
 def test_duplicates(service, eks):
@@ -291,6 +325,14 @@ CLI = [
     (["create", "clutser"], "'cluster'"),
     (["create", "cluster", "--managed"], "--name"),
     (["create", "cluster", "x", "--managed", "--nodes", "-1"], "--nodes"),
+    (["create", "cluster", "x", "--managed", "--nodes", "3", "--nodes-max", "2"], "--nodes-max 2"),
+    (["create", "cluster", "x", "--managed", "--node-type", "m5.unheard-of"], "m5.large"),
+    (["create", "cluster", "x", "--managed", "--nodegroup-name", "b b"], "nodegroup name"),
+    (["create", "cluster", "x", "--managed", "--kubeconfig", "/proc/nowhere/config"], "/proc/nowhere"),
+    (["create", "cluster", "e2e", "--managed"], "create nodegroup --cluster e2e --managed"),
+    (["create", "cluster", "x", "--managed", "--components", "https://127.0.0.1/x.tar.zst"], "@sha256:"),
+    (["create", "cluster", "x", "--managed", "--components", "/nowhere@sha256:" + "0" * 64], "/nowhere"),
+    (["image", "load", "/etc/passwd"], "not a readable tar"),
     (["create", "cluster", "x", "--managed", "--components", "/etc"], "--components /etc"),
     (["get", "clusters", "nope"], "nope"),
     (["delete", "cluster", "nope"], "nope"),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use ekstra_engine::Env;
 use ekstra_gate::{Facts, Gate};
 use ekstra_images::ImageStore;
-use ekstra_images::registry::{Policy, Registry};
+use ekstra_images::registry::{Policy, Registry, Upstream};
 use ekstra_store::Follower;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +24,10 @@ pub(crate) async fn run(home: Home) -> Result<()> {
             namespace_prefix: home.names(&settings).namespace(""),
             home: home.root.clone(),
         }),
-        images: Registry::new(ImageStore::open(home.path("images"))?, Policy::read_only()),
+        images: Registry::new(
+            ImageStore::open(home.path("images"))?,
+            Policy { upstream: Upstream::WhenMissing, ..Policy::read_only() },
+        ),
     };
     let (stop, shutdown) = watch::channel(false);
     let mut term = signal(SignalKind::terminate())?;

@@ -148,6 +148,14 @@ impl Registry {
         self.route(head, Upstream::Never).unwrap_or_else(|error| Action::Respond(error.response()))
     }
 
+    /// For a manifest that is neither here nor to be had: containerd shows the body of a 403 to whoever waits for the
+    /// image, of a 404 only that it was one.
+    pub fn out_of_reach(&self, wanted: &Reference, why: &str) -> Response<Body> {
+        let message =
+            format!("{wanted} is not among the images of this machine (`ekstra image list`), and {why}");
+        ApiError::new(Code::Denied, message).response()
+    }
+
     fn route(&self, head: &Parts, upstream: Upstream) -> Reply {
         let target = Target::parse(&head.uri, &self.policy.default_registry)?;
         let reading = matches!(head.method, Method::GET | Method::HEAD);
