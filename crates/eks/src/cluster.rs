@@ -17,7 +17,7 @@ use ekstra_domain::eks::{
 };
 use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
-use ekstra_engine::{Next, Reconciler, blocking};
+use ekstra_engine::{Next, Reconciler, Waits, blocking};
 use ekstra_host::{ChildId, ChildStatus, HostError, Running, child_exit, netns};
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
@@ -43,6 +43,7 @@ pub struct ClusterReconciler {
     /// Slots whose links this process has made, and between which namespaces.
     networked: Mutex<HashMap<String, Ends>>,
     restarts: Restarts,
+    waits: Waits,
 }
 
 /// The namespaces of a control plane and of its router.
@@ -117,6 +118,7 @@ impl ClusterReconciler {
             bootstrapped: Mutex::default(),
             networked: Mutex::default(),
             restarts: Restarts::default(),
+            waits: Waits::default(),
         }
     }
 
@@ -136,7 +138,8 @@ impl ClusterReconciler {
                     return Ok(Next::After(POLL));
                 }
                 ClusterAction::Start(program) => {
-                    let pause = self.restarts.pause(&slot.child(program), observed.now_ms);
+                    let now = self.eks.cloud.env.steady_ms();
+                    let pause = self.restarts.pause(&slot.child(program), now);
                     if !pause.is_zero() {
                         self.note_loop(key, cluster, slot, program).await?;
                         return Ok(Next::After(pause));
@@ -169,7 +172,11 @@ impl ClusterReconciler {
             Ok((statuses?, host.children()?))
         })
         .await?;
-        let mut observed = ObservedCluster { now_ms: self.eks.cloud.env.now_ms(), ..Default::default() };
+        let mut observed = ObservedCluster::default();
+        if cluster.unready_since_ms.is_some() {
+            let key = keys::cluster(&cluster.scope, &cluster.name);
+            observed.unready_for_ms = self.waits.elapsed_ms(&self.eks.cloud.env, &key);
+        }
         for (program, status) in CONTROL_PLANE_PROGRAMS.iter().zip(&statuses) {
             if matches!(status, ChildStatus::Running(_)) {
                 observed.running.push((*program).to_owned());
@@ -275,7 +282,7 @@ impl ClusterReconciler {
         }
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
         on_host(&self.eks.host, move |host| host.ensure_child(&spec)).await?;
-        self.restarts.note(&slot.child(program), self.eks.cloud.env.now_ms());
+        self.restarts.note(&slot.child(program), self.eks.cloud.env.steady_ms());
         Ok(())
     }
 
@@ -327,6 +334,7 @@ impl ClusterReconciler {
         let of_cluster = |balancer: &LoadBalancer| balancer.cluster_uid == cluster.uid;
         elb::remove(&self.eks.cloud, &cluster.scope, of_cluster).await?;
         self.eks.clients.forget(&slot.id);
+        self.waits.end(key);
         CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.forget(&slot.child(program)));
         let scope = &cluster.scope;
         updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), None).await?;

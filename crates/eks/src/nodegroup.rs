@@ -10,7 +10,7 @@ use ekstra_domain::eks::{
     ObservedNodegroup, plan_nodegroup,
 };
 use ekstra_domain::names::keys;
-use ekstra_engine::{Next, Reconciler};
+use ekstra_engine::{Next, Reconciler, Waits};
 use ekstra_store::{CommitError, Txn};
 use ekstra_wire::ApiError;
 use futures::FutureExt;
@@ -44,6 +44,7 @@ pub struct NodegroupReconciler {
     eks: Eks,
     /// Draining instances without pods that have to go, since when.
     emptied: Mutex<HashMap<String, Instant>>,
+    waits: Waits,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +124,7 @@ impl Reconciler for NodegroupReconciler {
             Ok(match (settled, failing) {
                 (true, _) => Next::OnChange,
                 (false, true) => Next::After(RETRY),
-                (false, false) => Next::After(self.pause(&context, observed.now_ms)),
+                (false, false) => Next::After(self.pause(&context, self.eks.cloud.env.now_ms())),
             })
         }
         .boxed()
@@ -132,7 +133,7 @@ impl Reconciler for NodegroupReconciler {
 
 impl NodegroupReconciler {
     pub fn new(eks: Eks) -> Self {
-        Self { eks, emptied: Mutex::default() }
+        Self { eks, emptied: Mutex::default(), waits: Waits::default() }
     }
 
     /// Until the next look at a group that is changing.
@@ -191,6 +192,8 @@ impl NodegroupReconciler {
                 continue;
             }
             let draining = context.group.draining.contains_key(&instance.id);
+            let env = &self.eks.cloud.env;
+            let draining_for_ms = if draining { self.waits.elapsed_ms(env, &instance.id) } else { 0 };
             let pods_left = match &context.client {
                 Some(client) if draining => {
                     drain::pods_left(client, &instance.private_dns_name).await.ok().map(|pods| pods.len())
@@ -201,14 +204,26 @@ impl NodegroupReconciler {
                 instance: instance.id.clone(),
                 zone: instance.zone.clone(),
                 launched_ms: instance.launched_ms,
+                draining_for_ms,
                 alive: instance.state.is_alive(),
                 node_ready: nodes.get(&instance.private_dns_name).copied().unwrap_or(false),
                 pods_left,
                 volumes_left: if draining { self.volumes_left(instance, pods_left) } else { 0 },
             });
         }
-        let now_ms = self.eks.cloud.env.now_ms();
-        ObservedNodegroup { members, now_ms, drain_limit_seconds: self.eks.drain_limit_seconds }
+        let unsettled_for_ms = self.unsettled_for_ms(&context.group);
+        ObservedNodegroup { members, unsettled_for_ms, drain_limit_seconds: self.eks.drain_limit_seconds }
+    }
+
+    /// How long this has been awaited of the group; each update counts anew.
+    fn unsettled_for_ms(&self, group: &Nodegroup) -> i64 {
+        match group.status {
+            NodegroupStatus::Creating | NodegroupStatus::Updating => {
+                let awaited = format!("{} {}", group.uid, group.modified_ms);
+                self.waits.elapsed_ms(&self.eks.cloud.env, &awaited)
+            }
+            _ => 0,
+        }
     }
 
     async fn apply(&self, context: &Context, action: NodegroupAction) -> Result<(), NodegroupError> {
@@ -285,7 +300,9 @@ impl NodegroupReconciler {
     fn must_pause(&self, context: &Context) -> bool {
         let now = self.eks.cloud.env.now_ms();
         context.instances.iter().any(|(_, i)| {
-            i.state_reason.is_some() && !i.state.is_alive() && now - i.state_since_ms < RELAUNCH_PAUSE_MS
+            // One from the future: the clock was set back.
+            let is_recent = (0..RELAUNCH_PAUSE_MS).contains(&(now - i.state_since_ms));
+            i.state_reason.is_some() && !i.state.is_alive() && is_recent
         })
     }
 
@@ -342,6 +359,7 @@ impl NodegroupReconciler {
 
     /// Its node goes when the instance's end is seen (`nodes.rs`).
     async fn terminate(&self, context: &Context, instance: &str) -> Result<(), NodegroupError> {
+        self.waits.end(instance);
         let key = keys::instance(&context.group.scope, instance);
         let body = |txn: &mut Txn| terminate(&self.eks.cloud, txn, &key);
         match self.eks.cloud.store.transact(body).await {
@@ -360,6 +378,7 @@ impl NodegroupReconciler {
             if !unsettled.contains(&group.status) {
                 return Ok(());
             }
+            self.waits.end(&format!("{} {}", group.uid, group.modified_ms));
             group.status = NodegroupStatus::Active;
             group.modified_ms = self.eks.cloud.env.now_ms();
             group.issues.clear();

@@ -295,6 +295,12 @@ async fn a_cluster_whose_programs_cannot_be_had_says_so_and_fails_in_the_end() {
     reconciler.reconcile(key.clone()).await.expect_err("there is no etcd");
     assert_eq!(read().status, ClusterStatus::Creating);
     assert_eq!(read().issues[0].message, "not in this test");
+    // Somebody sets the clock, forward and back: nobody has waited for that.
+    for hours in [24, -48] {
+        world.env.clock.jump_ms(hours * 60 * 60 * 1000);
+        reconciler.reconcile(key.clone()).await.expect_err("there is no etcd");
+        assert_eq!(read().status, ClusterStatus::Creating);
+    }
     world.env.clock.advance_ms(11 * 60 * 1000);
     reconciler.reconcile(key.clone()).await.expect("given up");
     assert_eq!(read().status, ClusterStatus::Failed);

@@ -1,12 +1,15 @@
 //! Clock and identifiers.
 
 use rand::RngExt;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Unix milliseconds.
     fn now_ms(&self) -> i64;
+
+    /// Milliseconds that went by while the machine was awake, from any beginning: nobody sets it.
+    fn steady_ms(&self) -> i64;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +18,13 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn steady_ms(&self) -> i64 {
+        // CLOCK_MONOTONIC on Linux, which stands still while the machine sleeps.
+        static BEGINNING: OnceLock<Instant> = OnceLock::new();
+        let since = BEGINNING.get_or_init(Instant::now).elapsed();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
 }
@@ -36,6 +46,11 @@ impl Env {
 
     pub fn now_ms(&self) -> i64 {
         self.clock.now_ms()
+    }
+
+    /// For limits ([`crate::Waits`]); not a time of day.
+    pub fn steady_ms(&self) -> i64 {
+        self.clock.steady_ms()
     }
 
     /// Unix seconds.

@@ -5,7 +5,9 @@
 mod blocking;
 mod env;
 mod reconcile;
+mod waits;
 
 pub use blocking::blocking;
 pub use env::{Clock, Env, SystemClock};
 pub use reconcile::{Next, Reconciler, Shutdown, drive};
+pub use waits::Waits;

@@ -23,17 +23,31 @@ const HOME_ID: &str = "beef";
 
 /// Stands still until it is moved.
 #[derive(Debug)]
-pub struct TestClock(AtomicI64);
+pub struct TestClock {
+    now: AtomicI64,
+    steady: AtomicI64,
+}
 
 impl TestClock {
+    /// Time goes by.
     pub fn advance_ms(&self, by: i64) {
-        self.0.fetch_add(by, Ordering::SeqCst);
+        self.now.fetch_add(by, Ordering::SeqCst);
+        self.steady.fetch_add(by, Ordering::SeqCst);
+    }
+
+    /// Somebody sets it.
+    pub fn jump_ms(&self, by: i64) {
+        self.now.fetch_add(by, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
+        self.now.load(Ordering::SeqCst)
+    }
+
+    fn steady_ms(&self) -> i64 {
+        self.steady.load(Ordering::SeqCst)
     }
 }
 
@@ -52,7 +66,7 @@ pub struct TestEnv {
 impl TestEnv {
     pub async fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let clock = Arc::new(TestClock(AtomicI64::new(START_MS)));
+        let clock = Arc::new(TestClock { now: AtomicI64::new(START_MS), steady: AtomicI64::new(0) });
         let cloud = Cloud {
             store: Store::open(&home.path().join("state.db")).expect("a new store opens"),
             env: Env::with_clock(clock.clone()),

@@ -50,11 +50,11 @@ fn check_value(what: &str, value: &str) -> Result<(), Invalid> {
 }
 
 fn is_reserved(domain: &str) -> bool {
-    let within = |of: &&str| {
-        let rest = domain.strip_suffix(*of);
+    let within = |of: &str| {
+        let rest = domain.strip_suffix(of);
         rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    RESERVED.iter().any(|of| within(of)) && !FREE.iter().any(|of| within(of))
+    RESERVED.into_iter().any(within) && !FREE.into_iter().any(within)
 }
 
 fn is_name(text: &str) -> bool {

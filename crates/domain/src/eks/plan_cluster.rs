@@ -28,7 +28,8 @@ pub struct ObservedCluster {
     pub has_nodegroups: bool,
     /// etcd ends again and again, and says that its data are damaged.
     pub data_damaged: bool,
-    pub now_ms: i64,
+    /// Of a new one that is not ready.
+    pub unready_for_ms: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,15 +57,13 @@ pub fn plan_cluster(cluster: &Cluster, observed: &ObservedCluster) -> Vec<Cluste
         ClusterStatus::Deleting => plan_deletion(observed),
         // What failed holds nothing but its record, its logs and its keys.
         ClusterStatus::Failed => plan_stop(observed),
-        ClusterStatus::Creating if is_overdue(cluster, observed) => vec![ClusterAction::MarkFailed],
+        ClusterStatus::Creating if !observed.ready && observed.unready_for_ms > READY_LIMIT_MS => {
+            vec![ClusterAction::MarkFailed]
+        }
         ClusterStatus::Creating | ClusterStatus::Active | ClusterStatus::Updating => {
             plan_running(cluster, observed)
         }
     }
-}
-
-fn is_overdue(cluster: &Cluster, observed: &ObservedCluster) -> bool {
-    !observed.ready && cluster.unready_since_ms.is_some_and(|since| observed.now_ms - since > READY_LIMIT_MS)
 }
 
 fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAction> {
@@ -219,12 +218,11 @@ pub(crate) mod tests {
             running: CONTROL_PLANE_PROGRAMS[..2].iter().map(|p| (*p).to_owned()).collect(),
             remains: CONTROL_PLANE_PROGRAMS[..2].iter().map(|p| (*p).to_owned()).collect(),
             leftovers: true,
-            now_ms: READY_LIMIT_MS,
+            unready_for_ms: READY_LIMIT_MS,
             ..Default::default()
         };
-        cluster.unready_since_ms = Some(0);
         assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::AwaitReady]);
-        observed.now_ms += 1;
+        observed.unready_for_ms += 1;
         assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::MarkFailed]);
         cluster.status = ClusterStatus::Failed;
         let stops = [ClusterAction::Stop("kube-apiserver"), ClusterAction::Stop("etcd")];

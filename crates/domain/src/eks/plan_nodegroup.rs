@@ -14,6 +14,8 @@ pub struct Member {
     pub instance: String,
     pub zone: String,
     pub launched_ms: i64,
+    /// How long it has been draining.
+    pub draining_for_ms: i64,
     /// Running or about to; `false` once it shuts down.
     pub alive: bool,
     pub node_ready: bool,
@@ -27,7 +29,8 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ObservedNodegroup {
     pub members: Vec<Member>,
-    pub now_ms: i64,
+    /// How long the group has been what it is: CREATING, UPDATING.
+    pub unsettled_for_ms: i64,
     /// Replaces [`DRAIN_LIMIT_SECONDS`], for tests and impatient people.
     pub drain_limit_seconds: Option<i64>,
 }
@@ -71,7 +74,7 @@ pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<No
     let leaving: Vec<&Member> = alive.iter().filter(draining).copied().collect();
     let mut staying: Vec<&Member> = alive.iter().filter(|m| !draining(m)).copied().collect();
     for member in &leaving {
-        actions.push(drain_step(group, observed, member));
+        actions.push(drain_step(observed, member));
     }
     let surplus = staying.len().saturating_sub(desired as usize);
     sort_for_removal(&mut staying);
@@ -97,10 +100,9 @@ fn next_status(
     settled: bool,
     ready: usize,
 ) -> Option<NodegroupAction> {
-    let since = match group.status {
-        NodegroupStatus::Creating => group.created_ms,
-        NodegroupStatus::Updating => group.modified_ms,
-        NodegroupStatus::Degraded => observed.now_ms,
+    let limit = match group.status {
+        NodegroupStatus::Creating | NodegroupStatus::Updating => JOIN_LIMIT_MS,
+        NodegroupStatus::Degraded => i64::MAX,
         _ => return None,
     };
     if settled && group.unsynced.is_some() {
@@ -110,15 +112,14 @@ fn next_status(
         return Some(NodegroupAction::MarkActive);
     }
     let missing = group.scaling.desired.saturating_sub(u32::try_from(ready).unwrap_or(u32::MAX));
-    let late = observed.now_ms - since > JOIN_LIMIT_MS;
+    let late = observed.unsettled_for_ms > limit;
     (late && missing > 0).then_some(NodegroupAction::MarkUnjoined { missing })
 }
 
-fn drain_step(group: &Nodegroup, observed: &ObservedNodegroup, member: &Member) -> NodegroupAction {
+fn drain_step(observed: &ObservedNodegroup, member: &Member) -> NodegroupAction {
     let instance = member.instance.clone();
-    let since = group.draining.get(&member.instance).copied().unwrap_or(observed.now_ms);
     let limit = observed.drain_limit_seconds.unwrap_or(DRAIN_LIMIT_SECONDS);
-    let late = observed.now_ms - since >= limit * 1000;
+    let late = member.draining_for_ms >= limit * 1000;
     if late || (member.pods_left == Some(0) && member.volumes_left == 0) {
         NodegroupAction::Terminate { instance }
     } else {
@@ -176,6 +177,7 @@ mod tests {
             instance: instance.into(),
             zone: zone.into(),
             launched_ms,
+            draining_for_ms: 0,
             alive: true,
             node_ready: true,
             pods_left: Some(1),
@@ -184,7 +186,7 @@ mod tests {
     }
 
     fn observed(members: Vec<Member>) -> ObservedNodegroup {
-        ObservedNodegroup { members, now_ms: 1_000_000, drain_limit_seconds: None }
+        ObservedNodegroup { members, unsettled_for_ms: 0, drain_limit_seconds: None }
     }
 
     #[test]
@@ -225,8 +227,9 @@ mod tests {
     #[test]
     fn a_drain_that_takes_too_long_ends_in_termination() {
         let mut deleting = group(NodegroupStatus::Deleting, 1);
-        deleting.draining.insert("i-1".into(), 1_000_000 - DRAIN_LIMIT_SECONDS * 1000);
-        let plan = plan_nodegroup(&deleting, &observed(vec![member("i-1", "a", 1)]));
+        deleting.draining.insert("i-1".into(), 999_000);
+        let slow = Member { draining_for_ms: DRAIN_LIMIT_SECONDS * 1000, ..member("i-1", "a", 1) };
+        let plan = plan_nodegroup(&deleting, &observed(vec![slow]));
         assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-1".into() }]);
     }
 
@@ -245,9 +248,9 @@ mod tests {
         let mut late = member("i-1", "a", 1);
         late.node_ready = false;
         let mut seen = observed(vec![late.clone()]);
-        seen.now_ms = 900_000 + JOIN_LIMIT_MS;
+        seen.unsettled_for_ms = JOIN_LIMIT_MS;
         assert!(plan_nodegroup(&group(NodegroupStatus::Creating, 1), &seen).is_empty());
-        seen.now_ms += 1;
+        seen.unsettled_for_ms += 1;
         let unjoined = [NodegroupAction::MarkUnjoined { missing: 1 }];
         assert_eq!(plan_nodegroup(&group(NodegroupStatus::Creating, 1), &seen), unjoined);
         assert_eq!(plan_nodegroup(&group(NodegroupStatus::Updating, 1), &seen), unjoined);

@@ -63,7 +63,7 @@ impl ClusterReconciler {
     }
 
     pub(super) async fn note_progress(&self, key: &str, progress: &str) -> Result<(), ClusterError> {
-        let now = self.eks.cloud.env.now_ms();
+        let now = self.begin_waiting(key);
         self.change_new(key, |cluster| {
             cluster.progress = Some(progress.to_owned());
             cluster.unready_since_ms.get_or_insert(now);
@@ -73,12 +73,19 @@ impl ClusterReconciler {
 
     /// A step failed: DescribeCluster says why while it is tried again.
     pub(super) async fn note_trouble(&self, key: &str, message: &str) -> Result<(), ClusterError> {
-        let now = self.eks.cloud.env.now_ms();
+        let now = self.begin_waiting(key);
         self.change_new(key, |cluster| {
             cluster.issues = vec![internal_failure(message.to_owned())];
             cluster.unready_since_ms.get_or_insert(now);
         })
         .await
+    }
+
+    /// From here on the limit counts, if it does not already. Answers the time of day.
+    fn begin_waiting(&self, key: &str) -> i64 {
+        let env = &self.eks.cloud.env;
+        self.waits.elapsed_ms(env, key);
+        env.now_ms()
     }
 
     /// Changes the record of a cluster that is still being created.

@@ -154,7 +154,7 @@ fn disks() -> Vec<(String, u64)> {
     for place in places.into_iter().flatten() {
         let Some(there) = place.ancestors().find(|path| path.exists()) else { continue };
         let Ok(stat) = nix::sys::statvfs::statvfs(there) else { continue };
-        let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+        let free = stat.blocks_available() * stat.fragment_size();
         if !found.iter().any(|(_, known)| *known == free) {
             found.push((there.display().to_string(), free));
         }
