@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import closing, new_service
-from ekstra_service import wait
+from ekstra_service import pod, wait
 from test_70_faults import programs
 import images
 
@@ -170,3 +170,26 @@ def test_a_full_disk_is_an_error_and_passes(small_disk):
     finally:
         left = service.close()
     assert not left, left
+
+
+@pytest.mark.faults
+def test_a_node_s_full_disk_costs_the_pod_that_filled_it(spare):
+    """As everywhere: the kubelet evicts; the node stays, and so does everybody else on it."""
+    eks = spare.client("eks")
+    spare.create_nodegroup("spare", "small", 1, diskSize=3)
+    spare.wait_nodegroup("spare", "small")
+    (node,) = spare.kubectl_json("get", "nodes", "-l", "eks.amazonaws.com/nodegroup=small")["items"]
+    name = node["metadata"]["name"]
+    there = {"nodeName": name, "tolerations": [{"operator": "Exists"}]}
+    spare.run_pod("bystander", "sleep 3600", **there)
+    spare.apply(pod("greedy", "dd if=/dev/zero of=/filling bs=1M; sleep 3600", restartPolicy="Never", **there))
+    status = lambda: spare.kubectl_json("get", "pod", "greedy")["status"]  # noqa: E731
+    wait("evicted", lambda: ((s := status()).get("reason") == "Evicted", s), 120, 1)
+    assert "ephemeral-storage" in status()["message"]
+    assert spare.exec("bystander", "echo here").stdout == "here\n"
+    ready = lambda: [c["status"] for c in spare.kubectl_json("get", "node", name)["status"]["conditions"] if c["type"] == "Ready"]  # noqa: E731
+    assert ready() == ["True"]
+    spare.delete_pod("greedy")
+    spare.delete_pod("bystander")
+    eks.delete_nodegroup(clusterName="spare", nodegroupName="small")
+    spare.wait_gone(lambda: eks.describe_nodegroup(clusterName="spare", nodegroupName="small")["nodegroup"], "small", 60)

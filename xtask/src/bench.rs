@@ -120,6 +120,7 @@ async fn measure(figures: &mut Vec<Figure>, rounds: usize) -> Result<()> {
     figures.push(share("node, idle processor", used.nodes_cpu));
     figures.push(requests(&aws, rounds.min(3)).await?);
     figures.push(workloads::recoveries(&service, rounds.min(3))?);
+    figures.extend(crowd(&service, &aws, &subnets).await?);
     Ok(())
 }
 
@@ -128,13 +129,7 @@ async fn clusters(service: &Service, aws: &Aws, subnets: &[String], rounds: usiz
     let mut samples = Vec::new();
     for round in 1..=rounds {
         let started = Instant::now();
-        let request = json!({
-            "name": CLUSTER,
-            "roleArn": aws.role("eksClusterRole"),
-            "resourcesVpcConfig": {"subnetIds": subnets},
-        });
-        aws.eks("POST", "/clusters", &request.to_string()).await?;
-        aws.wait_status(&cluster_path(), "/cluster/status").await?;
+        create(aws, CLUSTER, subnets).await?;
         service.ekstra(&["update-kubeconfig", "--name", CLUSTER])?;
         service.kubectl(&["get", "ns"])?;
         samples.push(started.elapsed().as_secs_f64());
@@ -152,6 +147,47 @@ async fn clusters(service: &Service, aws: &Aws, subnets: &[String], rounds: usiz
     })
 }
 
+/// Until it is ACTIVE.
+async fn create(aws: &Aws, name: &str, subnets: &[String]) -> Result<()> {
+    let request = json!({
+        "name": name,
+        "roleArn": aws.role("eksClusterRole"),
+        "resourcesVpcConfig": {"subnetIds": subnets},
+    });
+    aws.eks("POST", "/clusters", &request.to_string()).await?;
+    aws.wait_status(&format!("/clusters/{name}"), "/cluster/status").await
+}
+
+/// What five clusters with two nodes each cost together: the one that is there, and four more.
+async fn crowd(service: &Service, aws: &Aws, subnets: &[String]) -> Result<Vec<Figure>> {
+    for number in 2..=5 {
+        let name = format!("{CLUSTER}-{number}");
+        create(aws, &name, subnets).await?;
+        let groups = format!("/clusters/{name}/node-groups");
+        aws.eks("POST", &groups, &two_nodes(aws, "ng", subnets)).await?;
+        aws.wait_status(&format!("{groups}/ng"), "/nodegroup/status").await?;
+    }
+    let used = usage(service).await?;
+    let memory = used.control + used.nodes.iter().sum::<f64>();
+    let share_of_all = used.control_cpu + used.nodes_cpu.iter().sum::<f64>();
+    let name = "5 clusters, 10 nodes, anonymous memory";
+    Ok(vec![
+        Figure { name, unit: "MiB", goal: "", samples: vec![memory], reached: |_| true },
+        share("  their idle processor", vec![share_of_all]),
+    ])
+}
+
+/// The body of CreateNodegroup.
+fn two_nodes(aws: &Aws, name: &str, subnets: &[String]) -> String {
+    let request = json!({
+        "nodegroupName": name,
+        "nodeRole": aws.role("eksNodeRole"),
+        "subnets": subnets,
+        "scalingConfig": {"minSize": 2, "desiredSize": 2, "maxSize": 2},
+    });
+    request.to_string()
+}
+
 fn cluster_path() -> String {
     format!("/clusters/{CLUSTER}")
 }
@@ -162,14 +198,8 @@ async fn nodegroups(service: &Service, aws: &Aws, subnets: &[String], rounds: us
     for round in 1..=rounds {
         let name = format!("ng{round}");
         let started = Instant::now();
-        let request = json!({
-            "nodegroupName": name,
-            "nodeRole": aws.role("eksNodeRole"),
-            "subnets": subnets,
-            "scalingConfig": {"minSize": 2, "desiredSize": 2, "maxSize": 2},
-        });
         let groups = format!("{}/node-groups", cluster_path());
-        aws.eks("POST", &groups, &request.to_string()).await?;
+        aws.eks("POST", &groups, &two_nodes(aws, &name, subnets)).await?;
         service.wait_nodes(&name, 2)?;
         samples.push(started.elapsed().as_secs_f64());
         let group = format!("{groups}/{name}");
@@ -247,12 +277,12 @@ async fn requests(aws: &Aws, rounds: usize) -> Result<Figure> {
 }
 
 fn show(figures: &[Figure]) {
-    println!("{:<34} {:>9} {:>9} {:>9}  {:<9} {:<7}", "", "min", "median", "max", "unit", "goal");
+    println!("{:<38} {:>9} {:>9} {:>9}  {:<9} {:<7}", "", "min", "median", "max", "unit", "goal");
     for figure in figures {
         let ((least, most), median) = (figure.ends(), figure.median());
         let missed = if (figure.reached)(median) { "" } else { "  missed" };
         println!(
-            "{:<34} {least:>9.2} {median:>9.2} {most:>9.2}  {:<9} {:<7}{missed}",
+            "{:<38} {least:>9.2} {median:>9.2} {most:>9.2}  {:<9} {:<7}{missed}",
             figure.name, figure.unit, figure.goal
         );
     }

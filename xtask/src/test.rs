@@ -76,6 +76,13 @@ fn checks(phases: &mut Vec<Phase>) -> Result<()> {
     let mut codegen = Command::new(std::env::current_exe()?);
     codegen.args(["codegen", "--check"]);
     phase(phases, "codegen", codegen, no_tests)?;
+    // Minutes to build, so only where it is.
+    if cargo(&["deny", "--version"]).output().is_ok_and(|deny| deny.status.success()) {
+        let deny = ["deny", "--offline", "check", "bans", "licenses", "sources"];
+        phase(phases, "cargo deny", cargo(&deny), no_tests)?;
+    } else {
+        println!("== cargo deny: not installed, deny.toml is not checked");
+    }
     phase(phases, "cargo test", cargo(&["test", "--release", "--workspace", "--no-fail-fast"]), count_cargo)?;
     Ok(())
 }

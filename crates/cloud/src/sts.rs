@@ -49,7 +49,7 @@ async fn assume_role(
     let arn = format!("arn:aws:sts::{}:assumed-role/{}/{session_name}", role.account, role.name);
     let user_id = format!("{}:{session_name}", role.id);
     let session = Session {
-        access_key_id: cloud.env.iam_id("ASIA"),
+        access_key_id: cloud.env.access_key_id("ASIA"),
         principal: Principal { account: role.account, arn: arn.clone(), user_id: user_id.clone() },
         expires: cloud.env.now() + seconds,
     };

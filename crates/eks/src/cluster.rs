@@ -129,6 +129,10 @@ impl ClusterReconciler {
         slot: &ControlPlaneSlot,
     ) -> Result<Next, ClusterError> {
         let observed = self.observe(cluster, slot).await?;
+        if observed.ready {
+            let now = self.eks.cloud.env.steady_ms();
+            observed.running.iter().for_each(|program| self.restarts.works(&slot.child(program), now));
+        }
         let actions = plan_cluster(cluster, &observed);
         let idle = actions.is_empty();
         for action in actions {

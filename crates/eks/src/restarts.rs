@@ -1,4 +1,4 @@
-//! How soon a program that ended is started again: at once, and slower each time if it does not live.
+//! How soon a program that ended is started again: at once, and slower each time if it comes to nothing.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Whoever lived this long is started again at once.
 const HEALTHY_MS: i64 = 30_000;
+/// Whoever ends sooner may not have begun.
+const WORKING_MS: i64 = 500;
 const FIRST_PAUSE_MS: i64 = 50;
 const LONGEST_PAUSE_MS: i64 = 10_000;
 
@@ -49,6 +51,16 @@ impl Restarts {
         start.at_ms = now_ms;
     }
 
+    /// It did what it is for: should it end, then not because it cannot start.
+    pub(crate) fn works(&self, child: &str, now_ms: i64) {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = started.get_mut(child)
+            && now_ms - start.at_ms >= WORKING_MS
+        {
+            start.row = 0;
+        }
+    }
+
     pub(crate) fn forget(&self, child: &str) {
         self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(child);
     }
@@ -76,5 +88,21 @@ mod tests {
         assert_eq!(restarts.pause("c", now), Duration::ZERO);
         restarts.note("c", now);
         assert_eq!(restarts.pause("c", now), Duration::ZERO, "it had lived");
+    }
+
+    #[test]
+    fn what_works_before_it_ends_is_started_at_once_each_time() {
+        let dying = Restarts::default();
+        for now in [0, 100, 200] {
+            dying.note("c", now);
+            dying.works("c", now + WORKING_MS - 1);
+        }
+        assert!(dying.pause("c", 200) > Duration::ZERO);
+        let restarts = Restarts::default();
+        for now in (0..40_000).step_by(2_000) {
+            assert_eq!(restarts.pause("c", now), Duration::ZERO);
+            restarts.note("c", now);
+            restarts.works("c", now + WORKING_MS);
+        }
     }
 }

@@ -13,6 +13,7 @@ mod output;
 mod show;
 mod words;
 
+use crate::credentials::parse_account;
 use crate::home::Home;
 use crate::{gate, serve};
 use anyhow::Result;
@@ -63,6 +64,7 @@ enum Command {
     #[command(subcommand)]
     Delete(Delete),
     /// Run kubectl, built with the other components, with the given arguments
+    #[command(after_help = "Example:\n  ekstra kubectl get pods -A")]
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -74,6 +76,10 @@ enum Command {
     #[command(subcommand)]
     Components(components::Command),
     /// Start the service in the background
+    #[command(after_help = "Examples:
+  ekstra start
+  EKSTRA_LISTEN=4600 ekstra --home /srv/other start
+  ekstra start --components https://example.com/components.tar.zst@sha256:DIGEST")]
     Start(lifecycle::Start),
     /// Stop the service; clusters go on running unless --all is given
     Stop {
@@ -86,14 +92,26 @@ enum Command {
     /// Is the service there, and what does it run
     Status,
     /// Write everything that cannot be made again into one file: state, keys, clusters' data, images
+    #[command(after_help = "Example:\n  ekstra backup before-the-move.tar.gz")]
     Backup(backup::Backup),
     /// Make the home what a backup has, or put the last copy of a damaged state in its place
+    #[command(after_help = "Examples:
+  ekstra restore                             # of a damaged state, its last copy
+  ekstra restore before-the-move.tar.gz      # into an empty home; --force moves aside what is there")]
     Restore(backup::Restore),
     /// Print what AWS clients need: eval "$(ekstra env)"
-    Env,
+    Env {
+        /// Another account than the command line's own; it is there with the first use
+        #[arg(long, value_parser = parse_account)]
+        account: Option<String>,
+    },
     /// What this machine lacks, and how to get it
     Doctor,
     /// Print the service's logs
+    #[command(after_help = "Examples:
+  ekstra logs -f
+  ekstra logs gate
+  ekstra logs '?'        # which there are")]
     Logs {
         /// serve, gate, or the beginning of another log's name
         #[arg(default_value = "serve")]
@@ -138,17 +156,33 @@ struct Shown {
 #[derive(Debug, Subcommand)]
 enum Create {
     /// A cluster, with a managed node group if you like
-    #[command(alias = "clusters")]
+    #[command(
+        alias = "clusters",
+        after_help = "Examples:
+  ekstra create cluster --name my-eks-managed --managed
+  ekstra create cluster --name big --managed --nodes 3 --nodes-max 6 --node-type m5.xlarge
+  ekstra create cluster --name newer --version 1.37 --without-nodegroup
+  ekstra create cluster --name ci --managed --kubeconfig ./kubeconfig"
+    )]
     Cluster(cluster::Create),
     /// A managed node group
-    #[command(aliases = ["nodegroups", "ng"])]
+    #[command(
+        aliases = ["nodegroups", "ng"],
+        after_help = "Example:
+  ekstra create nodegroup --cluster my-eks-managed --name big --managed --node-type m5.xlarge --nodes 1"
+    )]
     Nodegroup(nodegroup::Create),
 }
 
 #[derive(Debug, Subcommand)]
 enum Get {
     /// Clusters, or one
-    #[command(alias = "clusters")]
+    #[command(
+        alias = "clusters",
+        after_help = "Examples:
+  ekstra get cluster
+  ekstra get cluster --name my-eks-managed -o yaml"
+    )]
     Cluster(cluster::Get),
     /// A cluster's node groups, or one
     #[command(aliases = ["nodegroups", "ng"])]
@@ -158,7 +192,11 @@ enum Get {
 #[derive(Debug, Subcommand)]
 enum Scale {
     /// A node group
-    #[command(aliases = ["nodegroups", "ng"])]
+    #[command(
+        aliases = ["nodegroups", "ng"],
+        after_help = "Example; a group never grows beyond its --nodes-max:
+  ekstra scale nodegroup --cluster my-eks-managed --name ng --nodes 3 --nodes-max 3"
+    )]
     Nodegroup(nodegroup::Scale),
 }
 
@@ -242,7 +280,7 @@ async fn run(cli: Cli) -> Result<End> {
         Command::Backup(command) => command.run(&home).await?,
         Command::Restore(command) => command.run(&home)?,
         Command::Status => return lifecycle::status(&home).await.map(End::Code),
-        Command::Env => show::env(&home)?,
+        Command::Env { account } => show::env(&home, account).await?,
         Command::Doctor => return doctor::run().map(End::Code),
         Command::Logs { name, follow } => show::logs(&home, &name, follow).await?,
         Command::Completion { shell } => {

@@ -10,9 +10,10 @@ mod upload;
 pub(crate) use client::Control;
 
 use crate::backup;
+use crate::credentials::{self, parse_account};
 use crate::home::Home;
 use crate::programs::Components;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use bytes::Bytes;
 use ekstra_cloud::ec2::instances::MachineImages;
 use ekstra_eks::Eks;
@@ -116,6 +117,7 @@ async fn operate(private: &Private, what: &str, request: hyper::Request<Incoming
         "POST /node-image" => private.make_node_image(argument("version")?).await,
         "GET /status" => private.status(),
         "POST /backup" => private.back_up().await,
+        "POST /credentials" => private.make_credentials(argument("account")?).await,
         "POST /stop" => {
             private.stop.send(Stop { all: argument("all")?.as_deref() == Some("true") }).await?;
             Ok(json!({}))
@@ -179,6 +181,13 @@ impl Private {
         let (components, version) = (self.components.clone(), version.context("version is missing")?);
         let made = tokio::task::spawn_blocking(move || components.layers(&version)).await?;
         made.map_err(anyhow::Error::msg)?;
+        Ok(json!({}))
+    }
+
+    /// Of an account that has none yet.
+    async fn make_credentials(&self, account: Option<String>) -> Result<Value> {
+        let account = parse_account(&account.unwrap_or_default()).map_err(Error::msg)?;
+        credentials::ensure(&self.home, &self.eks.cloud, &account).await?;
         Ok(json!({}))
     }
 

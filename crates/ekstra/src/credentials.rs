@@ -1,4 +1,5 @@
-//! The first user's credentials: made at the first start, kept in the home, used by the command line.
+//! The credentials of an account's first user, kept in the home: the default account's are made at the first start and
+//! used by the command line, another's when they are asked for.
 
 use crate::home::Home;
 use anyhow::{Context, Result};
@@ -17,9 +18,26 @@ pub(crate) struct StoredCredentials {
     pub(crate) secret_access_key: String,
 }
 
+fn file(account: &str) -> String {
+    match account {
+        DEFAULT_ACCOUNT => "credentials.json".to_owned(),
+        other => format!("credentials-{other}.json"),
+    }
+}
+
+/// Twelve digits, as AWS's.
+pub(crate) fn parse_account(text: &str) -> Result<String, String> {
+    let is_account = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
+    if is_account { Ok(text.to_owned()) } else { Err(format!("{text} is not an account: 12 digits")) }
+}
+
 impl StoredCredentials {
     pub(crate) fn load(home: &Home) -> Result<Self> {
-        let path = home.path("credentials.json");
+        Self::of_account(home, DEFAULT_ACCOUNT)
+    }
+
+    pub(crate) fn of_account(home: &Home, account: &str) -> Result<Self> {
+        let path = home.path(&file(account));
         let bytes = fs::read(&path).with_context(|| {
             format!("no service has been started in {}; run `ekstra start`", home.root.display())
         })?;
@@ -36,16 +54,16 @@ impl StoredCredentials {
 }
 
 /// Makes the first user unless there is one; the file and the record agree afterwards.
-pub(crate) async fn ensure(home: &Home, cloud: &Cloud) -> Result<()> {
-    let stored = match StoredCredentials::load(home) {
+pub(crate) async fn ensure(home: &Home, cloud: &Cloud, account: &str) -> Result<()> {
+    let stored = match StoredCredentials::of_account(home, account) {
         Ok(stored) => stored,
         Err(_) => {
             let stored = StoredCredentials {
-                account: DEFAULT_ACCOUNT.into(),
-                access_key_id: cloud.env.iam_id("AKIA"),
+                account: account.to_owned(),
+                access_key_id: cloud.env.access_key_id("AKIA"),
                 secret_access_key: cloud.env.hex(20),
             };
-            home.write_for_owner("credentials.json", &serde_json::to_vec_pretty(&stored)?)?;
+            home.write_for_owner(&file(account), &serde_json::to_vec_pretty(&stored)?)?;
             stored
         }
     };

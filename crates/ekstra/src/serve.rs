@@ -159,7 +159,7 @@ async fn compose(
     let Ground { settings, names, host, components, cloud, .. } = ground;
     let furnished = ensure_scope(cloud, &Scope::new(DEFAULT_ACCOUNT, &settings.region)).await;
     furnished.map_err(|refusal| anyhow!("{refusal:?}"))?;
-    credentials::ensure(home, cloud).await?;
+    credentials::ensure(home, cloud, DEFAULT_ACCOUNT).await?;
     let loopback = bind(Ipv4Addr::LOCALHOST, settings.port).await?;
     prepare_machine(&**host, home, settings)?;
     let listeners = [loopback, bind(settings.address, settings.port).await?];

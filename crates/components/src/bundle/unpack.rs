@@ -30,6 +30,10 @@ impl Store {
         if self.has(&record) {
             return Ok(());
         }
+        // One that is not there is told without the announcement of a long job.
+        if let Origin::File(path) = &bundle.origin {
+            fs::metadata(path).map_err(BundleError::file(path))?;
+        }
         let begun = Instant::now();
         progress.started(NAME, &bundle.digest[..12], ESTIMATE);
         let job = Job::new(NAME, progress);

@@ -22,6 +22,7 @@ echo build >> "$home/calls"
 echo half > "$2"
 echo unsafe >&2
 while [ -e "$home/wait" ]; do sleep 0.01; done
+if [ -e "$home/large" ]; then dd if=/dev/zero of="$2" bs=64k count=64 status=none || exit 1; fi
 if [ -e "$home/fail" ]; then echo 'main.go:1: no such thing' >&2; exit 1; fi
 echo fmt >&2
 echo main >&2
@@ -124,6 +125,40 @@ fn a_failed_build_leaves_nothing_and_shows_its_log() {
     assert_eq!((bench.entries("tmp"), bench.entries("components")), (0, 0));
     let listed = store.list().expect("lists");
     assert!(listed.iter().all(|one| one.state == State::Missing));
+}
+
+/// A disk of two megabytes where the cache is, while it lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` without the rights to mount.
+    fn on(path: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&path).expect("made");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&path).status();
+        mount.is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_build_and_leaves_nothing() {
+    let bench = Bench::new();
+    let Some(_disk) = SmallDisk::on(bench.file("cache")) else {
+        eprintln!("skipped: mounting needs root");
+        return;
+    };
+    bench.touch("large");
+    let store = bench.store(None);
+    let error = store.ensure(&[named("pause")], &crate::Silent).expect_err("there is no room");
+    assert!(error.to_string().contains("No space left on device"), "{error}");
+    assert_eq!((bench.entries("tmp"), bench.entries("components")), (0, 0));
+    fs::remove_file(bench.file("large")).expect("removed");
+    store.ensure(&[named("pause")], &crate::Silent).expect("there is room again");
 }
 
 #[test]

@@ -18,9 +18,12 @@ use std::collections::BTreeMap;
 /// EKS's defaults (`spec/eks-semantics.md` §2.1).
 const INSTANCE_TYPE: &str = "t3.medium";
 const DISK_GIB: i32 = 20;
-const AMI_TYPE: &str = "AL2023_x86_64_STANDARD";
-/// Kinds of image that an ekstra node stands for.
-const AMI_TYPES: [&str; 2] = [AMI_TYPE, "AL2_x86_64"];
+/// Kinds of image that an ekstra node stands for, on this machine's architecture; the first is the default.
+const AMI_TYPES: [&str; 2] = if cfg!(target_arch = "aarch64") {
+    ["AL2023_ARM_64_STANDARD", "AL2_ARM_64"]
+} else {
+    ["AL2023_x86_64_STANDARD", "AL2_x86_64"]
+};
 
 pub(super) async fn handle(
     eks: Eks,
@@ -199,7 +202,7 @@ fn instance_types(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
 }
 
 fn ami_type(asked: Option<String>) -> Result<String, ApiError> {
-    let chosen = asked.unwrap_or_else(|| AMI_TYPE.to_owned());
+    let chosen = asked.unwrap_or_else(|| AMI_TYPES[0].to_owned());
     if AMI_TYPES.contains(&chosen.as_str()) {
         return Ok(chosen);
     }

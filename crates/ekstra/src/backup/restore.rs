@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 /// While it is there, a restore was begun and has not come to its end.
 const UNPACKED: &str = "restoring";
 /// The home's owner needs them; the others are root's.
-const OWNERS: [&str; 3] = ["service.json", "credentials.json", "ca.crt"];
+const OWNERS: [&str; 2] = ["service.json", "ca.crt"];
+/// So are these, one an account.
+const CREDENTIALS: &str = "credentials";
 
 /// Whether a restore was interrupted.
 pub(crate) fn is_begun(home: &Home) -> bool {
@@ -111,7 +113,8 @@ fn replace(home: &Home, unpacked: &Path, now_ms: i64) -> Result<Option<PathBuf>>
         set_aside(&name)?;
         let path = home.path(&name);
         fs::rename(unpacked.join(&name), &path).with_context(|| path.display().to_string())?;
-        let uid = if OWNERS.contains(&name.as_str()) { (owner.uid, owner.gid) } else { (0, 0) };
+        let is_owners = OWNERS.contains(&name.as_str()) || name.starts_with(CREDENTIALS);
+        let uid = if is_owners { (owner.uid, owner.gid) } else { (0, 0) };
         if nix::unistd::geteuid().is_root() {
             chown(&path, Some(uid.0), Some(uid.1))?;
         }

@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Take in a docker archive or an OCI layout (a file, a directory, or - for standard input)
+    #[command(after_help = "Examples:
+  docker save my-app:1 | ekstra image load -
+  ekstra image load image.tar --name my-app:1")]
     Load {
         path: PathBuf,
         /// A name, for an archive that has none
@@ -24,6 +27,9 @@ pub(super) enum Command {
         name: Option<String>,
     },
     /// Make an image of a directory or a tar file
+    #[command(
+        after_help = "Example:\n  ekstra image pack rootfs --name hello:1 --entrypoint /hello --env GREETING=hi"
+    )]
     Pack(Pack),
     /// What the nodes can pull from here
     List,

@@ -1,9 +1,10 @@
-//! `env|logs|token`: what is told without asking the service.
+//! `env|logs|token`: what is told without asking the service, or next to.
 
 use super::doctor::{Known, PACKAGED_BUILD, RUNTIME, found};
+use crate::control::Control;
 use crate::credentials::StoredCredentials;
 use crate::home::Home;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ekstra_wire::sigv4;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -12,9 +13,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const FOLLOW_EVERY: Duration = Duration::from_millis(300);
 
-pub(super) fn env(home: &Home) -> Result<()> {
+pub(super) async fn env(home: &Home, account: Option<String>) -> Result<()> {
     let settings = home.known()?;
-    let stored = StoredCredentials::load(home)?;
+    let stored = match account {
+        None => StoredCredentials::load(home)?,
+        Some(account) => of_account(home, &account).await?,
+    };
     let no_proxy = std::env::var("NO_PROXY").unwrap_or_default();
     let mut hosts: Vec<String> = no_proxy.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
     for own in [
@@ -36,6 +40,17 @@ pub(super) fn env(home: &Home) -> Result<()> {
     writeln!(out, "export AWS_REGION={0} AWS_DEFAULT_REGION={0}", settings.region)?;
     writeln!(out, "export NO_PROXY={hosts} no_proxy={hosts}")?;
     Ok(())
+}
+
+/// The service makes them the first time.
+async fn of_account(home: &Home, account: &str) -> Result<StoredCredentials> {
+    if let Ok(stored) = StoredCredentials::of_account(home, account) {
+        return Ok(stored);
+    }
+    let service = Control::connect(home).await?;
+    let service = service.context("the service does not run; `ekstra start` starts it")?;
+    service.make_credentials(account).await?;
+    StoredCredentials::of_account(home, account)
 }
 
 /// Refuses to start what cannot run. Whoever lacks one tool has a new machine: the other packages are named too.

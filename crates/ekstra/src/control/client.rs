@@ -58,6 +58,11 @@ impl Control {
         self.call("POST", "/backup", Body::empty()).await
     }
 
+    /// The file of the account's credentials is there afterwards.
+    pub(crate) async fn make_credentials(self, account: &str) -> Result<()> {
+        self.call("POST", &format!("/credentials?account={account}"), Body::empty()).await.map(drop)
+    }
+
     /// Asks only; the end is seen by the home's lock.
     pub(crate) async fn stop(self, all: bool) -> Result<()> {
         self.call("POST", &format!("/stop?all={all}"), Body::empty()).await.map(drop)
