@@ -54,7 +54,7 @@ def test_its_keys_do_not_open_another_account_s_cluster(service, cluster, other)
         "aws", "eks", "get-token", "--cluster-name", cluster,
         env=service.plain_env(
             AWS_ENDPOINT_URL=service.aws_env()["AWS_ENDPOINT_URL"],
-            AWS_REGION=REGION,
+            AWS_DEFAULT_REGION=REGION,
             AWS_ACCESS_KEY_ID=other["aws_access_key_id"],
             AWS_SECRET_ACCESS_KEY=other["aws_secret_access_key"],
         ),
