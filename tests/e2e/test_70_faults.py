@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -233,3 +234,39 @@ def test_stop_all_interrupted(service, cluster):
     service.wait_nodes(2, 120)
     assert instances() == before
     assert not Path(service.home, "run/stopping").exists()
+
+
+def test_a_new_program_takes_over(service, cluster):
+    """`ekstra restart` with another build: clusters go on, sign-ins too, and what the service was started with holds."""
+    new = Path(service.work, "newer")
+    new.write_bytes(BINARY.read_bytes() + b"another build")
+    new.chmod(0o755)
+    words = lambda: Path(f"/proc/{service.service_pids('serve')[0]}/cmdline").read_bytes().split(b"\0")  # noqa: E731
+    before, children = words(), {file.name: file.read_text() for file in Path(service.home, "run").glob("[ci]*-*.pid")}
+    assert b"--drain-limit" in before
+    env = service.plain_env()
+    del env["EKSTRA_DRAIN_LIMIT"]
+    ended, failed = threading.Event(), []
+
+    def ask():
+        while not ended.is_set():
+            asked = service.kubectl("get", "--raw", "/readyz", check=False, timeout=30)
+            if asked.stdout != "ok":
+                failed.append(asked.stderr)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        service.run(new, "restart", env=env)
+        same = lambda what: [Path(f"/proc/{pid}/exe").stat().st_size for pid in service.service_pids(what)]  # noqa: E731
+        for what in ("serve", "gate"):
+            wait(f"{what} is the new one", lambda: ((s := same(what)) == [new.stat().st_size], s), 30)
+    finally:
+        ended.set()
+        asking.join(60)
+    assert not failed, failed
+    assert words()[3:] == before[3:]
+    assert {file.name: file.read_text() for file in Path(service.home, "run").glob("[ci]*-*.pid")} == children
+    service.wait_nodes(2)
+    # And back, for the cases after this one.
+    service.cli("restart")

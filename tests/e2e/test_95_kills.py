@@ -36,6 +36,8 @@ class Journal:
 
     def __init__(self, service):
         self.service, self.configmaps, self.tags, self.ended = service, [], {}, threading.Event()
+        # Before anything is killed.
+        self.arn = service.client("eks").describe_cluster(name="target")["cluster"]["arn"]
         self.threads = [threading.Thread(target=t) for t in (self.kubectl, self.aws)]
 
     def __enter__(self):
@@ -59,13 +61,12 @@ class Journal:
 
     def aws(self):
         eks = self.service.client("eks")
-        arn = eks.describe_cluster(name="target")["cluster"]["arn"]
         number = 0
         while not self.ended.is_set():
             number += 1
             key, value = f"journal-{number % 40}", str(number)
             try:
-                eks.tag_resource(resourceArn=arn, tags={key: value})
+                eks.tag_resource(resourceArn=self.arn, tags={key: value})
                 self.tags[key] = value
             except Exception:  # dead: it was not acknowledged, but it may have been done
                 self.tags.pop(key, None)

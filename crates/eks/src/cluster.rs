@@ -31,6 +31,8 @@ const POLL: Duration = Duration::from_millis(40);
 const ETCD: &str = CONTROL_PLANE_PROGRAMS[0];
 /// Starts of etcd in a row that all came to nothing: enough for whatever passes by itself.
 const HOPELESS: u32 = 3;
+/// All of a control plane's programs ran and it was ready for so long: none of them is one that cannot start.
+const WORKING_MS: i64 = 250;
 /// etcd closes its files well in this time.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -129,10 +131,6 @@ impl ClusterReconciler {
         slot: &ControlPlaneSlot,
     ) -> Result<Next, ClusterError> {
         let observed = self.observe(cluster, slot).await?;
-        if observed.ready {
-            let now = self.eks.cloud.env.steady_ms();
-            observed.running.iter().for_each(|program| self.restarts.works(&slot.child(program), now));
-        }
         let actions = plan_cluster(cluster, &observed);
         let idle = actions.is_empty();
         for action in actions {
@@ -369,6 +367,7 @@ impl ClusterReconciler {
         if running.len() < CONTROL_PLANE_PROGRAMS.len() {
             return Ok(Next::After(Duration::from_millis(1)));
         }
+        let began = self.eks.cloud.env.steady_ms();
         let mut head = self.eks.cloud.store.head();
         let before = self.eks.cloud.store.view().get(key).map(|e| e.revision);
         let changed = async {
@@ -383,6 +382,9 @@ impl ClusterReconciler {
                 ended.map_err(HostError::wait(&slot.id))?;
             }
             () = changed => {}
+        }
+        if self.eks.cloud.env.steady_ms() - began >= WORKING_MS {
+            CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.works(&slot.child(program)));
         }
         Ok(Next::After(Duration::from_millis(1)))
     }

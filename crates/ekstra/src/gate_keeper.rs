@@ -17,8 +17,8 @@ pub(crate) const CHILDREN: [&str; 2] = ["gate", "gate-2"];
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_secs(5);
-/// One that lived this long did not end because of how it starts.
-const SOUND: Duration = Duration::from_secs(30);
+/// One that lived this long did not end because of how it starts: that takes a tenth of a second.
+const SOUND: Duration = Duration::from_millis(250);
 /// How often a gate is asked whether it is there, and how many silences in a row are too many.
 const LOOK: Duration = Duration::from_secs(10);
 const SILENCES: u32 = 3;
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_gate_that_ends_at_once_is_started_less_and_less_often() {
         let mut delays = Delays::default();
-        let quick: Vec<u128> = (0..9).map(|_| delays.after(Duration::from_secs(1)).as_millis()).collect();
+        let quick: Vec<u128> = (0..9).map(|_| delays.after(Duration::from_millis(100)).as_millis()).collect();
         assert_eq!(quick, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         assert_eq!(delays.after(SOUND), FIRST_DELAY);
         assert_eq!(delays.after(Duration::ZERO), FIRST_DELAY * 2);

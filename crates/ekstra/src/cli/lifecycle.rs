@@ -12,8 +12,9 @@ use crate::takedown;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser};
 use ekstra_host::LinuxHost;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -67,14 +68,29 @@ impl Serve {
 
     /// What the environment says, for commands that start the service by the way.
     pub(super) fn of_environment(components: Given) -> Result<Self> {
+        Ok(Self { components, ..Self::of_words([])? })
+    }
+
+    fn of_words(words: impl IntoIterator<Item = OsString>) -> Result<Self> {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]
             serve: Serve,
         }
-        let alone =
-            Alone::try_parse_from(["ekstra"]).map_err(|error| anyhow!("{}", mistakes::line(&error)))?;
-        Ok(Self { components, ..alone.serve })
+        let words = std::iter::once(OsString::from("ekstra")).chain(words);
+        let alone = Alone::try_parse_from(words).map_err(|error| anyhow!("{}", mistakes::line(&error)))?;
+        Ok(alone.serve)
+    }
+
+    /// What the service that runs was started with holds as long as nothing else is said.
+    fn or_as_before(self, home: &Home) -> Result<Self> {
+        let Some(pid) = home.serving_process()? else { return Ok(self) };
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // Another version may have had flags that this one has not: then they are not known.
+        let Ok(before) = Self::of_words(own_words(&line)) else { return Ok(self) };
+        let components = if self.components.is_given() { self.components } else { before.components };
+        let drain_limit = self.drain_limit.or(before.drain_limit);
+        Ok(Self { components, drain_limit, lender: self.lender.or(before.lender), ..self })
     }
 
     /// The same as words: sudo drops the environment.
@@ -106,14 +122,25 @@ impl Start {
     /// Of whatever runs, or nothing. What would keep it from starting is found out before anything is stopped.
     pub(super) async fn again(self, home: &Home) -> Result<()> {
         home.known()?;
-        self.serve.words()?;
+        let serve = self.serve.or_as_before(home)?;
+        serve.words()?;
         show::check_tools()?;
         if !is_root() {
             tokio::task::block_in_place(|| as_root(home, &["env".into()]))?;
         }
         end_service(home, false).await?;
-        self.run(home).await
+        Self { serve }.run(home).await
     }
+}
+
+/// What stands behind `serve` in the command line of a process.
+fn own_words(line: &[u8]) -> Vec<OsString> {
+    let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    words
+        .skip_while(|word| *word != b"serve")
+        .skip(1)
+        .map(|word| OsStr::from_bytes(word).to_owned())
+        .collect()
 }
 
 /// The version of the service that answers for this home.
@@ -282,4 +309,18 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
     let (programs, instances) = (&status["controlPlaneProcesses"], &status["instances"]);
     println!("running   {programs} control plane processes, {instances} instances");
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_s_words_are_read_again() {
+        let line = b"/h/bin/ekstra\0--home\0/h\0serve\0--detached\0--region\0eu-west-1\0--drain-limit\012\0";
+        let serve = Serve::of_words(own_words(line)).expect("known flags");
+        assert_eq!((serve.drain_limit, serve.detached), (Some(12), true));
+        assert!(Serve::of_words([OsString::from("--from-the-future")]).is_err());
+        assert!(own_words(b"/h/bin/ekstra\0gate\0").is_empty());
+    }
 }
