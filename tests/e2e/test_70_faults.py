@@ -260,7 +260,8 @@ def test_a_new_program_takes_over(service, cluster):
         service.run(new, "restart", env=env)
         same = lambda what: [Path(f"/proc/{pid}/exe").stat().st_size for pid in service.service_pids(what)]  # noqa: E731
         for what in ("serve", "gate"):
-            wait(f"{what} is the new one", lambda: ((s := same(what)) == [new.stat().st_size], s), 30)
+            # An older gate may be there as long as connections of its own are.
+            wait(f"{what} is the new one", lambda: (new.stat().st_size in (s := same(what)), s), 30)
     finally:
         ended.set()
         asking.join(60)

@@ -33,6 +33,9 @@ const ETCD: &str = CONTROL_PLANE_PROGRAMS[0];
 const HOPELESS: u32 = 3;
 /// All of a control plane's programs ran and it was ready for so long: none of them is one that cannot start.
 const WORKING_MS: i64 = 250;
+/// The longest time between two starts of etcd: the API server comes back to one that was away for long only after as long
+/// again (gRPC's back-off, up to two minutes).
+const ETCD_PAUSE: Duration = Duration::from_secs(1);
 /// etcd closes its files well in this time.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -141,7 +144,10 @@ impl ClusterReconciler {
                 }
                 ClusterAction::Start(program) => {
                     let now = self.eks.cloud.env.steady_ms();
-                    let pause = self.restarts.pause(&slot.child(program), now);
+                    let mut pause = self.restarts.pause(&slot.child(program), now);
+                    if program == ETCD {
+                        pause = pause.min(ETCD_PAUSE);
+                    }
                     if !pause.is_zero() {
                         self.note_loop(key, cluster, slot, program).await?;
                         return Ok(Next::After(pause));
