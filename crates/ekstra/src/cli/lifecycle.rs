@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn a_service_s_words_are_read_again() {
-        let line = b"/h/bin/ekstra\0--home\0/h\0serve\0--detached\0--region\0eu-west-1\0--drain-limit\x0012\0";
+        let line =
+            b"/h/bin/ekstra\0--home\0/h\0serve\0--detached\0--region\0eu-west-1\0--drain-limit\x0012\0";
         let serve = Serve::of_words(own_words(line)).expect("known flags");
         assert_eq!((serve.drain_limit, serve.detached), (Some(12), true));
         assert!(Serve::of_words([OsString::from("--from-the-future")]).is_err());
