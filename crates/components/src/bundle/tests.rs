@@ -96,7 +96,7 @@ fn what_was_packed_is_there_without_go() {
     assert_eq!(fs::read_to_string(program).expect("a link that leads somewhere"), "program kube-control");
     let of_release = |l: &&crate::Listed| l.state == State::Bundled;
     assert!(other.list().expect("listed").iter().filter(of_release).count() > 8);
-    if is_root() {
+    if unpack::is_root() {
         let base = other.node_base(&Silent).expect("bundled");
         assert_eq!(fs::read_link(base.join("sudo")).expect("a link"), Path::new("su"));
         let mode = |name: &str| fs::metadata(base.join(name)).expect("there").permissions().mode() & 0o7777;
@@ -104,11 +104,6 @@ fn what_was_packed_is_there_without_go() {
     }
     fs::remove_file(&bench.bundle.path).expect("removed");
     other.take(&bench.given(), &Silent).expect("what was taken is not read again");
-}
-
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 #[test]

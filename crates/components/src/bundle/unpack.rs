@@ -1,6 +1,6 @@
 //! Takes a bundle into the cache.
 
-use super::{Bundle, BundleError, FORMAT, Hashing, MANIFEST, MARK, Manifest, Origin, digest_of};
+use super::{Bundle, BundleError, FORMAT, MANIFEST, MARK, Manifest, Origin, digest_of};
 use crate::cache::Scratch;
 use crate::error::EnsureError;
 use crate::progress::{Job, Progress};
@@ -123,7 +123,7 @@ impl Store {
     }
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
@@ -248,9 +248,8 @@ impl Unpacking<'_> {
 
     fn check(&self, path: &Path, to: &Path) -> io::Result<()> {
         let wanted = self.manifest.files.get(&*path.to_string_lossy());
-        let mut hashing = Hashing::new(File::open(to)?);
-        io::copy(&mut hashing, &mut io::sink())?;
-        match wanted.is_some_and(|digest| *digest == hashing.digest()) {
+        let found = digest_of(File::open(to)?)?;
+        match wanted == Some(&found) {
             true => Ok(()),
             false => Err(io::Error::other(format!("{} is not what its list says", path.display()))),
         }
