@@ -20,6 +20,7 @@ LEFT_OUT = {
     "--home /srv/other": "test_60_two_services.py has two, in places of its own",
     "components bundle": "test_02_cgroup2.py packs one",
     "https://example.com/": "test_02_cgroup2.py takes a bundle, as a file",
+    "--rootless": "test_87_rootless.py, as a user without rights",
     "rm -rf ~/.ekstra": "the cache is this machine's",
 }
 

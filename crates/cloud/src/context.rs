@@ -14,7 +14,10 @@ use std::sync::Arc;
 pub struct Settings {
     /// Four hex digits; part of every global name.
     pub home_id: String,
-    /// The service's link-local address.
+    /// The service is not root: control planes run on the host's loopback, and there are no nodes.
+    #[serde(default)]
+    pub rootless: bool,
+    /// The service's link-local address; without root, 127.0.0.1.
     pub address: Ipv4Addr,
     /// Of the AWS endpoint.
     pub port: u16,

@@ -5,6 +5,7 @@ mod labels;
 mod nodegroup;
 mod plan_cluster;
 mod plan_nodegroup;
+mod site;
 mod update;
 mod validate;
 
@@ -15,6 +16,7 @@ pub use labels::{check_label, check_taint};
 pub use nodegroup::{NodeChange, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};
 pub use plan_cluster::{ClusterAction, ObservedCluster, plan_cluster};
 pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegroup};
+pub use site::{Listener, Site};
 pub use update::{Update, UpdateStatus, UpdateType};
 pub use validate::{
     Invalid, check_cluster_name, check_nodegroup_name, check_scaling, check_service_cidr, check_version,
@@ -26,7 +28,5 @@ pub const CONTROL_PLANE_PROGRAMS: [&str; 4] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 /// The service's own way to the API servers, which `publicAccessCidrs` does not concern.
 pub const INTERNAL_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 2);
-/// Where `gate` answers TokenReviews, on the loopback of every control plane's namespace.
-pub const TOKEN_WEBHOOK_PORT: u16 = 21362;
 /// Nodes get this long to be drained before they are terminated all the same (`spec/eks-semantics.md` §2.2).
 pub const DRAIN_LIMIT_SECONDS: i64 = 15 * 60;

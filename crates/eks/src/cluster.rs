@@ -197,14 +197,12 @@ impl ClusterReconciler {
         observed.has_nodegroups = !self.eks.cloud.store.view().list_as::<Nodegroup>(&groups).is_empty();
         observed.keys_on_disk =
             self.eks.files(&slot.id).pki().exists() && slot.certificate_authority.is_some();
-        observed.networked = self.ends(cluster, slot).is_some_and(|ends| {
-            self.networked.lock().unwrap_or_else(PoisonError::into_inner).get(&slot.id) == Some(&ends)
-        });
+        observed.networked = self.is_networked(cluster, slot);
         observed.data_damaged = !observed.running.iter().any(|program| program == ETCD)
             && self.restarts.row(&slot.child(ETCD)) >= HOPELESS
             && self.is_damaged(slot).await;
-        let namespace = netns::path(&slot.namespace).exists();
-        observed.leftovers = namespace || self.eks.slot_directory(&slot.id).exists();
+        let has_namespace = slot.site.namespace().is_some_and(|name| netns::path(name).exists());
+        observed.leftovers = has_namespace || self.eks.slot_directory(&slot.id).exists();
         if observed.keys_on_disk && observed.running.iter().any(|p| p == "kube-apiserver") {
             let client = self.eks.clients.get(slot).await.map_err(|e| ClusterError::Keys(e.to_string()))?;
             observed.ready = kubernetes::is_ready(&client).await;
@@ -244,7 +242,7 @@ impl ClusterReconciler {
     }
 
     async fn make_keys(&self, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
-        let files = self.eks.files(&slot.id);
+        let (files, site) = (self.eks.files(&slot.id), slot.site.clone());
         let mut server: Vec<String> = [
             "kubernetes",
             "kubernetes.default",
@@ -260,7 +258,8 @@ impl ClusterReconciler {
         server.extend(self.interfaces(slot)?.into_iter().map(|(i, _)| i.address.to_string()));
         let ca = files.key("ca.crt");
         let made = blocking(move || {
-            pki::ensure(&files, &pki::Names { server }).map_err(|e| ClusterError::Keys(e.to_string()))?;
+            pki::ensure(&files, &pki::Names { server }, &site)
+                .map_err(|e| ClusterError::Keys(e.to_string()))?;
             std::fs::read_to_string(&ca).map_err(|e| ClusterError::Keys(e.to_string()))
         });
         let ca = made.await?;
@@ -311,17 +310,17 @@ impl ClusterReconciler {
     }
 
     async fn remove_leftovers(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
-        let links = self.links(cluster, slot);
+        let namespace = slot.site.namespace().map(str::to_owned);
+        let links = namespace.as_ref().map(|name| self.links(cluster, slot, name));
         self.networked.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot.id);
-        let namespace = slot.namespace.clone();
         let directory = self.eks.slot_directory(&slot.id);
         // The directory last: while it is there, all of this comes again.
         let logs: Vec<_> = CONTROL_PLANE_PROGRAMS.iter().map(|p| flags::log(&self.eks, slot, p)).collect();
         on_host(&self.eks.host, move |host| {
-            if let Ok((router, links)) = links {
+            if let Some(Ok((router, links))) = links {
                 links.iter().try_for_each(|link| host.remove_interface(&router.namespace, &link.id))?;
             }
-            host.remove_namespace(&namespace)?;
+            namespace.iter().try_for_each(|name| host.remove_namespace(name))?;
             for log in logs {
                 let _ = ekstra_host::remove_log(&log);
             }

@@ -39,7 +39,7 @@ impl Liveness {
     async fn look(&self, slot: &ControlPlaneSlot) -> Result<(), HostError> {
         let programs = running(&self.eks, slot).await?;
         let files = self.eks.files(&slot.id);
-        let probes = programs.iter().map(|(program, ..)| self.prober.ask(&slot.namespace, &files, program));
+        let probes = programs.iter().map(|(program, ..)| self.prober.ask(&slot.site, &files, program));
         let answers = join_all(probes).await;
         for ((program, id, process), answer) in programs.into_iter().zip(answers) {
             if !self.note(&id, &process, answer) {

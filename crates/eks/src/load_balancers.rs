@@ -201,6 +201,11 @@ impl LoadBalancers {
         key: &Key,
     ) -> Result<Outcome, Trouble> {
         let cluster = &self.place.cluster;
+        if self.place.eks.cloud.settings.rootless {
+            return Err(Trouble::refused(
+                "this service runs without root, and the addresses of load balancers need it",
+            ));
+        }
         let Some(ports) = self.ports(service, key).await? else { return Ok(Outcome::Waiting) };
         let has_targets = ports.iter().any(|port| !port.targets.is_empty());
         let wanted = Wanted {

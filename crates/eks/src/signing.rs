@@ -97,7 +97,8 @@ mod tests {
     fn a_certificate_is_of_a_server_whatever_was_asked_for() {
         let home = tempfile::tempdir().expect("tempdir");
         let files = Files { root: home.path().to_owned() };
-        keys::ensure(&files, &keys::Names { server: vec!["kubernetes".into()] }).expect("keys");
+        let site = ekstra_domain::eks::Site::OnHost { first_port: 1 };
+        keys::ensure(&files, &keys::Names { server: vec!["kubernetes".into()] }, &site).expect("keys");
         let mut asked = request(APP_SERVING, &["Approved"]);
         asked.spec.expiration_seconds = Some(3600);
         let pem = sign(&asked, &files).expect("signed");

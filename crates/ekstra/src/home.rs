@@ -5,7 +5,7 @@
 mod claims;
 mod files;
 
-pub(crate) use claims::{directory as registry_directory, transits, uplink};
+pub(crate) use claims::{Wish, directory as registry_directory, transits, uplink};
 pub(crate) use files::{sync_directory, write_private};
 
 use crate::privilege::{self, Owner};
@@ -13,12 +13,15 @@ use anyhow::{Context, Result, bail};
 use ekstra_cloud::Settings;
 use ekstra_domain::iam::MasterKey;
 use ekstra_engine::Env;
-use ekstra_host::Names;
+use ekstra_host::{Host, LinuxHost, Names, RootlessHost};
 use nix::fcntl::{Flock, FlockArg};
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Directories of the service alone, and their modes: the owner's programs reach the socket in `run`.
@@ -33,6 +36,8 @@ const PRIVATE: [(&str, u32); 7] = [
 ];
 /// The home's copy of its claim.
 const SETTINGS: &str = "service.json";
+/// The path of a directory.
+const PROGRAMS: &str = "components";
 /// Others look for a moment whether the lock is taken by taking it.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// In the lock file, before the pid: it is not a service that holds it.
@@ -94,7 +99,7 @@ impl Home {
         // Also when somebody made it before: secrets lie in it.
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).with_context(wrap)?;
         if privilege::is_root() {
-            privilege::make_parts(&self.root, &PRIVATE)?;
+            self.create_parts()?;
         }
         if owner.uid != own {
             privilege::check_parts(&self.root, &PRIVATE)?;
@@ -103,6 +108,11 @@ impl Home {
             files::make_directory(&self.path(name), owner).with_context(wrap)?;
         }
         Ok(())
+    }
+
+    /// The directories of the service alone.
+    pub(crate) fn create_parts(&self) -> Result<()> {
+        privilege::make_parts(&self.root, &PRIVATE)
     }
 
     /// Writes a file that the home's owner needs; the others are root's.
@@ -130,11 +140,11 @@ impl Home {
     }
 
     /// The settings of an earlier start, or new ones.
-    pub(crate) fn settle(&self, env: &Env, listen: Option<u16>, region: &str) -> Result<Settings> {
-        self.settle_with(&claims::directory()?, &claims::Wish { env, listen, region })
+    pub(crate) fn settle(&self, wish: &Wish<'_>) -> Result<Settings> {
+        self.settle_with(&claims::directory()?, wish)
     }
 
-    fn settle_with(&self, registry: &Path, wish: &claims::Wish<'_>) -> Result<Settings> {
+    fn settle_with(&self, registry: &Path, wish: &Wish<'_>) -> Result<Settings> {
         let known = self.settings();
         let is_known = known.is_some();
         let settings = claims::claim(registry, &self.root, known, wish)?;
@@ -142,6 +152,12 @@ impl Home {
             let now = settings.port;
             bail!(
                 "this home has listened on port {now} since its first start; unset EKSTRA_LISTEN={port}, or use another home"
+            );
+        }
+        if settings.rootless != wish.rootless {
+            bail!(
+                "the service of this home has run {} root since its first start; use another home",
+                if settings.rootless { "without" } else { "as" }
             );
         }
         if !is_known {
@@ -152,6 +168,34 @@ impl Home {
 
     pub(crate) fn names(&self, settings: &Settings) -> Names {
         Names { home_id: settings.home_id.clone() }
+    }
+
+    /// Whether its service runs without root, since its first start.
+    pub(crate) fn is_rootless(&self) -> bool {
+        self.settings().is_some_and(|settings| settings.rootless)
+    }
+
+    /// Whether this process can be its service, or do what that does.
+    pub(crate) fn may_serve(&self) -> bool {
+        privilege::is_root() || self.is_rootless()
+    }
+
+    /// The machine, on its behalf.
+    pub(crate) fn host(&self, settings: &Settings) -> Result<Arc<dyn Host>> {
+        let (run, launcher) = (self.path("run"), self.program());
+        if settings.rootless {
+            return Ok(Arc::new(RootlessHost::new(run, launcher)?));
+        }
+        Ok(Arc::new(LinuxHost::new(self.names(settings), run, launcher)?))
+    }
+
+    /// Where programs lie that are taken instead of built ones, as was said when the service was last started with such.
+    pub(crate) fn programs_directory(&self) -> Option<PathBuf> {
+        fs::read(self.path(PROGRAMS)).ok().map(|path| OsString::from_vec(path).into())
+    }
+
+    pub(crate) fn remember_programs_directory(&self, directory: &Path) -> Result<()> {
+        self.write_for_owner(PROGRAMS, directory.as_os_str().as_bytes())
     }
 
     /// 32 random bytes from which session credentials follow; made once.
@@ -264,7 +308,7 @@ mod tests {
         let free =
             std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port();
         let env = Env::system();
-        let wish = claims::Wish { env: &env, listen: Some(free), region: "us-east-1" };
+        let wish = claims::Wish { env: &env, listen: Some(free), region: "us-east-1", rootless: false };
         let registry = directory.path().join("registry");
         let first = home.settle_with(&registry, &wish).expect("settles");
         for torn in [None, Some(""), Some("{\"home_id\":")] {

@@ -73,7 +73,10 @@ pub(crate) fn as_root(home: &Home, words: &[OsString]) -> Result<()> {
     let shown: Vec<String> = all.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let shown = shown.join(" ");
     let Some(sudo) = find("sudo") else {
-        bail!("the service needs root, and there is no sudo on this machine; as root, run: {shown}");
+        bail!(
+            "the service needs root, and there is no sudo on this machine; as root, run: {shown}{}",
+            otherwise(home)
+        );
     };
     let mut command = Command::new(sudo);
     // A password is asked for on the terminal itself; where there is none, sudo would wait for ever.
@@ -89,7 +92,20 @@ pub(crate) fn as_root(home: &Home, words: &[OsString]) -> Result<()> {
     let last = said.trim().lines().last().unwrap_or_default();
     match last.strip_prefix("ekstra: ") {
         Some(own) => bail!("{own}"),
-        None => bail!("the service needs root, and sudo refused ({last}); as root, run: {shown}"),
+        None => bail!(
+            "the service needs root, and sudo refused ({last}); as root, run: {shown}{}",
+            otherwise(home)
+        ),
+    }
+}
+
+/// What can be had without root, in a home for which nothing is decided yet.
+fn otherwise(home: &Home) -> &'static str {
+    match home.settings() {
+        Some(_) => "",
+        None => {
+            "; without root there are clusters without nodes: create cluster --without-nodegroup --rootless"
+        }
     }
 }
 

@@ -28,12 +28,13 @@ pub(crate) struct Components {
 }
 
 /// `EKSTRA_CACHE`, or the user's cache directory; with what is given instead of built programs, failing that by
-/// `EKSTRA_COMPONENTS`.
-pub(crate) fn open_store(prebuilt: Option<Prebuilt>, progress: &dyn Progress) -> Result<Store> {
+/// `EKSTRA_COMPONENTS`, failing that when the home's service was last started with such.
+pub(crate) fn open_store(home: &Home, prebuilt: Option<Prebuilt>, progress: &dyn Progress) -> Result<Store> {
     let cache = ekstra_components::default_cache_dir().context("neither EKSTRA_CACHE nor HOME is set")?;
     let of_environment = || std::env::var_os("EKSTRA_COMPONENTS").filter(|word| !word.is_empty());
     let prebuilt = match (prebuilt, of_environment()) {
         (None, Some(word)) => Some(parse_prebuilt(&word)?),
+        (None, None) => home.programs_directory().map(Prebuilt::Directory),
         (given, _) => given,
     };
     match prebuilt {
@@ -73,7 +74,11 @@ fn check_directory(directory: &Path) -> Result<()> {
 
 impl Components {
     pub(crate) fn open(home: &Home, prebuilt: Option<Prebuilt>, lender: Option<PathBuf>) -> Result<Self> {
-        let own = open_store(prebuilt, &Silent)?;
+        // A bundle is in the cache from now on.
+        if let Some(Prebuilt::Directory(directory)) = &prebuilt {
+            home.remember_programs_directory(directory)?;
+        }
+        let own = open_store(home, prebuilt, &Silent)?;
         let store = match lender {
             Some(cache) => own.borrowing(cache),
             None => own,
@@ -200,14 +205,32 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The programs that a cluster without nodes needs.
+pub(crate) fn ensure_control_plane(
+    store: &Store,
+    version: &KubernetesVersion,
+    progress: &dyn Progress,
+) -> Result<()> {
+    ensure_groups(store, version, progress, &[Group::ControlPlane, Group::Client])
+}
+
 /// The programs that a first cluster with nodes needs.
 pub(crate) fn ensure_programs(
     store: &Store,
     version: &KubernetesVersion,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let groups = [Group::ControlPlane, Group::Node, Group::Images, Group::Client]
-        .map(|group| Recipes::get().group(group, version));
+    let groups = [Group::ControlPlane, Group::Node, Group::Images, Group::Client];
+    ensure_groups(store, version, progress, &groups)
+}
+
+fn ensure_groups(
+    store: &Store,
+    version: &KubernetesVersion,
+    progress: &dyn Progress,
+    groups: &[Group],
+) -> Result<()> {
+    let groups: Vec<_> = groups.iter().map(|group| Recipes::get().group(*group, version)).collect();
     // A tool that only the last group needs is told before the first has been built for minutes.
     store.check(&groups.concat())?;
     groups.iter().try_for_each(|group| store.ensure(group, progress).map(drop))?;

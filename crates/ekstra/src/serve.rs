@@ -5,7 +5,8 @@
 //! written to the home and to the registry of homes alone.
 
 use crate::control::{self, Private, Stop};
-use crate::home::{Home, registry_directory};
+use crate::home::{Home, Wish, registry_directory};
+use crate::privilege::is_root;
 use crate::programs::Components;
 use crate::service::Service;
 use crate::takedown::service_address;
@@ -25,7 +26,7 @@ use ekstra_eks::{
 };
 use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::faults::{self, Faulty};
-use ekstra_host::{Host, LOG_LIMIT, LinuxHost, Names, raise_settings, rotate_logs};
+use ekstra_host::{Host, LOG_LIMIT, Names, raise_settings, rotate_logs};
 use ekstra_store::{OpenError, Store};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ pub(crate) struct Options {
     /// The port of the AWS endpoint, at the first start.
     pub(crate) listen: Option<u16>,
     pub(crate) region: String,
+    /// Run without root, at the first start.
+    pub(crate) rootless: bool,
     pub(crate) drain_limit_seconds: Option<i64>,
     /// Programs that are taken instead of built ones.
     pub(crate) components: Option<Prebuilt>,
@@ -73,12 +76,17 @@ pub(crate) async fn run(options: Options) -> Result<Option<Last>> {
         nix::unistd::setsid()?;
     }
     let home = options.home.clone();
+    let rootless = options.rootless || home.is_rootless();
+    if !rootless && !is_root() {
+        anyhow::bail!("the service needs root (`ekstra start` asks for it by sudo), or --rootless");
+    }
     home.create()?;
+    home.create_parts()?;
     let lock = home.lock()?;
     if backup::is_begun(&home) {
         anyhow::bail!("a restore of {} was interrupted; run `ekstra restore` again", home.root.display());
     }
-    let ground = prepare(&home, &options)?;
+    let ground = prepare(&home, &options, rootless)?;
     takedown::finish(&home, &*ground.host, &ground.settings)?;
     let (ask, mut asked) = mpsc::channel(1);
     let (stop, shutdown) = watch::channel(false);
@@ -97,28 +105,26 @@ pub(crate) async fn run(options: Options) -> Result<Option<Last>> {
     let take_down = move || {
         let _lock = lock;
         takedown::take_down(&home, &*host, &settings)?;
-        takedown::restore_machine(&home)
+        takedown::restore_machine(&home, &settings)
     };
     Ok(if end?.all { Some(Box::new(take_down)) } else { None })
 }
 
-fn prepare(home: &Home, options: &Options) -> Result<Ground> {
+fn prepare(home: &Home, options: &Options, rootless: bool) -> Result<Ground> {
     let components = Components::open(home, options.components.clone(), options.lender.clone())?;
     let env = Env::system();
-    let settings = home.settle(&env, options.listen, &options.region)?;
+    let settings =
+        home.settle(&Wish { env: &env, listen: options.listen, region: &options.region, rootless })?;
     let store = Store::open(&home.state_file()).map_err(|error| with_remedy(home, error))?;
     home.install_program()?;
     let names = home.names(&settings);
-    let host = LinuxHost::new(names.clone(), home.path("run"), home.program())?;
-    let host: Arc<dyn Host> = match steps_to_live()? {
-        None => Arc::new(host),
-        Some(steps) => {
-            tracing::warn!(steps, "{CRASH_AFTER} is set: ends after so many steps");
-            faults::arm(steps);
-            store.on_commit(faults::step);
-            Arc::new(Faulty(host))
-        }
-    };
+    let mut host = home.host(&settings)?;
+    if let Some(steps) = steps_to_live()? {
+        tracing::warn!(steps, "{CRASH_AFTER} is set: ends after so many steps");
+        faults::arm(steps);
+        store.on_commit(faults::step);
+        host = Arc::new(Faulty(host));
+    }
     let cloud = Cloud {
         store: store.clone(),
         master: home.master_key(&env)?,
@@ -162,7 +168,10 @@ async fn compose(
     credentials::ensure(home, cloud, DEFAULT_ACCOUNT).await?;
     let loopback = bind(Ipv4Addr::LOCALHOST, settings.port).await?;
     prepare_machine(&**host, home, settings)?;
-    let listeners = [loopback, bind(settings.address, settings.port).await?];
+    let mut listeners = vec![loopback];
+    if !settings.rootless {
+        listeners.push(bind(settings.address, settings.port).await?);
+    }
     let private_listener = control::bind(home)?;
     let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
     eks.drain_limit_seconds = options.drain_limit_seconds;
@@ -171,8 +180,10 @@ async fn compose(
     ekstra_eks::serve(&mut router, &eks);
     let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });
     let acceptor = tls::acceptor(home, settings.address)?;
-    let prefetch = components.clone();
-    tokio::task::spawn_blocking(move || prefetch.prefetch());
+    if !settings.rootless {
+        let prefetch = components.clone();
+        tokio::task::spawn_blocking(move || prefetch.prefetch());
+    }
     let mut tasks = JoinSet::new();
     for listener in listeners {
         tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
@@ -225,6 +236,9 @@ fn start<R: Reconciler>(
 }
 
 fn prepare_machine(host: &dyn Host, home: &Home, settings: &Settings) -> Result<()> {
+    if settings.rootless {
+        return Ok(());
+    }
     for change in raise_settings(&registry_directory()?, &home.root)? {
         let setting = change.setting.display();
         tracing::info!(%setting, before = change.before, now = change.now, "raised until the last home stops");

@@ -38,7 +38,10 @@ pub(crate) fn take_down(home: &Home, host: &dyn Host, settings: &Settings) -> Re
 }
 
 /// Gives the machine its settings back, unless another home still needs what was raised.
-pub(crate) fn restore_machine(home: &Home) -> Result<()> {
+pub(crate) fn restore_machine(home: &Home, settings: &Settings) -> Result<()> {
+    if settings.rootless {
+        return Ok(());
+    }
     for change in ekstra_host::restore_settings(&registry_directory()?, &home.root)? {
         tracing::info!(setting = %change.setting.display(), now = change.now, "as it was before");
     }
@@ -78,6 +81,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             home_id: "beef".into(),
+            rootless: false,
             address: [169, 254, 80, 1].into(),
             port: 4566,
             registry_port: 4567,

@@ -8,12 +8,12 @@
 use crate::Gate;
 use crate::accept::{self, Terms};
 use crate::splice::splice;
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot, INTERNAL_ADDRESS};
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot, INTERNAL_ADDRESS, Listener, Site};
 use ekstra_domain::names::keys;
 use ekstra_domain::prefix::Prefix;
 use ekstra_host::netns;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,7 +27,6 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(20);
 /// A frozen API server takes no more connections and refuses none.
 const ATTEMPT: Duration = Duration::from_secs(1);
-const API_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 443);
 
 /// The way to one server, shared by everybody who wants to go it.
 #[derive(Debug)]
@@ -41,8 +40,13 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    pub(crate) fn to_api_server(namespace: String) -> Self {
-        Self { namespace: Some(namespace), address: API_SERVER, patience: PATIENCE, turn: Mutex::default() }
+    pub(crate) fn to_api_server(site: &Site) -> Self {
+        Self {
+            namespace: site.namespace().map(str::to_owned),
+            address: site.address(Listener::ApiServer),
+            patience: PATIENCE,
+            turn: Mutex::default(),
+        }
     }
 
     /// The AWS endpoint. Its clients try again by themselves; without a service they are told so at once.

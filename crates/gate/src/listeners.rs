@@ -11,7 +11,7 @@ use crate::handover::Given;
 use crate::limits::{Budget, Kind};
 use crate::{Gate, door, handover, metadata, registry, resolver, webhook};
 use ekstra_domain::ec2::{METADATA_ADDRESS, Vpc};
-use ekstra_domain::eks::{ControlPlaneSlot, INTERNAL_ADDRESS, TOKEN_WEBHOOK_PORT};
+use ekstra_domain::eks::{ControlPlaneSlot, INTERNAL_ADDRESS, Listener as Listens, Site};
 use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
 use ekstra_host::netns;
@@ -258,7 +258,7 @@ impl Listeners {
         let gate = self.gate.clone();
         let task = match (place.role.clone(), socket.clone()) {
             (Role::Door { slot }, Socket::Tcp(tcp)) => {
-                let (way, from) = (self.way(&slot), place.address);
+                let (way, from) = (self.way(&slot)?, place.address);
                 match place.namespace {
                     Some(_) => tokio::spawn(door::serve_inside(terms, way, tcp)),
                     None => tokio::spawn(door::serve(terms, gate, slot, way, from, tcp)),
@@ -295,13 +295,14 @@ impl Listeners {
     }
 
     /// To the API server of a slot; where its namespace is does not change.
-    fn way(&mut self, slot: &str) -> Arc<Way> {
-        let gate = &self.gate;
-        let way = self.ways.entry(slot.to_owned()).or_insert_with(|| {
-            let record = gate.view.get_as::<ControlPlaneSlot>(&keys::slot(slot));
-            Arc::new(Way::to_api_server(record.map(|slot| slot.namespace).unwrap_or_default()))
-        });
-        way.clone()
+    fn way(&mut self, slot: &str) -> io::Result<Arc<Way>> {
+        if let Some(way) = self.ways.get(slot) {
+            return Ok(way.clone());
+        }
+        let record = self.gate.view.get_as::<ControlPlaneSlot>(&keys::slot(slot));
+        let way = Arc::new(Way::to_api_server(&record.ok_or(io::ErrorKind::NotFound)?.site));
+        self.ways.insert(slot.to_owned(), way.clone());
+        Ok(way)
     }
 
     fn balancer(&mut self, key: &str) -> Arc<Balancer> {
@@ -349,13 +350,16 @@ impl Listeners {
             let address = at(self.gate.facts.address, slot.port);
             places.push(Place { namespace: Some(router.clone()), address, role });
         }
-        if let Some(identity) = netns::identity(&slot.namespace) {
-            places.push(Place {
-                namespace: Some((slot.namespace.clone(), identity)),
-                address: at(Ipv4Addr::LOCALHOST, TOKEN_WEBHOOK_PORT),
-                role: Role::Webhook { slot: slot.id.clone() },
-            });
-        }
+        let namespace = match &slot.site {
+            Site::OnHost { .. } => Some(None),
+            // Not before it is there.
+            Site::Apart { namespace } => netns::identity(namespace).map(|it| Some((namespace.clone(), it))),
+        };
+        places.extend(namespace.map(|namespace| Place {
+            namespace,
+            address: slot.site.address(Listens::TokenWebhook),
+            role: Role::Webhook { slot: slot.id.clone() },
+        }));
     }
 
     fn add_router(&self, vpc: &Vpc, router: &(String, netns::Identity), places: &mut Vec<Place>) {

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -33,14 +34,14 @@ pub fn step() {
 
 /// A machine whose every change is a step.
 #[derive(Debug)]
-pub struct Faulty<H>(pub H);
+pub struct Faulty(pub Arc<dyn Host>);
 
 fn after<T>(done: T) -> T {
     step();
     done
 }
 
-impl<H: Host> Host for Faulty<H> {
+impl Host for Faulty {
     fn child_status(&self, id: &ChildId) -> Result<ChildStatus, HostError> {
         self.0.child_status(id)
     }

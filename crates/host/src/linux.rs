@@ -10,6 +10,7 @@ mod lock;
 pub(crate) mod machine;
 mod mounts;
 pub(crate) mod network;
+mod rootless;
 mod volume;
 
 use crate::{
@@ -26,6 +27,7 @@ use std::time::Duration;
 pub use child::exit as child_exit;
 pub(crate) use child::start_ticks;
 pub use firewall::Firewall;
+pub use rootless::RootlessHost;
 pub use volume::freeze_main;
 
 /// For everything in a group to be gone.
@@ -136,7 +138,11 @@ impl Host for LinuxHost {
         let group = self.group(&spec.id);
         group.kill_all(&spec.id, KILL_PATIENCE)?;
         group.create(&spec.limits)?;
-        child::start(&self.launcher, &self.run, spec, &group, &lock)
+        let started = child::start(&self.launcher, &self.run, spec, group.procs_files(), &lock);
+        if started.is_err() {
+            group.kill_all(&spec.id, KILL_PATIENCE)?;
+        }
+        started
     }
 
     fn remove_child(&self, id: &ChildId, grace: Duration) -> Result<(), HostError> {

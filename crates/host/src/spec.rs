@@ -171,6 +171,8 @@ pub enum HostError {
     Launch { id: ChildId, detail: String },
     #[error("child {id} does not end: {survivors} go on after SIGKILL")]
     Immortal { id: ChildId, survivors: String },
+    #[error("{what} needs root, and this service runs without it")]
+    NeedsRoot { what: &'static str },
     #[error("instance {id} does not run")]
     NotRunning { id: ChildId },
     #[error("a copy of {needed} bytes does not fit into {path}, where {free} are free")]

@@ -118,6 +118,7 @@ impl TestEnv {
 
 fn settings() -> Settings {
     Settings {
+        rootless: false,
         home_id: HOME_ID.into(),
         address: [169, 254, 80, 1].into(),
         port: 4566,

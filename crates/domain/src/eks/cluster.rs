@@ -1,5 +1,6 @@
 //! A cluster as its users know it, and the control-plane slot that runs it.
 
+use super::Site;
 use crate::names::Scope;
 use crate::prefix::Prefix;
 use serde::{Deserialize, Serialize};
@@ -141,7 +142,8 @@ pub struct ControlPlaneSlot {
     /// Eight hex digits.
     pub id: String,
     /// Where the control plane's processes run.
-    pub namespace: String,
+    #[serde(flatten)]
+    pub site: Site,
     /// The front door's port, on the service's address and on 127.0.0.1.
     pub port: u16,
     pub issuer_id: String,

@@ -3,13 +3,14 @@
 
 use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
 use crate::Eks;
+use ekstra_cloud::Settings;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::ec2::network::{NewInterface, VPC_LIMIT, create_interface};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::ec2::{Attachment, SecurityGroup, Subnet, Vpc};
 use ekstra_domain::eks::{
-    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, Logging, VpcAccess, check_cluster_name,
-    check_service_cidr, check_version,
+    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, Logging, Site, VpcAccess,
+    check_cluster_name, check_service_cidr, check_version,
 };
 use ekstra_domain::names::{Scope, keys};
 use ekstra_domain::prefix::Prefix;
@@ -22,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const SERVICE_CIDRS: [&str; 2] = ["10.100.0.0/16", "172.20.0.0/16"];
 /// A control plane has interfaces in two zones.
 const ZONES: usize = 2;
+/// What a home has for its clusters, from `first_cluster_port` on.
+const PORTS: u16 = 1000;
 
 pub(super) async fn handle(
     eks: Eks,
@@ -276,6 +279,12 @@ fn in_words_of_eks(refusal: Refusal) -> Refusal {
     }
 }
 
+/// How many front doors a home has: each is one of its thousand ports, and so is what stands behind it where that is on
+/// the host.
+fn doors(settings: &Settings) -> u16 {
+    if settings.rootless { PORTS / (1 + Site::PORTS) } else { PORTS }
+}
+
 /// The control plane's place: a port, and interfaces in two zones.
 fn write_slot(
     eks: &Eks,
@@ -287,10 +296,10 @@ fn write_slot(
 ) -> Result<String, Refusal> {
     let cloud = &eks.cloud;
     let id = cloud.env.hex(4);
-    let used: BTreeSet<u16> =
-        txn.list::<ControlPlaneSlot>(keys::SLOTS)?.into_iter().map(|(_, slot)| slot.port).collect();
+    let others = txn.list::<ControlPlaneSlot>(keys::SLOTS)?;
+    let used: BTreeSet<u16> = others.into_iter().map(|(_, slot)| slot.port).collect();
     let first = cloud.settings.first_cluster_port;
-    let port = (first..first.saturating_add(1000)).find(|p| !used.contains(p)).ok_or_else(|| {
+    let door = (0..doors(&cloud.settings)).find(|door| !used.contains(&(first + door))).ok_or_else(|| {
         let message = "no port is free for another cluster";
         Refusal::Api(ApiError::new(&model::errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, message))
     })?;
@@ -307,8 +316,12 @@ fn write_slot(
         interfaces.push(create_interface(cloud, txn, new).map_err(in_words_of_eks)?);
     }
     let slot = ControlPlaneSlot {
-        namespace: eks.names.namespace(&format!("cp-{id}")),
-        port,
+        site: if cloud.settings.rootless {
+            Site::OnHost { first_port: first + doors(&cloud.settings) + door * Site::PORTS }
+        } else {
+            Site::Apart { namespace: eks.names.namespace(&format!("cp-{id}")) }
+        },
+        port: first + door,
         issuer_id: cloud.env.hex(16).to_uppercase(),
         version: draft.version.clone(),
         cluster: keys::cluster(&call.scope, &draft.name),

@@ -15,6 +15,9 @@ use ekstra_model::eks as model;
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
 
+/// What a service without root says to whoever wants nodes.
+const WITHOUT_ROOT: &str = "This service runs without root, and nodes need it: their namespaces, cgroups and disks. \
+                            A home whose service runs as root has nodes.";
 /// EKS's defaults (`spec/eks-semantics.md` §2.1).
 const INSTANCE_TYPE: &str = "t3.medium";
 const DISK_GIB: i32 = 20;
@@ -33,6 +36,9 @@ pub(super) async fn handle(
     let token = input.client_request_token.take();
     let asked = digest(&input);
     let cluster = find_cluster(&eks, &call, &input.cluster_name.clone().unwrap_or_default())?;
+    if eks.cloud.settings.rootless {
+        return Err(invalid_request(WITHOUT_ROOT));
+    }
     let group = draft(&eks, &call, &cluster, input, token, asked)?;
     let cluster_key = keys::cluster(&call.scope, &cluster.name);
     let key = keys::nodegroup(&call.scope, &cluster.name, &group.name);

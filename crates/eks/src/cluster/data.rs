@@ -34,10 +34,10 @@ impl ClusterReconciler {
         now_ms: i64,
     ) -> Result<Option<i64>, ClusterError> {
         let (programs, version) = (self.eks.programs.clone(), cluster.version.clone());
-        let files = self.eks.files(&slot.id);
+        let (files, site) = (self.eks.files(&slot.id), slot.site.clone());
         blocking(move || {
             let tool = programs.control_plane("etcdutl", &version).map_err(ClusterError::Program)?;
-            Ok(etcd::restore(&files, &tool, now_ms)?)
+            Ok(etcd::restore(&files, &site, &tool, now_ms)?)
         })
         .await
     }

@@ -2,12 +2,10 @@
 
 use super::Files;
 use crate::Eks;
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Listener, Site};
 use ekstra_host::{ChildId, ChildSpec, Limits};
 use std::path::{Path, PathBuf};
 
-/// As in EKS: `kubernetes.default` leads to the interfaces' addresses at 443.
-pub(crate) const API_SERVER_PORT: u16 = 443;
 /// `spec/eks-semantics.md` §3.2.
 const ADMISSION_PLUGINS: [&str; 20] = [
     "NodeRestriction",
@@ -40,16 +38,16 @@ fn file(files: &Files, name: &str, key: &str) -> String {
     flag(name, files.key(key).display())
 }
 
-pub(crate) fn etcd(files: &Files) -> Vec<String> {
-    let client = "https://127.0.0.1:2379";
-    let peer = "https://127.0.0.1:2380";
+fn etcd(files: &Files, site: &Site) -> Vec<String> {
+    let client = format!("https://{}", site.address(Listener::EtcdClients));
+    let peer = format!("https://{}", site.address(Listener::EtcdPeers));
     vec![
         flag("name", "default"),
         flag("data-dir", files.etcd_data().display()),
-        flag("listen-client-urls", client),
+        flag("listen-client-urls", &client),
         flag("advertise-client-urls", client),
-        flag("listen-peer-urls", peer),
-        flag("initial-advertise-peer-urls", peer),
+        flag("listen-peer-urls", &peer),
+        flag("initial-advertise-peer-urls", &peer),
         flag("initial-cluster", format_args!("default={peer}")),
         flag("quota-backend-bytes", 8_u64 << 30),
         flag("client-cert-auth", true),
@@ -64,17 +62,26 @@ pub(crate) fn etcd(files: &Files) -> Vec<String> {
     ]
 }
 
-pub(crate) fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &str) -> Vec<String> {
+/// Nodes and pods come to the interfaces of a control plane; on the host there are none of either.
+fn api_server_binds(site: &Site) -> &'static str {
+    match site {
+        Site::Apart { .. } => "0.0.0.0",
+        Site::OnHost { .. } => "127.0.0.1",
+    }
+}
+
+fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &str) -> Vec<String> {
+    let etcd = format!("https://{}", slot.site.address(Listener::EtcdClients));
     vec![
         flag("advertise-address", slot.advertise_address),
-        flag("bind-address", "0.0.0.0"),
-        flag("secure-port", API_SERVER_PORT),
+        flag("bind-address", api_server_binds(&slot.site)),
+        flag("secure-port", slot.site.port(Listener::ApiServer)),
         flag("allow-privileged", true),
         flag("authorization-mode", "Node,RBAC"),
         flag("enable-admission-plugins", ADMISSION_PLUGINS.join(",")),
         flag("enable-aggregator-routing", true),
         flag("endpoint-reconciler-type", "lease"),
-        flag("etcd-servers", "https://127.0.0.1:2379"),
+        flag("etcd-servers", etcd),
         file(files, "etcd-cafile", "etcd-ca.crt"),
         file(files, "etcd-certfile", "etcd.crt"),
         file(files, "etcd-keyfile", "etcd.key"),
@@ -107,13 +114,14 @@ pub(crate) fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &st
     ]
 }
 
-pub(crate) fn kube_controller_manager(files: &Files, cluster: &Cluster) -> Vec<String> {
+fn kube_controller_manager(files: &Files, cluster: &Cluster, site: &Site) -> Vec<String> {
     let mut args = Vec::new();
     for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "controller-manager.kubeconfig"));
     }
     args.extend([
         flag("bind-address", "127.0.0.1"),
+        flag("secure-port", site.port(Listener::ControllerManager)),
         flag("allocate-node-cidrs", false),
         flag("cluster-name", &cluster.name),
         file(files, "client-ca-file", "ca.crt"),
@@ -128,20 +136,21 @@ pub(crate) fn kube_controller_manager(files: &Files, cluster: &Cluster) -> Vec<S
         flag("kube-api-burst", 400),
         // How soon a volume whose node ended without a word is free for another; the default is a minute.
         flag("attach-detach-reconcile-sync-period", "20s"),
-        // There is only ever one: its cgroup is emptied before another starts.
+        // There is only ever one: whatever is left of the last is ended before another starts.
         flag("leader-elect", false),
         flag("profiling", false),
     ]);
     args
 }
 
-pub(crate) fn kube_scheduler(files: &Files) -> Vec<String> {
+fn kube_scheduler(files: &Files, site: &Site) -> Vec<String> {
     let mut args = Vec::new();
     for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "scheduler.kubeconfig"));
     }
     args.extend([
         flag("bind-address", "127.0.0.1"),
+        flag("secure-port", site.port(Listener::Scheduler)),
         file(files, "requestheader-client-ca-file", "front-proxy-ca.crt"),
         flag("leader-elect", false),
         flag("profiling", false),
@@ -159,10 +168,10 @@ pub(crate) fn child(
 ) -> ChildSpec {
     let files = eks.files(&slot.id);
     let args = match name {
-        "etcd" => etcd(&files),
+        "etcd" => etcd(&files, &slot.site),
         "kube-apiserver" => kube_apiserver(&files, slot, &eks.issuer(&slot.issuer_id)),
-        "kube-controller-manager" => kube_controller_manager(&files, cluster),
-        _ => kube_scheduler(&files),
+        "kube-controller-manager" => kube_controller_manager(&files, cluster, &slot.site),
+        _ => kube_scheduler(&files, &slot.site),
     };
     ChildSpec {
         id: ChildId(slot.child(name)),
@@ -175,7 +184,7 @@ pub(crate) fn child(
             ("GODEBUG".to_owned(), "memprofilerate=0".to_owned()),
             ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
         ],
-        namespace: Some(slot.namespace.clone()),
+        namespace: slot.site.namespace().map(str::to_owned),
         log: log(eks, slot, name),
         limits: Limits::default(),
         sandbox: None,

@@ -4,6 +4,7 @@
 
 use super::Files;
 use base64::Engine;
+use ekstra_domain::eks::{Listener, Site};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -84,7 +85,7 @@ fn validity(params: &mut CertificateParams) {
 }
 
 /// Makes everything unless it is there. Takes a few hundred milliseconds, most of them for the RSA key.
-pub(crate) fn ensure(files: &Files, names: &Names) -> Result<(), KeysError> {
+pub(crate) fn ensure(files: &Files, names: &Names, site: &Site) -> Result<(), KeysError> {
     if files.pki().exists() {
         return Ok(());
     }
@@ -103,7 +104,7 @@ pub(crate) fn ensure(files: &Files, names: &Names) -> Result<(), KeysError> {
         ("service", SERVICE_USER, &["system:masters"][..]),
     ] {
         let pair = authority.issue(user, groups, vec![])?;
-        write(&partial, &format!("{file}.kubeconfig"), &kubeconfig(&authority.certificate, &pair))?;
+        write(&partial, &format!("{file}.kubeconfig"), &kubeconfig(&authority.certificate, &pair, site))?;
     }
     let etcd = Authority::make("etcd")?;
     write(&partial, "etcd-ca.crt", &etcd.certificate)?;
@@ -113,7 +114,7 @@ pub(crate) fn ensure(files: &Files, names: &Names) -> Result<(), KeysError> {
     write_pair(&partial, "front-proxy", front.issue("front-proxy-client", &[], vec![])?)?;
     write_service_account_key(&partial)?;
     write(&partial, "encryption.json", &encryption_config())?;
-    write(&partial, "token-webhook.json", &webhook_config())?;
+    write(&partial, "token-webhook.json", &webhook_config(site))?;
     fs::File::open(&partial)?.sync_all()?;
     Ok(fs::rename(&partial, files.pki())?)
 }
@@ -141,14 +142,14 @@ fn write_service_account_key(directory: &Path) -> Result<(), KeysError> {
     write(directory, "service-account.pub", &public)
 }
 
-/// For programs inside the control plane's namespace.
-fn kubeconfig(ca: &str, (certificate, key): &(String, String)) -> String {
+/// For the control plane's own programs.
+fn kubeconfig(ca: &str, (certificate, key): &(String, String), site: &Site) -> String {
     let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
     json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "local", "cluster": {
-            "server": format!("https://127.0.0.1:{}", super::flags::API_SERVER_PORT),
+            "server": format!("https://{}", site.address(Listener::ApiServer)),
             "certificate-authority-data": encode(ca),
         }}],
         "users": [{"name": "self", "user": {
@@ -172,13 +173,14 @@ fn encryption_config() -> String {
     .to_string()
 }
 
-/// The token webhook listens on the loopback of the control plane's own namespace, where nobody else is.
-fn webhook_config() -> String {
+/// The token webhook listens on the loopback of the control plane's own namespace, where nobody else is; on the host,
+/// where it tells others no more than the API server does: whether a token that they have is good.
+fn webhook_config(site: &Site) -> String {
     json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "gate", "cluster": {
-            "server": format!("http://127.0.0.1:{}/authenticate", ekstra_domain::eks::TOKEN_WEBHOOK_PORT),
+            "server": format!("http://{}/authenticate", site.address(Listener::TokenWebhook)),
         }}],
         "users": [{"name": "apiserver", "user": {}}],
         "contexts": [{"name": "gate", "context": {"cluster": "gate", "user": "apiserver"}}],
@@ -197,9 +199,10 @@ mod tests {
         let home = tempfile::tempdir().expect("tempdir");
         let files = Files { root: home.path().join("slot") };
         let names = Names { server: vec!["127.0.0.1".into(), "kubernetes".into()] };
-        ensure(&files, &names).expect("made");
+        let site = Site::Apart { namespace: "n".into() };
+        ensure(&files, &names, &site).expect("made");
         let ca = fs::read_to_string(files.key("ca.crt")).expect("there");
-        ensure(&files, &names).expect("kept");
+        ensure(&files, &names, &site).expect("kept");
         assert_eq!(fs::read_to_string(files.key("ca.crt")).expect("there"), ca);
         for entry in fs::read_dir(files.pki()).expect("lists").flatten() {
             let mode = entry.metadata().expect("stat").permissions().mode() & 0o777;

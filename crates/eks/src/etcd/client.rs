@@ -4,13 +4,13 @@ use super::EtcdError;
 use crate::control_plane::Files;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ekstra_domain::eks::{Listener, Site};
 use ekstra_engine::blocking;
 use ekstra_host::netns;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -20,7 +20,6 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2379);
 /// A line of the answer: a part of the snapshot, base64. etcd sends 32 KiB at a time.
 const LONGEST_LINE: usize = 1 << 20;
 
@@ -38,11 +37,11 @@ struct Part {
 
 /// Writes a snapshot, with etcd's sum at its end.
 pub(super) async fn snapshot(
-    namespace: &str,
+    site: &Site,
     files: &Files,
     to: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), EtcdError> {
-    let stream = connect(namespace, files).await.map_err(EtcdError::Connect)?;
+    let stream = connect(site, files).await.map_err(EtcdError::Connect)?;
     let answer = |error: &dyn std::fmt::Display| EtcdError::Answer(error.to_string());
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| answer(&e))?;
@@ -106,10 +105,10 @@ fn part(line: &[u8]) -> Result<Vec<u8>, EtcdError> {
 }
 
 /// With the service's own certificate, the one that etcd asks for.
-pub(crate) async fn connect(namespace: &str, files: &Files) -> io::Result<TlsStream<tokio::net::TcpStream>> {
+pub(crate) async fn connect(site: &Site, files: &Files) -> io::Result<TlsStream<tokio::net::TcpStream>> {
     let files = files.clone();
     let config = blocking(move || config(&files)).await?;
-    let stream = netns::connect(Some(namespace), ADDRESS).await?;
+    let stream = netns::connect(site.namespace(), site.address(Listener::EtcdClients)).await?;
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }

@@ -6,6 +6,7 @@
 use super::snapshots::{is_whole, list};
 use super::{EtcdError, file_error, rename};
 use crate::control_plane::Files;
+use ekstra_domain::eks::{Listener, Site};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,10 +20,16 @@ fn restored(files: &Files) -> PathBuf {
 
 /// Moves the damaged data aside and puts the newest whole snapshot in its place; answers that snapshot's time, or `None`
 /// when there is none. etcd does not run. Blocks.
-pub(crate) fn restore(files: &Files, etcdutl: &Path, now_ms: i64) -> Result<Option<i64>, EtcdError> {
+pub(crate) fn restore(
+    files: &Files,
+    site: &Site,
+    etcdutl: &Path,
+    now_ms: i64,
+) -> Result<Option<i64>, EtcdError> {
     let whole = |(_, path): &&(i64, PathBuf)| is_whole(path).unwrap_or(false);
     let all = list(files);
     let Some((at, snapshot)) = all.iter().rev().find(whole) else { return Ok(None) };
+    let peer = format!("https://{}", site.address(Listener::EtcdPeers));
     let partial = files.root.join("etcd.partial");
     remove(&partial)?;
     let ended = Command::new(etcdutl)
@@ -30,8 +37,8 @@ pub(crate) fn restore(files: &Files, etcdutl: &Path, now_ms: i64) -> Result<Opti
         .arg(snapshot)
         .arg("--data-dir")
         .arg(&partial)
-        .args(["--name", "default", "--initial-cluster", "default=https://127.0.0.1:2380"])
-        .args(["--initial-advertise-peer-urls", "https://127.0.0.1:2380"])
+        .args(["--name", "default", "--initial-cluster", &format!("default={peer}")])
+        .args(["--initial-advertise-peer-urls", &peer])
         .args(["--bump-revision", REVISIONS_LOST, "--mark-compacted"])
         .output()
         .map_err(file_error(etcdutl))?;
@@ -77,7 +84,8 @@ mod tests {
         fs::create_dir_all(restored(&files)).expect("made");
         finish(&files).expect("the data has its name");
         assert!(restored(&files).exists(), "of a restore that was killed before it moved the damaged data");
-        let none = restore(&files, Path::new("/no/etcdutl"), 1).expect("no snapshot");
+        let site = Site::Apart { namespace: "n".into() };
+        let none = restore(&files, &site, Path::new("/no/etcdutl"), 1).expect("no snapshot");
         assert_eq!(none, None);
         assert!(files.etcd_data().exists());
     }

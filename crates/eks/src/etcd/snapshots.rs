@@ -100,7 +100,7 @@ pub(crate) async fn take(eks: &Eks, slot: &ControlPlaneSlot) -> Result<PathBuf, 
     let partial = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&directory);
     let partial = partial.map_err(file_error(&directory))?.into_temp_path();
     let mut file = tokio::fs::File::create(&partial).await.map_err(file_error(&partial))?;
-    let received = client::snapshot(&slot.namespace, &files, &mut file);
+    let received = client::snapshot(&slot.site, &files, &mut file);
     let late = || EtcdError::Answer(format!("no snapshot within {} s", PATIENCE.as_secs()));
     tokio::time::timeout(PATIENCE, received).await.map_err(|_| late())??;
     file.flush().await.map_err(file_error(&partial))?;

@@ -1,10 +1,10 @@
-//! One question to one program of a control plane, from outside its namespace.
+//! One question to one program of a control plane.
 
 use crate::control_plane::Files;
 use crate::etcd;
+use ekstra_domain::eks::{Listener, Site};
 use ekstra_host::netns;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -54,18 +54,15 @@ impl Default for Prober {
 }
 
 impl Prober {
-    pub(super) async fn ask(&self, namespace: &str, files: &Files, program: &str) -> Answer {
-        let port = match program {
-            "etcd" => {
-                return answer(async { first_words(etcd::connect(namespace, files).await?).await }).await;
-            }
-            "kube-apiserver" => crate::control_plane::flags::API_SERVER_PORT,
-            "kube-controller-manager" => 10257,
-            _ => 10259,
+    pub(super) async fn ask(&self, site: &Site, files: &Files, program: &str) -> Answer {
+        let listener = match program {
+            "etcd" => return answer(async { first_words(etcd::connect(site, files).await?).await }).await,
+            "kube-apiserver" => Listener::ApiServer,
+            "kube-controller-manager" => Listener::ControllerManager,
+            _ => Listener::Scheduler,
         };
         answer(async {
-            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let stream = netns::connect(Some(namespace), to).await?;
+            let stream = netns::connect(site.namespace(), site.address(listener)).await?;
             let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
             first_words(self.tls.connect(name, stream).await?).await
         })
@@ -89,8 +86,8 @@ async fn first_words(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Res
     if &words == b"HTTP/" { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
 }
 
-/// As kubelets do for their probes: the other side is a program that this service started, on the loopback of a
-/// namespace that nobody else enters, and it is told no secret.
+/// As kubelets do for their probes: the other side is a program that this service started, on a loopback, and it is told
+/// no secret.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -4,7 +4,7 @@ use super::archive::{FORMAT, MANIFEST, Manifest, STATE};
 use crate::home::{Home, sync_directory};
 use crate::takedown;
 use anyhow::{Context, Result, bail};
-use ekstra_host::LinuxHost;
+use ekstra_cloud::Settings;
 use flate2::read::GzDecoder;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -32,7 +32,7 @@ pub(crate) fn restore(home: &Home, archive: &Path, force: bool, now_ms: i64) -> 
     }
     let unpacked = home.path(UNPACKED);
     unpack(archive, &unpacked)?;
-    if let Err(error) = check(&unpacked) {
+    if let Err(error) = check(&unpacked).and_then(|()| check_kind(home, &unpacked)) {
         fs::remove_dir_all(&unpacked)?;
         return Err(error.context(archive.display().to_string()));
     }
@@ -82,10 +82,21 @@ fn check(unpacked: &Path) -> Result<()> {
     Ok(ekstra_store::check(&unpacked.join(STATE))?)
 }
 
+/// Control planes that were made by root are not to be had without, and the other way round.
+fn check_kind(home: &Home, unpacked: &Path) -> Result<()> {
+    let settings: Settings = serde_json::from_slice(&fs::read(unpacked.join("service.json"))?)?;
+    match (settings.rootless, home.is_rootless()) {
+        (true, false) if home.settings().is_some() => {
+            bail!("it is of a service without root, and this home's has it")
+        }
+        (false, true) => bail!("it is of a service that ran as root, and this home's runs without"),
+        _ => Ok(()),
+    }
+}
+
 fn end_everything(home: &Home) -> Result<()> {
     let Some(settings) = home.settings() else { return Ok(()) };
-    let host = LinuxHost::new(home.names(&settings), home.path("run"), home.program())?;
-    takedown::take_down(home, &host, &settings)
+    takedown::take_down(home, &*home.host(&settings)?, &settings)
 }
 
 /// The state goes in last, and the marker after it.

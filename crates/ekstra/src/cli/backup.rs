@@ -3,7 +3,7 @@
 use crate::backup;
 use crate::control::Control;
 use crate::home::Home;
-use crate::privilege::{as_root, is_root};
+use crate::privilege::as_root;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ekstra_engine::Env;
@@ -76,7 +76,7 @@ impl Restore {
         if home.root.exists() && home.serving_process()?.is_some() {
             bail!("the service runs; `ekstra stop --all` ends it with its clusters");
         }
-        if !is_root() {
+        if !home.may_serve() {
             home.create()?;
             home.install_program()?;
             let words = ["restore".into()].into_iter().chain(file.map(OsString::from));

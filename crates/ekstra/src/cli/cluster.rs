@@ -48,6 +48,9 @@ pub(super) struct Create {
     size: nodegroup::Size,
     #[command(flatten)]
     components: Given,
+    /// Without root or sudo: with --without-nodegroup, in a home of its own
+    #[arg(long, requires = "without_nodegroup")]
+    rootless: bool,
     /// Where to write the kubeconfig [default: $KUBECONFIG or ~/.kube/config]
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
@@ -65,13 +68,14 @@ impl Create {
         check_cluster_name(&name)?;
         // Told now, not when the cluster stands.
         if self.managed {
+            nodegroup::check_home(home)?;
             check_nodegroup_name(&self.nodegroup_name)?;
             self.size.check()?;
         }
         let kubeconfig = self.kubeconfig.map_or_else(kubeconfig::default_path, Ok)?;
         kubeconfig::check(&kubeconfig)?;
         let started = Instant::now();
-        ensure_service(home, &Serve::of_environment(self.components.clone())?).await?;
+        ensure_service(home, &Serve::of_environment(self.components.clone(), self.rootless)?).await?;
         super::components::ensure_for(home, version, self.components).await?;
         let client = Client::new(home, &self.region.region)?;
         let subnets = elements(

@@ -3,7 +3,7 @@
 use crate::control::Control;
 use crate::home::Home;
 use crate::privilege::is_root;
-use crate::programs::{ensure_all, ensure_programs, open_store, parse_prebuilt};
+use crate::programs::{ensure_all, ensure_control_plane, ensure_programs, open_store, parse_prebuilt};
 use crate::progress::{Bars, Waiting};
 use anyhow::{Context, Result};
 use clap::builder::OsStringValueParser;
@@ -28,12 +28,12 @@ impl Given {
     }
 
     /// With absolute paths, for a service that runs elsewhere; refused when there is nothing of use in it.
-    pub(super) fn checked(self) -> Result<Option<Prebuilt>> {
+    pub(super) fn checked(self, home: &Home) -> Result<Option<Prebuilt>> {
         let Some(word) = self.word.filter(|word| !word.is_empty()) else {
             return Ok(None);
         };
         let prebuilt = parse_prebuilt(&word)?.absolute()?;
-        open_store(Some(prebuilt.clone()), &Bars::new())?;
+        open_store(home, Some(prebuilt.clone()), &Bars::new())?;
         Ok(Some(prebuilt))
     }
 }
@@ -65,18 +65,18 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> Result<()> {
+    pub(super) fn run(self, home: &Home) -> Result<()> {
         match self {
             Self::Ensure { version, components } => {
                 let version = find(version.as_deref())?;
-                let store = open_store(components.checked()?, &Bars::new())?;
+                let store = open_store(home, components.checked(home)?, &Bars::new())?;
                 if is_root() {
                     return ensure_all(&store, version, &Bars::new());
                 }
                 ensure_programs(&store, version, &Bars::new())
             }
-            Self::List => list(),
-            Self::Bundle { version, output } => bundle(find(version.as_deref())?, output),
+            Self::List => list(home),
+            Self::Bundle { version, output } => bundle(home, find(version.as_deref())?, output),
         }
     }
 }
@@ -95,7 +95,10 @@ pub(super) fn find(version: Option<&str>) -> Result<&'static KubernetesVersion> 
 /// What a cluster of that version needs, with progress; quick when everything is there. Who is not root builds the
 /// programs, and has the service make what nodes boot from.
 pub(super) async fn ensure_for(home: &Home, version: &KubernetesVersion, components: Given) -> Result<()> {
-    let store = open_store(components.checked()?, &Bars::new())?;
+    let store = open_store(home, components.checked(home)?, &Bars::new())?;
+    if home.is_rootless() {
+        return ensure_control_plane(&store, version, &Bars::new());
+    }
     if is_root() {
         return ensure_all(&store, version, &Bars::new());
     }
@@ -113,9 +116,9 @@ pub(super) async fn ensure_for(home: &Home, version: &KubernetesVersion, compone
     }
 }
 
-fn list() -> Result<()> {
+fn list(home: &Home) -> Result<()> {
     println!("{:<20} {:<10} {:<9} {:>8}  PATH", "COMPONENT", "VERSION", "STATE", "SIZE");
-    for listed in open_store(None, &Bars::new())?.list()? {
+    for listed in open_store(home, None, &Bars::new())?.list()? {
         let state = match listed.state {
             State::Built => "built",
             State::Missing => "missing",
@@ -129,8 +132,8 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-fn bundle(version: &KubernetesVersion, output: Option<PathBuf>) -> Result<()> {
-    let store = open_store(None, &Bars::new())?;
+fn bundle(home: &Home, version: &KubernetesVersion, output: Option<PathBuf>) -> Result<()> {
+    let store = open_store(home, None, &Bars::new())?;
     ensure_all(&store, version, &Bars::new())?;
     let name = || format!("ekstra-components-{}-{}.tar.zst", version.version, std::env::consts::ARCH).into();
     let packed = store.bundle(version, &output.unwrap_or_else(name), &Bars::new())?;
@@ -141,8 +144,8 @@ fn bundle(version: &KubernetesVersion, output: Option<PathBuf>) -> Result<()> {
 }
 
 /// Becomes kubectl.
-pub(super) fn kubectl(args: &[String]) -> Result<i32> {
-    let store = open_store(None, &Bars::new())?;
+pub(super) fn kubectl(home: &Home, args: &[String]) -> Result<i32> {
+    let store = open_store(home, None, &Bars::new())?;
     let components = Recipes::get().group(Group::Client, Recipes::get().default_kubernetes());
     let listed = store.list()?;
     let built = listed.iter().any(|l| l.component.name == "kubectl" && l.state != State::Missing);

@@ -86,7 +86,7 @@ impl Machine {
         if !self.is_root && !self.has_sudo {
             found.push(missing(
                 "sudo",
-                "needed to start the service, which runs as root; Debian: apt-get install sudo",
+                "needed to start the service as root, for nodes; Debian: apt-get install sudo (`ekstra start --rootless` has control planes alone)",
             ));
         }
         if let Some(outside) = self.root_is {

@@ -2,7 +2,6 @@
 
 use crate::control::Control;
 use crate::home::Home;
-use crate::privilege::is_root;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use ekstra_images::digest::Digest;
@@ -98,7 +97,7 @@ impl Command {
     }
 
     fn directly(self, home: &Home) -> Result<()> {
-        if !is_root() {
+        if !home.may_serve() {
             bail!("the service does not run; `ekstra start` starts it");
         }
         home.create()?;

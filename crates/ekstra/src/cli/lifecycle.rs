@@ -11,7 +11,6 @@ use crate::serve::Options;
 use crate::takedown;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser};
-use ekstra_host::LinuxHost;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -40,6 +39,9 @@ pub(super) struct Serve {
     /// Another user's component cache, whose builds are used
     #[arg(long, hide = true)]
     lender: Option<PathBuf>,
+    /// Without root or sudo: control planes on the loopback, and no nodes; at the first start
+    #[arg(long)]
+    rootless: bool,
     /// Leave the terminal
     #[arg(long, hide = true)]
     detached: bool,
@@ -56,19 +58,20 @@ fn parse_listen(text: &str) -> Result<u16, String> {
 impl Serve {
     pub(super) fn options(self, home: Home) -> Result<Options> {
         Ok(Options {
-            home,
             listen: self.listen,
             region: self.region.region,
+            rootless: self.rootless,
             drain_limit_seconds: self.drain_limit,
-            components: self.components.checked()?,
+            components: self.components.checked(&home)?,
             lender: self.lender,
             detached: self.detached,
+            home,
         })
     }
 
     /// What the environment says, for commands that start the service by the way.
-    pub(super) fn of_environment(components: Given) -> Result<Self> {
-        Ok(Self { components, ..Self::of_words([])? })
+    pub(super) fn of_environment(components: Given, rootless: bool) -> Result<Self> {
+        Ok(Self { components, rootless, ..Self::of_words([])? })
     }
 
     fn of_words(words: impl IntoIterator<Item = OsString>) -> Result<Self> {
@@ -88,21 +91,21 @@ impl Serve {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         // Another version may have had flags that this one has not: then they are not known.
         let Ok(before) = Self::of_words(own_words(&line)) else { return Ok(self) };
-        let components = if self.components.is_given() { self.components } else { before.components };
         let drain_limit = self.drain_limit.or(before.drain_limit);
-        Ok(Self { components, drain_limit, lender: self.lender.or(before.lender), ..self })
+        Ok(Self { drain_limit, lender: self.lender.or(before.lender), ..self })
     }
 
     /// The same as words: sudo drops the environment.
-    fn words(&self) -> Result<Vec<OsString>> {
+    fn words(&self, home: &Home) -> Result<Vec<OsString>> {
         let mut words: Vec<OsString> = vec!["--region".into(), self.region.region.clone().into()];
         let mut add = |flag: &str, value: Option<OsString>| {
             words.extend(value.into_iter().flat_map(|value| [flag.into(), value]));
         };
         add("--listen", self.listen.map(|port| port.to_string().into()));
         add("--drain-limit", self.drain_limit.map(|limit| limit.to_string().into()));
-        add("--components", self.components.clone().checked()?.map(|prebuilt| prebuilt.to_word()));
+        add("--components", self.components.clone().checked(home)?.map(|prebuilt| prebuilt.to_word()));
         add("--lender", self.lender.clone().map(Into::into));
+        words.extend(self.rootless.then(|| "--rootless".into()));
         Ok(words)
     }
 }
@@ -123,9 +126,11 @@ impl Start {
     pub(super) async fn again(self, home: &Home) -> Result<()> {
         home.known()?;
         let serve = self.serve.or_as_before(home)?;
-        serve.words()?;
-        show::check_tools()?;
-        if !is_root() {
+        serve.words(home)?;
+        if !home.is_rootless() {
+            show::check_tools()?;
+        }
+        if !home.may_serve() {
             tokio::task::block_in_place(|| as_root(home, &["env".into()]))?;
         }
         end_service(home, false).await?;
@@ -153,12 +158,15 @@ async fn running(home: &Home) -> Option<String> {
 /// For commands about what there is already: they make no home.
 pub(super) async fn ensure_known_service(home: &Home) -> Result<()> {
     home.known()?;
-    ensure_service(home, &Serve::of_environment(Given::default())?).await
+    ensure_service(home, &Serve::of_environment(Given::default(), false)?).await
 }
 
 /// Starts the service unless it answers; tells when it is older than this program.
 pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
-    let words = serve.words()?;
+    let words = serve.words(home)?;
+    if serve.rootless && home.settings().is_some_and(|settings| !settings.rootless) {
+        bail!("the service in {} runs as root since its first start; use another home", home.root.display());
+    }
     if let Some(version) = running(home).await {
         if serve.components.is_given() {
             eprintln!("note: the service runs already; --components counts when it is started");
@@ -175,10 +183,13 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
         }
         return Ok(());
     }
-    show::check_tools()?;
+    let rootless = serve.rootless || home.is_rootless();
+    if !rootless {
+        show::check_tools()?;
+    }
     home.create()?;
     home.install_program()?;
-    if is_root() {
+    if rootless || is_root() {
         return spawn(home, &words).await;
     }
     // The programs were built by this user; root uses them, and builds none.
@@ -252,7 +263,7 @@ async fn end_service(home: &Home, all: bool) -> Result<()> {
             service.stop(all).await?;
             wait_unlocked(home, if all { STOP_ALL_PATIENCE } else { STOP_PATIENCE }).await
         }
-        None if is_root() => stop_as_root(home, all).await,
+        None if home.may_serve() => stop_directly(home, all).await,
         None if all || home.serving_process()?.is_some() => {
             let words: Vec<OsString> =
                 ["stop"].into_iter().chain(all.then_some("--all")).map(Into::into).collect();
@@ -263,7 +274,7 @@ async fn end_service(home: &Home, all: bool) -> Result<()> {
 }
 
 /// Of a service that does not answer, or none.
-async fn stop_as_root(home: &Home, all: bool) -> Result<()> {
+async fn stop_directly(home: &Home, all: bool) -> Result<()> {
     if let Some(pid) = home.serving_process()? {
         let process = nix::unistd::Pid::from_raw(pid);
         nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)?;
@@ -272,10 +283,10 @@ async fn stop_as_root(home: &Home, all: bool) -> Result<()> {
     let Some(settings) = home.settings().filter(|_| all) else {
         return Ok(());
     };
-    let host = LinuxHost::new(home.names(&settings), home.path("run"), home.program())?;
+    let host = home.host(&settings)?;
     let _lock = home.lock_to_stop()?;
-    takedown::take_down(home, &host, &settings)?;
-    takedown::restore_machine(home)
+    takedown::take_down(home, &*host, &settings)?;
+    takedown::restore_machine(home, &settings)
 }
 
 /// Until the service that has the home has it no longer.
@@ -304,7 +315,13 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
     };
     let status = service.status().await?;
     println!("ekstra {version} serves {}", home.root.display());
-    println!("endpoint  http://127.0.0.1:{port}  http://{}:{port}", settings.address, port = settings.port);
+    let own = format!("http://127.0.0.1:{}", settings.port);
+    if settings.rootless {
+        println!("endpoint  {own}");
+        println!("root      none: control planes on the loopback, no nodes");
+    } else {
+        println!("endpoint  {own}  http://{}:{}", settings.address, settings.port);
+    }
     println!("gate      {}", if status["gate"] == true { "running" } else { "not running" });
     let (programs, instances) = (&status["controlPlaneProcesses"], &status["instances"]);
     println!("running   {programs} control plane processes, {instances} instances");

@@ -67,6 +67,18 @@ impl Size {
     }
 }
 
+/// Nodes need root.
+pub(super) fn check_home(home: &Home) -> Result<()> {
+    if home.is_rootless() {
+        bail!(
+            "the service in {} runs without root, and nodes need it; --without-nodegroup makes a control plane alone, a \
+             home whose service runs as root has nodes",
+            home.root.display()
+        );
+    }
+    Ok(())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// The cluster's name
@@ -91,6 +103,7 @@ impl Create {
         }
         let name = self.name.given().unwrap_or_else(|| "ng".into());
         self.size.check()?;
+        check_home(home)?;
         ensure_known_service(home).await?;
         let client = Client::new(home, &self.region.region)?;
         let answer = client.eks("GET", &format!("/clusters/{}", segment(&self.cluster)?), None).await?;

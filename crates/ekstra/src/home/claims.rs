@@ -30,10 +30,11 @@ struct Claim {
 }
 
 /// What a home wants at its first start.
-pub(super) struct Wish<'a> {
-    pub(super) env: &'a Env,
-    pub(super) listen: Option<u16>,
-    pub(super) region: &'a str,
+pub(crate) struct Wish<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) listen: Option<u16>,
+    pub(crate) region: &'a str,
+    pub(crate) rootless: bool,
 }
 
 /// Shared by all homes of the machine, or of the user where there is no root.
@@ -99,7 +100,7 @@ fn read(path: &Path) -> Result<Vec<Claim>> {
 fn collides(a: &Settings, b: &Settings) -> bool {
     a.home_id == b.home_id
         || a.port == b.port
-        || a.address == b.address
+        || (a.address == b.address && !a.rootless)
         || a.first_cluster_port == b.first_cluster_port
         || a.transit == b.transit
 }
@@ -111,9 +112,14 @@ fn choose(taken: &[&Settings], wish: &Wish<'_>) -> Result<Settings> {
             break id;
         }
     };
-    let number = (0..MOST_HOMES)
-        .find(|n| !taken.iter().any(|s| s.first_cluster_port == FIRST_CLUSTER_PORT + 1000 * n))
-        .context("there are 16 homes on this machine already; delete one")?;
+    let is_free = |number: &u16| {
+        let first = FIRST_CLUSTER_PORT + 1000 * number;
+        !taken.iter().any(|s| s.first_cluster_port == first)
+            // Homes of other users are in registries that this one does not see.
+            && (!wish.rootless || [FIRST_PORT + 10 * number, first].iter().all(|port| is_unused(*port).is_ok()))
+    };
+    let number =
+        (0..MOST_HOMES).find(is_free).context("there are 16 homes on this machine already; delete one")?;
     let port = wish.listen.unwrap_or(FIRST_PORT + 10 * number);
     if let Some(other) = taken.iter().find(|s| s.port == port) {
         bail!(
@@ -122,11 +128,12 @@ fn choose(taken: &[&Settings], wish: &Wish<'_>) -> Result<Settings> {
         );
     }
     // A port that is taken now would be this home's for ever.
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| super::port_in_use(port))?;
+    is_unused(port)?;
     let number = u8::try_from(number)?;
     Ok(Settings {
         home_id,
-        address: Ipv4Addr::new(169, 254, 80, number + 1),
+        rootless: wish.rootless,
+        address: if wish.rootless { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(169, 254, 80, number + 1) },
         port,
         registry_port: port + 1,
         first_cluster_port: FIRST_CLUSTER_PORT + 1000 * u16::from(number),
@@ -135,6 +142,11 @@ fn choose(taken: &[&Settings], wish: &Wish<'_>) -> Result<Settings> {
         mtu: uplink_mtu(),
         region: wish.region.to_owned(),
     })
+}
+
+fn is_unused(port: u16) -> Result<()> {
+    let bound = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    bound.map(drop).with_context(|| super::port_in_use(port))
 }
 
 /// Of the uplink, at most Ethernet's.
@@ -178,7 +190,7 @@ mod tests {
             let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
             let listen = free.local_addr().ok().map(|address| address.port());
             drop(free);
-            let wish = Wish { env: &self.env, listen, region: "us-east-1" };
+            let wish = Wish { env: &self.env, listen, region: "us-east-1", rootless: false };
             claim(&self.registry(), &self.home(name), known, &wish)
         }
 

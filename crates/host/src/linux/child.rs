@@ -4,7 +4,7 @@
 //! time and this boot; so a recorded process is never confused with another one. It appears by rename, and only the
 //! boot in which it was written believes it: one that the machine's crash tore is from before the boot.
 
-use super::cgroup::{Group, describe};
+use super::cgroup::describe;
 use super::command::finish;
 use super::launch::LaunchRequest;
 use super::lock::ChildLock;
@@ -56,16 +56,16 @@ pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
+/// `procs`: the `cgroup.procs` files that the child joins. Whatever an error left of it is the caller's to end.
 pub(crate) fn start(
     launcher: &Path,
     run: &Path,
     spec: &ChildSpec,
-    group: &Group<'_>,
+    procs: Vec<PathBuf>,
     lock: &ChildLock,
 ) -> Result<Running, HostError> {
     let fail = |detail: String| HostError::Launch { id: spec.id.clone(), detail };
-    let request =
-        LaunchRequest { spec: spec.clone(), procs: group.procs_files(), pid_file: pid_file(run, &spec.id) };
+    let request = LaunchRequest { spec: spec.clone(), procs, pid_file: pid_file(run, &spec.id) };
     let encoded = serde_json::to_vec(&request).map_err(|e| fail(e.to_string()))?;
     let shim = Command::new(launcher)
         .arg("launch")
@@ -79,7 +79,6 @@ pub(crate) fn start(
     let ended = finish(shim, &[], LAUNCH_LIMIT).map_err(|e| fail(e.to_string()))?;
     lock.clear().map_err(|e| fail(e.to_string()))?;
     if ended.overdue {
-        group.kill_all(&spec.id, KILL_PATIENCE)?;
         return Err(fail(format!("its set-up took more than {} s", LAUNCH_LIMIT.as_secs())));
     }
     if !ended.status.success() {

@@ -1,0 +1,151 @@
+"""A service without root: control planes on the loopback, and nobody else's help. Its user is one of `setpriv`'s making."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+from conftest import SERVICES
+from ekstra_service import BINARY, CACHE, Service, alive, output, processes, wait
+
+# Nobody has it.
+USER = 54_321
+# Of a control plane, with the front door and the token webhook.
+PROGRAMS = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+
+
+class Rootless(Service):
+    """Everything that it runs is run by a user without any right, who has nothing but its own files."""
+
+    def __init__(self):
+        super().__init__()
+        # The tests' own copies: what is root's is not to be read.
+        self.components = Path(self.work, "components")
+        self.components.mkdir()
+        newest = lambda name: max(CACHE.glob(f"components/{name}*"), key=os.path.getmtime)  # noqa: E731
+        for component in ["etcd-", "kube-control-1.36", "kubectl-1.36"]:
+            for program in Path(newest(component), "bin").iterdir():
+                shutil.copy(program, self.components)
+        self.program = Path(self.work, "ekstra")
+        shutil.copy(BINARY, self.program)
+        for tree in (self.home, self.work):
+            output("chown", "-R", f"{USER}:{USER}", tree)
+
+    def run(self, *command, **options):
+        rights = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
+        words = [self.program if word == BINARY else word for word in command]
+        return super().run("setpriv", *rights, *words, **options)
+
+    def plain_env(self, **more):
+        # Neither sudo nor Go: there is nobody to ask and nothing to build with.
+        path = f"{self.work}:{self.components}:{Path(os.sys.executable).parent}:/usr/bin:/bin"
+        return super().plain_env(HOME=self.home, PATH=path, EKSTRA_CACHE=f"{self.work}/cache", **more)
+
+    def children(self):
+        """By id, of the pid files."""
+        return {p.stem: json.loads(p.read_text())["pid"] for p in Path(self.home, "run").glob("*.pid")}
+
+
+def listeners():
+    """By address, who listens there."""
+    return {words[3]: words[-1] for words in map(str.split, output("ss", "-Hltnp").splitlines())}
+
+
+@pytest.fixture(scope="module")
+def rootless():
+    service = Rootless()
+    SERVICES.append(service)
+    try:
+        made = service.cli(
+            "create", "cluster", "--name", "alone", "--without-nodegroup", "--rootless", "--components", service.components
+        )
+        assert "cluster alone is ready" in made.stderr
+        yield service
+    finally:
+        left = service.close()
+        SERVICES.remove(service)
+        assert not left, left
+
+
+def test_kubectl_and_aws_clients_work(rootless):
+    assert "kube-system" in rootless.kubectl("get", "namespaces").stdout
+    rootless.kubectl("create", "configmap", "kept", "--from-literal=a=1")
+    cluster = rootless.client("eks").describe_cluster(name="alone")["cluster"]
+    assert cluster["endpoint"].startswith("https://127.0.0.1:"), cluster
+    # The stock client's sign-in, too; its Python is nothing that the user may read.
+    stock = rootless.aws_env() | {"KUBECONFIG": f"{rootless.work}/stock"}
+    Service.run(rootless, "aws", "eks", "update-kubeconfig", "--name", "alone", env=stock)
+    said = Service.run(rootless, "kubectl", "auth", "can-i", "*", "*", env=stock)
+    assert said.stdout.strip() == "yes", said
+
+
+def test_everything_is_the_user_s_and_listens_on_the_loopback(rootless):
+    own = {pid: args for pid, args in processes() if alive(pid) and any(rootless.home in a for a in args)}
+    assert len(own) == 6, own
+    for pid in own:
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert f"Uid:\t{USER}\t{USER}\t{USER}\t{USER}" in status and "CapEff:\t0000000000000000" in status
+        assert os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    ours = [at for at, who in listeners().items() if any(f"pid={pid}," in who for pid in own)]
+    assert len(ours) == 9 and all(address.startswith("127.0.0.") for address in ours), ours
+
+
+def test_nodes_and_balancers_are_refused_with_the_reason(rootless):
+    with pytest.raises(ClientError) as refused:
+        rootless.create_nodegroup("alone", "ng", 1)
+    assert refused.value.response["Error"]["Code"] == "InvalidRequestException"
+    assert "runs without root, and nodes need it" in str(refused.value)
+    for words in (["nodegroup", "--cluster", "alone"], ["cluster", "--name", "more"]):
+        said = rootless.cli("create", *words, "--managed", check=False)
+        assert said.returncode == 1 and "runs without root, and nodes need it" in said.stderr, said
+    assert rootless.client("eks").list_clusters()["clusters"] == ["alone"]
+    rootless.kubectl("create", "service", "loadbalancer", "lb", "--tcp=80:80")
+    events = lambda: rootless.kubectl("get", "events", "--field-selector=involvedObject.name=lb").stdout  # noqa: E731
+    wait("the reason", lambda: ("runs without root" in (said := events()), said), 20)
+    rootless.kubectl("delete", "service", "lb", "--timeout=20s")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_ends_is_started_again_on_the_same_ports(rootless, program):
+    (name,) = [name for name in rootless.children() if name.endswith(f"-{program}")]
+    before = rootless.children()[name]
+    os.kill(before, signal.SIGKILL)
+    again = lambda: (now := rootless.children().get(name)) not in (None, before) and alive(now)  # noqa: E731
+    wait(f"{program} again", lambda: (again(), rootless.children()), 20)
+    wait("an answer", lambda: (rootless.kubectl("get", "configmap", "kept").returncode == 0, ""), 30)
+
+
+def test_the_service_s_end_ends_nothing_and_a_stop_of_all_ends_all(rootless):
+    before = rootless.children()
+    rootless.kill("serve")
+    rootless.kubectl("get", "configmap", "kept")
+    rootless.cli("start")
+    assert rootless.children() == before
+    rootless.cli("restart")
+    assert rootless.children() == before
+    rootless.cli("stop", "--all")
+    assert rootless.children() == {} and not any(alive(pid) for pid in before.values())
+    # The programs' directory need not be said again.
+    rootless.cli("start")
+    wait("the data", lambda: (rootless.kubectl("get", "configmap", "kept").returncode == 0, ""), 30)
+
+
+def test_a_home_stays_what_it_was_at_first(rootless, fresh_service):
+    fresh_service.start()
+    said = fresh_service.cli("start", "--rootless", check=False)
+    assert said.returncode == 1 and "runs as root since its first start" in said.stderr, said
+    said = rootless.cli("--home", f"{rootless.work}/new", "start", check=False)
+    assert said.returncode == 1 and "--without-nodegroup --rootless" in said.stderr, said
+
+
+def test_deletion_leaves_nothing(rootless):
+    slot = next(Path(rootless.home, "slots").iterdir()).name
+    rootless.cli("delete", "cluster", "--name", "alone")
+    assert not [p for p in Path(rootless.home).rglob(f"*{slot}*") if p.suffix != ".lock"]
+    assert list(rootless.children()) == ["gate"]
+    first = rootless.settings()["first_cluster_port"]
+    listening = lambda: [at for at in listeners() if first <= int(at.rsplit(":", 1)[1]) < first + 1000]  # noqa: E731
+    wait("no port of it taken", lambda: (not (taken := listening()), taken), 10)
