@@ -95,7 +95,8 @@ def main(address, name, certificate, key, store):
     server = http.server.ThreadingHTTPServer((address, 443), Registry)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # Each client's handshake in its own thread: one that says nothing must not keep the others waiting.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.serve_forever()
 
 

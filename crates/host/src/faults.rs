@@ -1,7 +1,8 @@
 //! For tests of recovery: a service that is killed right after a chosen step, whatever else it is doing then.
 //!
 //! Steps are what changes the world: calls of [`Host`] that do something, and commits of the state
-//! (`Store::on_commit`). Between two of them nothing is lost that a restart could miss.
+//! (`Store::on_commit`). Between two of them nothing is lost that a restart could miss. A launcher's are what it and the
+//! child do before the child is the program that was asked for.
 
 use crate::{
     AttachmentSpec, ChildId, ChildSpec, ChildStatus, Device, DiskSpec, Host, HostError, InterfaceSpec,
@@ -29,6 +30,8 @@ pub fn step() {
     if taken == Ok(1) {
         // Nothing of this process runs after it: no destructor, no other thread.
         let _ = kill(Pid::this(), Signal::SIGKILL);
+        // PID 1 of a namespace does not die of its own signals.
+        std::process::exit(137);
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Invariant: each test has its own home; what it starts is gone when it ends.
 
-use ekstra_host::{ChildId, ChildSpec, ChildStatus, Host, Limits, LinuxHost, Names};
+use ekstra_host::{
+    ChildId, ChildSpec, ChildStatus, DiskSpec, Host, Limits, LinuxHost, Names, Sandbox, faults,
+};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,20 +14,30 @@ use std::time::{Duration, Instant};
 
 type Test = fn(&Home);
 
-const TESTS: [(&str, Test); 3] = [
+/// After how many steps the launcher and what becomes the child are killed.
+const STEPS: &str = "EKSTRA_TEST_STEPS";
+
+const TESTS: [(&str, Test); 5] = [
     ("asked_for_many_times_at_once_it_runs_once", asked_for_many_times_at_once_it_runs_once),
     (
         "a_launcher_that_outlives_its_service_is_waited_for",
         a_launcher_that_outlives_its_service_is_waited_for,
     ),
     ("a_removal_takes_away_what_a_launcher_still_starts", a_removal_takes_away_what_a_launcher_still_starts),
+    ("killed_after_any_step_a_child_is_started_once", killed_after_any_step_a_child_is_started_once),
+    ("killed_after_any_step_an_instance_is_started_once", killed_after_any_step_an_instance_is_started_once),
 ];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         // No thread has been started.
-        Some("launch") => std::process::exit(ekstra_host::launch_main()),
+        Some("launch") => {
+            if let Ok(steps) = std::env::var(STEPS) {
+                faults::arm(steps.parse().expect("a number"));
+            }
+            std::process::exit(ekstra_host::launch_main())
+        }
         Some("ensure") => {
             let home = Home { root: PathBuf::from(&args[1]) };
             home.host(&home.slow_launcher()).ensure_child(&home.spec()).expect("started");
@@ -90,15 +103,32 @@ impl Home {
 
     /// Waits for a word before it does anything.
     fn slow_launcher(&self) -> PathBuf {
-        let path = self.path("slow");
-        let script = format!(
-            "#!/bin/sh\ntouch {0}/waiting\nuntil [ -e {0}/go ]; do sleep 0.01; done\nexec {1} launch\n",
-            self.root.display(),
-            own_program().display()
-        );
+        let first =
+            format!("touch {0}/waiting; until [ -e {0}/go ]; do sleep 0.01; done", self.root.display());
+        self.launcher("slow", &first)
+    }
+
+    fn mortal_launcher(&self, steps: u32) -> PathBuf {
+        self.launcher("mortal", &format!("export {STEPS}={steps}"))
+    }
+
+    /// Does something else first.
+    fn launcher(&self, name: &str, first: &str) -> PathBuf {
+        let path = self.path(name);
+        let script = format!("#!/bin/sh\n{first}\nexec {} launch\n", own_program().display());
         fs::write(&path, script).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("allowed");
         path
+    }
+
+    /// Processes in the child's group; version 1 has a group in each hierarchy.
+    fn members(&self) -> BTreeSet<i32> {
+        let group = format!("/ekstra-{}/{}", self.id(), self.spec().id);
+        let in_group = |pid: &i32| {
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            groups.lines().any(|line| line.ends_with(&group))
+        };
+        processes().filter(in_group).collect()
     }
 
     /// A service that is killed while its launcher has done nothing yet.
@@ -129,6 +159,19 @@ impl Home {
             assert!(!group.exists(), "{}", group.display());
         }
     }
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").expect("listed").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Launchers, and children that are no other program yet.
+fn launchers() -> usize {
+    let own = format!("{}\0launch\0", own_program().display());
+    let is_one =
+        |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == own.as_bytes());
+    processes().filter(is_one).count()
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -175,4 +218,74 @@ fn a_removal_takes_away_what_a_launcher_still_starts(home: &Home) {
         removal.join().expect("no panic").expect("removed");
     });
     assert_eq!(host.child_status(&home.spec().id).expect("read"), ChildStatus::Absent);
+}
+
+fn killed_after_any_step_a_child_is_started_once(home: &Home) {
+    survive_every_step(home, &home.spec());
+}
+
+fn killed_after_any_step_an_instance_is_started_once(home: &Home) {
+    let disk = home.path("disk");
+    let made = home.host(&own_program()).ensure_disk(&DiskSpec { path: disk.clone(), bytes: 64 << 20 });
+    made.expect("a disk");
+    let sandbox = Sandbox {
+        hostname: "sleeper".into(),
+        layers: vec!["/".into()],
+        disk: disk.clone(),
+        mountpoint: home.path("root"),
+        memory_bytes: 1 << 30,
+        cpus: 1,
+    };
+    let limits = Limits { restrict_devices: true, ..Limits::default() };
+    survive_every_step(home, &ChildSpec { sandbox: Some(sandbox), limits, ..home.spec() });
+}
+
+/// Launchers live for one step more each time, until one comes to its end.
+fn survive_every_step(home: &Home, spec: &ChildSpec) {
+    let host = home.host(&own_program());
+    for steps in 1.. {
+        let what = format!("killed after {steps} steps");
+        let mortal = home.host(&home.mortal_launcher(steps)).ensure_child(spec);
+        // One that dies before it is the program says no word; it may take a moment.
+        let is_dead = || host.child_status(&spec.id).expect("read") == ChildStatus::Exited;
+        let lived = mortal.is_ok_and(|child| {
+            wait_until("it lives or dies", || is_program(child.pid) || is_dead());
+            is_program(child.pid)
+        });
+        // What was about to die may have been taken for one that lives.
+        let mut running = host.ensure_child(spec).expect(&what);
+        wait_until("it is the program that was asked for", || {
+            running = host.ensure_child(spec).expect(&what);
+            is_program(running.pid)
+        });
+        assert_eq!(
+            host.child_status(&spec.id).expect("read"),
+            ChildStatus::Running(running.clone()),
+            "{what}"
+        );
+        assert_eq!(home.members(), BTreeSet::from([running.pid]), "{what}");
+        wait_until("no launcher is left", || launchers() == 0);
+        host.remove_child(&spec.id, Duration::ZERO).expect(&what);
+        assert_eq!(home.members(), BTreeSet::new(), "{what}");
+        if let Some(sandbox) = &spec.sandbox {
+            wait_until("its disk is free", || !is_in_use(&sandbox.disk));
+        }
+        assert!(steps < 200, "launchers take so many steps?");
+        if lived {
+            println!("survived {} kills", steps - 1);
+            assert!(steps > 10, "the steps are counted");
+            return;
+        }
+    }
+}
+
+fn is_program(pid: i32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    [&b"sleep\0"[..], b"/bin/sh\0"].iter().any(|program| line.starts_with(program))
+}
+
+/// Whether a loop device has it.
+fn is_in_use(disk: &Path) -> bool {
+    let listed = Command::new("losetup").arg("--associated").arg(disk).output().expect("runs");
+    !listed.stdout.is_empty()
 }

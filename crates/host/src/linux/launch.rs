@@ -10,6 +10,7 @@
 
 use super::machine::boot_id;
 use super::{cgroup, child, mounts};
+use crate::faults::step;
 use crate::{ChildSpec, Running, netns};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -61,11 +62,14 @@ fn run() -> io::Result<Running> {
     let spec = &request.spec;
     setsid()?;
     raise_open_files()?;
+    step();
     if let Some(name) = &spec.namespace {
         let namespace = File::open(netns::path(name)).map_err(context(name))?;
         setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        step();
     }
     let log = open_log(&spec.log)?;
+    step();
     if spec.sandbox.is_some() {
         unshare(
             CloneFlags::CLONE_NEWNS
@@ -73,6 +77,7 @@ fn run() -> io::Result<Running> {
                 | CloneFlags::CLONE_NEWIPC
                 | CloneFlags::CLONE_NEWPID,
         )?;
+        step();
     }
     fork_child(&request, &log)
 }
@@ -122,8 +127,11 @@ fn fork_child(request: &LaunchRequest, log: &File) -> io::Result<Running> {
         }
         ForkResult::Parent { child } => {
             drop((go_reader, failure_writer));
+            step();
             let running = record(request, child)?;
+            step();
             File::from(go_writer).write_all(b"g")?;
+            step();
             let mut failure = String::new();
             // Closed without a word by a successful exec.
             File::from(failure_reader).read_to_string(&mut failure)?;
@@ -138,6 +146,7 @@ fn record(request: &LaunchRequest, pid: Pid) -> io::Result<Running> {
     let running = Running { pid: pid.as_raw(), start_ticks, boot_id: boot_id() };
     let partial = request.pid_file.with_extension("partial");
     fs::write(&partial, serde_json::to_vec(&running).map_err(io::Error::other)?)
+        .inspect(|()| step())
         .and_then(|()| fs::rename(&partial, &request.pid_file))
         .map_err(context(request.pid_file.display()))?;
     Ok(running)
@@ -145,13 +154,16 @@ fn record(request: &LaunchRequest, pid: Pid) -> io::Result<Running> {
 
 fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert::Infallible> {
     let spec = &request.spec;
+    step();
     for file in request.procs.iter().filter(|file| !joins_late(spec, file)) {
         fs::write(file, "0").map_err(context(file.display()))?;
+        step();
     }
     if let Some(sandbox) = &spec.sandbox {
         let root = mounts::mount_root(sandbox)?;
         for file in request.procs.iter().filter(|file| joins_late(spec, file)) {
             fs::write(file, "0").map_err(context(file.display()))?;
+            step();
         }
         // The groups joined are the roots of what the sandbox sees.
         unshare(CloneFlags::CLONE_NEWCGROUP)?;
@@ -160,6 +172,7 @@ fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert:
     dup2_stdin(File::open("/dev/null")?)?;
     dup2_stdout(log)?;
     dup2_stderr(log)?;
+    step();
     let text = |s: &str| CString::new(s).map_err(io::Error::other);
     let program = CString::new(spec.program.as_os_str().as_bytes()).map_err(io::Error::other)?;
     let mut args = vec![program.clone()];

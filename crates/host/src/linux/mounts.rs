@@ -5,6 +5,7 @@
 
 use super::command::run;
 use crate::Sandbox;
+use crate::faults::step;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use nix::unistd::{chdir, pivot_root, sethostname};
@@ -27,6 +28,7 @@ const TUNABLES: [(&str, &str); 6] = [
 const DROPPED_CAPABILITIES: [u64; 8] = [16, 17, 25, 30, 32, 33, 35, 36];
 
 fn at<T>(what: impl std::fmt::Display, result: nix::Result<T>) -> io::Result<T> {
+    step();
     result.map_err(|errno| io::Error::other(format!("{what}: {errno}")))
 }
 
