@@ -43,5 +43,11 @@ def test_limits_hold(steps):
     assert steps["node-limit"][1].split() == [str(8 * GIB)]
 
 
+@pytest.mark.parametrize("direction", ["back", "forward"])
+def test_the_clock_may_jump(steps, direction):
+    """By half an hour and by thirty: more than a signature's, a session's and a token's time."""
+    assert steps[direction][0] == 0, steps[direction]
+
+
 def test_nothing_is_left(steps):
     assert steps["left"][1] == "", steps["left"]

@@ -6,9 +6,6 @@ from ekstra_service import wait
 from internet import Internet
 import images
 
-# One run of five found no way to the namespace, and why is not known yet: with `--faults` until it is.
-PLAYED = pytest.mark.faults
-
 
 @pytest.fixture(scope="module")
 def internet(tmp_path_factory):
@@ -52,7 +49,6 @@ def complaint(service, name):
     return said[0]
 
 
-@PLAYED
 def test_an_image_of_the_internet(online, internet):
     """As the README has it."""
     online.kubectl("create", "deployment", "hello", "--image=nginx")
@@ -61,7 +57,6 @@ def test_an_image_of_the_internet(online, internet):
     assert "HEAD /v2/library/nginx/manifests/latest" in asked and "/blobs/sha256:" in asked, asked
 
 
-@PLAYED
 def test_one_that_the_internet_has_not(online):
     online.kubectl("run", "unheard", "--image=unheard:1")
     assert "docker.io/library/unheard:1: not found" in complaint(online, "unheard")
@@ -91,7 +86,6 @@ def test_a_new_build_under_the_same_name_is_pulled(online):
         online.delete_pod("again")
 
 
-@PLAYED
 def test_offline_one_event_says_why(online, internet):
     internet.end()
     online.kubectl("run", "far", "--image=alpine:3")

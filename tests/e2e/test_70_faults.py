@@ -236,7 +236,6 @@ def test_stop_all_interrupted(service, cluster):
     assert not Path(service.home, "run/stopping").exists()
 
 
-@pytest.mark.faults
 def test_a_new_program_takes_over(service, cluster):
     """`ekstra restart` with another build: clusters go on, sign-ins too, and what the service was started with holds."""
     new = Path(service.work, "newer")

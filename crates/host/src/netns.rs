@@ -7,7 +7,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use tokio::net::{TcpSocket, TcpStream};
@@ -51,11 +51,22 @@ pub fn enter<T: Send>(name: &str, body: impl FnOnce() -> io::Result<T> + Send) -
 }
 
 pub fn listen_tcp(name: &str, address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    enter(name, || std::net::TcpListener::bind(address))
+    enter(name, || has_addresses().and_then(|()| std::net::TcpListener::bind(address)))
 }
 
 pub fn bind_udp(name: &str, address: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    enter(name, || std::net::UdpSocket::bind(address))
+    enter(name, || has_addresses().and_then(|()| std::net::UdpSocket::bind(address)))
+}
+
+/// In a namespace that never had an address, the kernel has no table to look one up in: it takes every address for a
+/// broadcast one, which can be bound and is never a source (`inet_addr_type` and `inet_bind`, Linux 6.18). What such a
+/// socket answers, for as long as it lives, comes from another address than was asked.
+fn has_addresses() -> io::Result<()> {
+    // TEST-NET-1 (RFC 5737): nobody has it.
+    match std::net::UdpSocket::bind((Ipv4Addr::new(192, 0, 2, 1), 0)) {
+        Ok(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        Err(_) => Ok(()),
+    }
 }
 
 /// A connection from inside the namespace; without a name, from the caller's own. It has no time limit of its own.
@@ -85,6 +96,43 @@ pub fn write_settings(name: &str, settings: &[(String, String)]) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Where a datagram of its comes from, seen from a client in the same namespace.
+    fn answers_from(server: &std::net::UdpSocket, name: &str) -> SocketAddr {
+        let to = server.local_addr().expect("bound");
+        let client = enter(name, || std::net::UdpSocket::bind("127.0.0.1:0")).expect("bound");
+        client.send_to(b"?", to).expect("sent");
+        let mut buffer = [0; 1];
+        let (_, peer) = server.recv_from(&mut buffer).expect("received");
+        server.send_to(b"!", peer).expect("sent");
+        client.recv_from(&mut buffer).expect("received").1
+    }
+
+    #[test]
+    fn a_socket_that_is_there_early_answers_from_its_address() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: namespaces need root");
+            return;
+        }
+        let ip = |words: &[&str]| {
+            let done = std::process::Command::new("ip").args(words).output().expect("runs");
+            assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+        };
+        let name = format!("ekstra-early-{}", std::process::id());
+        let address: SocketAddr = "10.0.0.2:53".parse().expect("an address");
+        ip(&["netns", "add", &name]);
+        let early = bind_udp(&name, address).map(|_| ()).map_err(|error| error.kind());
+        let early_tcp = listen_tcp(&name, address).map(|_| ()).map_err(|error| error.kind());
+        ip(&["-n", &name, "link", "set", "lo", "up"]);
+        for added in ["10.0.0.1/32", "10.0.0.2/32"] {
+            ip(&["-n", &name, "address", "add", added, "dev", "lo"]);
+        }
+        let from = bind_udp(&name, address).map(|server| answers_from(&server, &name));
+        ip(&["netns", "delete", &name]);
+        assert_eq!(early, Err(io::ErrorKind::AddrNotAvailable));
+        assert_eq!(early_tcp, Err(io::ErrorKind::AddrNotAvailable));
+        assert_eq!(from.expect("bound"), address);
+    }
 
     #[test]
     fn a_namespace_made_anew_is_another_one_though_its_inode_is_the_same() {

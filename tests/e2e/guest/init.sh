@@ -25,6 +25,14 @@ step() {
 }
 kubectl() { /guest/ekstra kubectl "$@"; }
 groups() { find /sys/fs/cgroup -maxdepth 1 -name 'ekstra-*'; }
+# Sets the clock; then a pod named $2 comes up on a node that is Ready, and goes.
+jump() {
+    date -s "$1" && kubectl run "$2" --image=guest/busybox:1 --restart=Never -- sleep 3600 \
+        && kubectl wait --for=condition=Ready "pod/$2" --timeout=240s \
+        && kubectl wait --for=condition=Ready node --all --timeout=120s \
+        && kubectl exec "$2" -- true \
+        && kubectl delete pod "$2" --grace-period=1 --timeout=120s
+}
 limits() { for file in /sys/fs/cgroup/ekstra-*/i-*/memory.max; do cat "$file"; done; }
 left() {
     groups
@@ -46,6 +54,8 @@ step killed kubectl wait --for=jsonpath='{.status.containerStatuses[0].state.ter
 step nodes kubectl get nodes --no-headers
 step node-limit limits
 step dns kubectl wait --for=condition=Available deployment/coredns -n kube-system --timeout=300s
+step back jump '30 minutes ago' earlier
+step forward jump '30 hours' later
 step delete /guest/ekstra delete cluster --name c
 step stop /guest/ekstra stop --all
 step left left
