@@ -1,4 +1,5 @@
-"""An internet of one machine, in a network namespace: a resolver that knows one name, and behind it, over TLS, a registry.
+"""An internet of one machine, in a network namespace: a resolver that knows one name, and behind it, over TLS, a registry;
+and a proxy, for who cannot resolve it.
 
 Run as a program, it is the two servers: `internet.py ADDRESS NAME CERTIFICATE KEY IMAGES`, where IMAGES is the image store of another home.
 """
@@ -23,6 +24,7 @@ import images
 HOST, INTERNET = "198.51.100.1", "198.51.100.2"
 NAME = "registry-1.docker.io"
 REPOSITORY = "library/nginx"
+PROXY = f"http://{INTERNET}:3128"
 
 
 class Registry(http.server.BaseHTTPRequestHandler):
@@ -66,6 +68,32 @@ class Registry(http.server.BaseHTTPRequestHandler):
         print(text % values, file=sys.stderr, flush=True)
 
 
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Tunnels to the registry (RFC 9110 §9.3.6)."""
+
+    def do_CONNECT(self):
+        name, _, port = self.path.rpartition(":")
+        if name != NAME:
+            return self.send_error(502)
+        with socket.create_connection((self.server.server_address[0], int(port))) as far:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=pass_on, args=(far, self.connection), daemon=True)
+            back.start()
+            pass_on(self.connection, far)
+            back.join()
+
+    def log_message(self, text, *values):
+        print("proxy: " + text % values, file=sys.stderr, flush=True)
+
+
+def pass_on(source, target):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
 def answer(query, name, address):
     """To one question (RFC 1035 §4): its address, no data of other kinds, or that there is no such name."""
     end = query.index(b"\0", 12) + 5
@@ -92,6 +120,8 @@ def resolve(address, name):
 def main(address, name, certificate, key, store):
     Registry.store = Path(store)
     threading.Thread(target=resolve, args=(address, name), daemon=True).start()
+    proxy = http.server.ThreadingHTTPServer((address, 3128), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
     server = http.server.ThreadingHTTPServer((address, 443), Registry)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -126,9 +156,6 @@ class Internet:
         script = "mkdir -p /www; hostname > /www/index.html; exec httpd -f -p 80 -h /www"
         pack = [BINARY, "image", "pack", images.rootfs(), "--name", "nginx:latest", "--entrypoint", "/bin/sh", "-c", script]
         subprocess.run(pack, env=env, check=True, capture_output=True)
-        # What the service's resolver reads.
-        self.resolv_conf = work / "resolv.conf"
-        self.resolv_conf.write_text(f"nameserver {INTERNET}\n")
         run("ip", "netns", "add", self.namespace)
         run("ip", "link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
         run("ip", "address", "add", f"{HOST}/30", "dev", self.link)
@@ -144,14 +171,17 @@ class Internet:
                 ["ip", "netns", "exec", self.namespace, *map(str, words)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
-    def start(self, service):
+    def start(self, service, resolver=INTERNET, **environment):
         """A service that resolves names there: in a mount namespace where another resolv.conf lies over the machine's."""
+        resolv_conf = self.work / f"resolv-{service.port}.conf"
+        resolv_conf.write_text(f"nameserver {resolver}\n")
         script = (
             "set -e; target=$(readlink -f /etc/resolv.conf)\n"
             'mount --make-private / ; mount --make-private "$(findmnt -no TARGET -T "$target")"\n'
-            f'mount --bind {self.resolv_conf} "$target"; exec {BINARY} start'
+            f'mount --bind {resolv_conf} "$target"; exec {BINARY} start'
         )
-        service.run("unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script)
+        words = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script]
+        service.run(*words, env=service.plain_env(**environment))
 
     def trusted_by(self, service):
         """The authority is among those of every node that runs; containerd reads them when it first asks over TLS."""

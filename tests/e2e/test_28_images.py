@@ -1,9 +1,11 @@
 """Images from the internet, from here, and from neither. A namespace plays the internet (`internet.py`)."""
 
+from pathlib import Path
+
 import pytest
 from conftest import closing, new_service
 from ekstra_service import wait
-from internet import Internet
+from internet import PROXY, Internet
 import images
 
 
@@ -14,24 +16,38 @@ def internet(tmp_path_factory):
     played.end()
 
 
-@pytest.fixture(scope="module")
-def online(internet):
-    service = new_service()
+def one_node(service, internet, **where):
+    """It and a cluster with one node, which trusts the registry."""
+    internet.start(service, **where)
+    images.pack(service)
+    service.create_cluster("online")
+    service.wait_cluster("online")
+    service.create_nodegroup("online", "ng", 1)
+    service.wait_nodegroup("online", "ng")
+    service.cli("update-kubeconfig", "--name", "online", "--kubeconfig", service.kubeconfig)
+    service.wait_nodes(1)
+    internet.trusted_by(service)
+
+
+def ready(service, internet, **where):
     try:
-        internet.start(service)
-        images.pack(service)
-        service.create_cluster("online")
-        service.wait_cluster("online")
-        service.create_nodegroup("online", "ng", 1)
-        service.wait_nodegroup("online", "ng")
-        service.cli("update-kubeconfig", "--name", "online", "--kubeconfig", service.kubeconfig)
-        service.wait_nodes(1)
-        internet.trusted_by(service)
+        one_node(service, internet, **where)
     except BaseException:
         print(service.logs(), internet.log.read_text())
         service.close()
         raise
     yield from closing(service)
+
+
+@pytest.fixture(scope="module")
+def online(internet):
+    yield from ready(new_service(), internet)
+
+
+@pytest.fixture
+def behind_a_proxy(internet):
+    """Nothing answers it but the proxy."""
+    yield from ready(new_service(), internet, resolver="127.254.254.254", HTTPS_PROXY=PROXY, NO_PROXY="example.com")
 
 
 def complaint(service, name):
@@ -55,6 +71,14 @@ def test_an_image_of_the_internet(online, internet):
     online.kubectl("wait", "--for=condition=Available", "deployment/hello", "--timeout=60s")
     asked = internet.log.read_text()
     assert "HEAD /v2/library/nginx/manifests/latest" in asked and "/blobs/sha256:" in asked, asked
+
+
+def test_an_image_through_a_proxy(behind_a_proxy, internet):
+    """The one that the service was started with."""
+    behind_a_proxy.kubectl("create", "deployment", "hello", "--image=nginx")
+    behind_a_proxy.kubectl("wait", "--for=condition=Available", "deployment/hello", "--timeout=60s")
+    assert 'proxy: "CONNECT registry-1.docker.io:443' in internet.log.read_text()
+    assert Path(behind_a_proxy.home, "proxies.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_one_that_the_internet_has_not(online):

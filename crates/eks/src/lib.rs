@@ -52,6 +52,7 @@ use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::names::keys;
 use ekstra_engine::Reconciler;
 use ekstra_host::{Host, Names};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,13 +83,15 @@ pub struct Eks {
     pub programs: Arc<dyn Programs>,
     /// Seconds that a node has to be drained; EKS's 15 minutes unless set.
     pub drain_limit_seconds: Option<i64>,
+    /// Variables by name, for what nodes fetch from outside.
+    pub proxies: BTreeMap<String, String>,
     pub(crate) clients: kubernetes::Clients,
 }
 
 impl Eks {
     pub fn new(cloud: Cloud, host: Arc<dyn Host>, names: Names, programs: Arc<dyn Programs>) -> Self {
         let clients = kubernetes::Clients::new(cloud.clone());
-        Self { cloud, host, names, programs, drain_limit_seconds: None, clients }
+        Self { cloud, host, names, programs, drain_limit_seconds: None, proxies: BTreeMap::new(), clients }
     }
 
     /// The store's keys of all clusters there are.

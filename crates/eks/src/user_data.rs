@@ -3,8 +3,31 @@
 
 use crate::Eks;
 use base64::Engine;
+use ekstra_domain::ec2::{METADATA_ADDRESS, Vpc};
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Nodegroup};
+use ekstra_domain::names::keys;
 use serde_json::json;
+
+const NO_PROXY: &str = "NO_PROXY";
+
+/// What is not to be asked for through a proxy: what the user says, and all that is this machine's.
+fn exceptions(eks: &Eks, cluster: &Cluster, given: Option<&String>) -> Vec<String> {
+    let view = eks.cloud.store.view();
+    let vpc: Option<Vpc> = view.get_as(&keys::vpc(&cluster.scope, &cluster.vpc.vpc));
+    let own = ["localhost", "127.0.0.1", ".internal", ".svc", ".cluster.local"].map(str::to_owned);
+    let networks = [
+        eks.cloud.settings.address.to_string(),
+        METADATA_ADDRESS.to_string(),
+        cluster.service_cidr.to_string(),
+    ];
+    let given = given.into_iter().flat_map(|list| list.split(',')).map(|word| word.trim().to_owned());
+    given
+        .filter(|word| !word.is_empty())
+        .chain(own)
+        .chain(networks)
+        .chain(vpc.map(|vpc| vpc.cidr.to_string()))
+        .collect()
+}
 
 /// `None` until the cluster's certificate authority exists.
 pub(crate) fn render(
@@ -22,7 +45,7 @@ pub(crate) fn render(
         flags.push(format!("--register-with-taints={}", taints.join(",")));
     }
     // JSON is YAML.
-    let config = json!({
+    let mut config = json!({
         "apiVersion": "node.eks.aws/v1alpha1",
         "kind": "NodeConfig",
         "spec": {
@@ -35,6 +58,12 @@ pub(crate) fn render(
             "kubelet": {"flags": flags},
         },
     });
+    if !eks.proxies.is_empty() {
+        let direct = exceptions(eks, cluster, eks.proxies.get(NO_PROXY));
+        let mut variables = eks.proxies.clone();
+        variables.insert(NO_PROXY.to_owned(), direct.join(","));
+        config["spec"]["instance"] = json!({"environment": {"containerd": variables}});
+    }
     Some(format!(
         "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"//\"\r\n\r\n--//\r\n\
          Content-Type: application/node.eks.aws\r\n\r\n{config}\r\n--//--\r\n"

@@ -16,6 +16,7 @@ mod kubeconfig;
 mod privilege;
 mod programs;
 mod progress;
+mod proxies;
 mod serve;
 mod service;
 mod takedown;

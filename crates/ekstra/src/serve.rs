@@ -10,7 +10,7 @@ use crate::privilege::is_root;
 use crate::programs::Components;
 use crate::service::Service;
 use crate::takedown::service_address;
-use crate::{backup, credentials, gate_keeper, http, takedown, tls};
+use crate::{backup, credentials, gate_keeper, http, proxies, takedown, tls};
 use anyhow::{Context, Result, anyhow};
 use ekstra_cloud::api::Router;
 use ekstra_cloud::ec2::instances::InstanceReconciler;
@@ -175,7 +175,8 @@ async fn compose(
     let private_listener = control::bind(home)?;
     let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
     eks.drain_limit_seconds = options.drain_limit_seconds;
-    let mut router = Router::default();
+    eks.proxies = proxies::remembered(home);
+    let mut router = Router::new(cloud.clone());
     ekstra_cloud::serve(&mut router, cloud);
     ekstra_eks::serve(&mut router, &eks);
     let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });

@@ -25,7 +25,9 @@ pub(crate) fn run() -> io::Result<()> {
     run_scripts(&data.scripts)?;
     say("configured");
     let containerd = vec!["--config".to_owned(), config::CONTAINERD_CONFIG.to_owned()];
-    let service = Service::new("containerd", "/usr/local/bin/containerd", containerd);
+    let environment = |service| data.node.spec.instance.environment(service);
+    let service = Service::new("containerd", "/usr/local/bin/containerd", containerd)
+        .with_environment(environment("containerd"));
     supervisor.start(service.with_alarm(health::watch(health::containerd)?));
     let own = std::env::current_exe()?.to_string_lossy().into_owned();
     supervisor.start(Service::new("csi", &own, vec!["csi".to_owned()]));
@@ -33,7 +35,8 @@ pub(crate) fn run() -> io::Result<()> {
     if supervisor.run_until(up)? {
         say("containerd answers");
         let flags = config::kubelet_flags(&facts, &data.node.spec);
-        let mut service = Service::new("kubelet", "/usr/local/bin/kubelet", flags);
+        let mut service =
+            Service::new("kubelet", "/usr/local/bin/kubelet", flags).with_environment(environment("kubelet"));
         if let Some(address) = config::kubelet_health(&data.node.spec) {
             service = service.with_alarm(health::watch(move || health::kubelet(address))?);
         }

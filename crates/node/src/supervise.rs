@@ -25,6 +25,7 @@ pub(crate) struct Service {
     pub(crate) name: &'static str,
     pub(crate) program: String,
     pub(crate) args: Vec<String>,
+    environment: Vec<(String, String)>,
     pid: Option<Pid>,
     started: Instant,
     failures: u32,
@@ -39,12 +40,17 @@ impl Service {
             name,
             program: program.to_owned(),
             args,
+            environment: Vec::new(),
             pid: None,
             started: Instant::now(),
             failures: 0,
             next_start: None,
             alarm: None,
         }
+    }
+
+    pub(crate) fn with_environment(self, environment: Vec<(String, String)>) -> Self {
+        Self { environment, ..self }
     }
 
     pub(crate) fn with_alarm(self, alarm: Alarm) -> Self {
@@ -83,6 +89,7 @@ impl Service {
             .env("HOME", "/root")
             // A node's programs matter less than its pods' memory.
             .env("GOGC", "60")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .process_group(0);
         unblock_signals(&mut command);

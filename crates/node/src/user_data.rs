@@ -4,6 +4,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::io;
 
 /// `node.eks.aws/v1alpha1` NodeConfig; several are merged, the later wins.
@@ -18,6 +19,22 @@ pub(crate) struct NodeConfig {
 pub(crate) struct NodeSpec {
     pub(crate) cluster: ClusterDetails,
     pub(crate) kubelet: KubeletOptions,
+    pub(crate) instance: InstanceOptions,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub(crate) struct InstanceOptions {
+    /// Variables by service; those of `default` are everybody's.
+    environment: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl InstanceOptions {
+    /// A service's own variables come last.
+    pub(crate) fn environment(&self, service: &str) -> Vec<(String, String)> {
+        let of = |name: &str| self.environment.get(name).cloned().unwrap_or_default();
+        of("default").into_iter().chain(of(service)).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -69,6 +86,9 @@ fn merge(into: &mut NodeConfig, from: NodeConfig) {
     cluster.cidr = other.cidr.or(cluster.cidr.take());
     into.spec.kubelet.config.extend(from.spec.kubelet.config);
     into.spec.kubelet.flags.extend(from.spec.kubelet.flags);
+    for (service, variables) in from.spec.instance.environment {
+        into.spec.instance.environment.entry(service).or_default().extend(variables);
+    }
 }
 
 /// Content type and body of each part.
@@ -148,5 +168,17 @@ mod tests {
         let alone = parse("spec: {cluster: {name: solo}}").expect("parses");
         assert_eq!(alone.node.spec.cluster.name.as_deref(), Some("solo"));
         assert!(parse("spec: [").is_err());
+    }
+
+    #[test]
+    fn variables_of_a_service_come_after_everybody_s() {
+        let text = "spec: {instance: {environment: {default: {A: '1', B: '1'}, containerd: {B: '2'}}}}";
+        let instance = parse(text).expect("parses").node.spec.instance;
+        let pairs = |service| {
+            let variables = instance.environment(service);
+            variables.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()
+        };
+        assert_eq!(pairs("kubelet"), ["A=1", "B=1"]);
+        assert_eq!(pairs("containerd"), ["A=1", "B=1", "B=2"]);
     }
 }

@@ -184,9 +184,13 @@ impl Machine {
                 }
             }
         }
-        for name in &self.proxies {
+        for (name, is_loopback) in &self.proxies {
+            let nodes = match is_loopback {
+                true => "nodes cannot, since it is on this machine's loopback",
+                false => "and so do nodes that a service started with it makes, to pull images",
+            };
             let text = format!(
-                "{name} is set: builds use it, nodes do not; `eval \"$(ekstra env)\"` takes the service's addresses out of it"
+                "{name} is set: builds use it, {nodes}; `eval \"$(ekstra env)\"` takes the service's addresses out of it"
             );
             found.push(note("proxy", &text));
         }

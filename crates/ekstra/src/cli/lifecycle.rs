@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::control::Control;
 use crate::home::{Home, same_content};
 use crate::privilege::{as_root, is_root};
+use crate::proxies;
 use crate::serve::Options;
 use crate::takedown;
 use anyhow::{Context, Result, anyhow, bail};
@@ -57,6 +58,10 @@ fn parse_listen(text: &str) -> Result<u16, String> {
 
 impl Serve {
     pub(super) fn options(self, home: Home) -> Result<Options> {
+        // One that was started in the background has no environment of its own.
+        if !self.detached && home.root.is_dir() {
+            proxies::remember(&home)?;
+        }
         Ok(Options {
             listen: self.listen,
             region: self.region.region,
@@ -189,6 +194,7 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
     }
     home.create()?;
     home.install_program()?;
+    proxies::remember(home)?;
     if rootless || is_root() {
         return spawn(home, &words).await;
     }

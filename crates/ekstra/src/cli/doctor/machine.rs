@@ -2,6 +2,7 @@
 
 use crate::home::transits;
 use crate::privilege::{find, is_root};
+use crate::proxies::is_loopback;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -68,8 +69,8 @@ pub(super) struct Machine {
     pub(super) firewalls: Vec<(String, String)>,
     /// The link of the default route, and its MTU.
     pub(super) uplink: Option<(String, u32)>,
-    /// Names of the variables that are set.
-    pub(super) proxies: Vec<&'static str>,
+    /// Names of the variables that are set, and whether that proxy is on the loopback.
+    pub(super) proxies: Vec<(&'static str, bool)>,
     pub(super) resolvers: Vec<IpAddr>,
 }
 
@@ -97,7 +98,8 @@ impl Machine {
             uplink: crate::home::uplink(),
             proxies: PROXIES
                 .into_iter()
-                .filter(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
+                .filter_map(|name| Some((name, std::env::var(name).ok().filter(|v| !v.is_empty())?)))
+                .map(|(name, value)| (name, is_loopback(&value)))
                 .collect(),
             resolvers: resolvers(&text("/etc/resolv.conf")),
         }

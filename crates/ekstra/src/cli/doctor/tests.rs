@@ -79,7 +79,7 @@ fn each_machine_is_told_what_is_odd_about_it() {
         ("mtu-small", Machine { uplink: Some(("wg0".to_owned(), 1380)), ..good() }),
         ("mtu-jumbo", Machine { uplink: Some(("eth0".to_owned(), 9001)), ..good() }),
         ("mtu-tiny", Machine { uplink: Some(("slip0".to_owned(), 296)), ..good() }),
-        ("proxy", Machine { proxies: vec!["HTTPS_PROXY", "https_proxy"], ..good() }),
+        ("proxy", Machine { proxies: vec![("HTTPS_PROXY", false), ("https_proxy", true)], ..good() }),
         (
             "systemd-resolved",
             Machine { resolvers: vec!["127.0.0.53".parse().expect("an address")], ..good() },
