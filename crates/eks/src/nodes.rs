@@ -6,7 +6,7 @@
 
 use crate::Eks;
 use crate::controller::{down, up};
-use crate::signing::{self, SigningError};
+use crate::signing::{self, KUBELET_SERVING, SigningError};
 use ekstra_domain::ec2::Instance;
 use ekstra_domain::eks::ControlPlaneSlot;
 use ekstra_domain::names::{Scope, keys};
@@ -22,7 +22,6 @@ use serde_json::json;
 use std::time::Duration;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509CertificationRequest};
 
-const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
 /// Everything is looked at this often even when no event says so.
 const RESYNC: Duration = Duration::from_secs(30);

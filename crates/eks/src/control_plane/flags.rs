@@ -119,14 +119,17 @@ fn kube_controller_manager(files: &Files, cluster: &Cluster, site: &Site) -> Vec
     for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "controller-manager.kubeconfig"));
     }
+    // All of upstream's signers but that of kubelets' serving certificates (`signing.rs`).
+    for signer in ["kube-apiserver-client", "kubelet-client", "legacy-unknown"] {
+        args.push(file(files, &format!("cluster-signing-{signer}-cert-file"), "ca.crt"));
+        args.push(file(files, &format!("cluster-signing-{signer}-key-file"), "ca.key"));
+    }
     args.extend([
         flag("bind-address", "127.0.0.1"),
         flag("secure-port", site.port(Listener::ControllerManager)),
         flag("allocate-node-cidrs", false),
         flag("cluster-name", &cluster.name),
         file(files, "client-ca-file", "ca.crt"),
-        file(files, "cluster-signing-cert-file", "ca.crt"),
-        file(files, "cluster-signing-key-file", "ca.key"),
         file(files, "root-ca-file", "ca.crt"),
         file(files, "requestheader-client-ca-file", "front-proxy-ca.crt"),
         file(files, "service-account-private-key-file", "service-account.key"),

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 /// Clusters live shorter than this; rotation comes with its own operation.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A clock that is set back after a cluster was made, as in a time zone by mistake, must not make its keys keys of the future.
-const BACKDATED: Duration = Duration::from_secs(26 * 3600);
+pub(crate) const BACKDATED: Duration = Duration::from_secs(26 * 3600);
 /// Who the service itself is to the API server.
 pub(crate) const SERVICE_USER: &str = "eks:ekstra";
 
