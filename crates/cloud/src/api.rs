@@ -1,8 +1,10 @@
 //! Operations as a table: a marker type of the model, and the function that answers it.
 
+use crate::Cloud;
+use crate::access::{self, Access};
 use ekstra_domain::iam::Principal;
 use ekstra_domain::names::Scope;
-use ekstra_model::{OperationShape, Shape, Value};
+use ekstra_model::{OperationShape, Protocol, Shape, Value};
 use ekstra_store::{CommitError, TxnError};
 use ekstra_wire::ApiError;
 use futures::FutureExt;
@@ -10,21 +12,34 @@ use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Who calls, and where.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub principal: Principal,
+    /// Documents that narrow what the caller's session may do; none at all narrow nothing.
+    pub session_policies: Vec<String>,
     pub scope: Scope,
     pub request_id: String,
+    pub origin: Origin,
+}
+
+/// Where a request came from.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    pub address: Option<IpAddr>,
+    pub is_tls: bool,
+    pub user_agent: Option<String>,
 }
 
 type Handler = Arc<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Value, ApiError>> + Send + Sync>;
 
 /// Every operation that is served.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Router {
+    cloud: Cloud,
     handlers: HashMap<(&'static str, &'static str), Handler>,
 }
 
@@ -35,8 +50,18 @@ impl std::fmt::Debug for Router {
 }
 
 impl Router {
-    pub fn serve<O, C, F, A>(&mut self, _operation: O, context: &C, function: F)
-    where
+    pub fn new(cloud: Cloud) -> Self {
+        Self { cloud, handlers: HashMap::new() }
+    }
+
+    /// `access` says what a call needs; whoever has not got that does not come to `function`.
+    pub fn serve<O, C, F, A>(
+        &mut self,
+        _operation: O,
+        context: &C,
+        access: impl Fn(&C, &Call, &O::Input) -> Access + Clone + Send + Sync + 'static,
+        function: F,
+    ) where
         O: OperationShape,
         O::Input: Send + 'static,
         O::Output: Send,
@@ -44,16 +69,21 @@ impl Router {
         F: Fn(C, Call, O::Input) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Result<O::Output, ApiError>> + Send + 'static,
     {
-        let context = context.clone();
+        let (context, cloud) = (context.clone(), self.cloud.clone());
+        let operation = O::OPERATION;
+        let action = format!("{}:{}", operation.service, operation.name);
+        let protocol = protocol(operation.service);
         let handler = move |call: Call, input: Value| {
-            let (context, function) = (context.clone(), function.clone());
+            let (context, function, cloud) = (context.clone(), function.clone(), cloud.clone());
+            let (access, action) = (access.clone(), action.clone());
             async move {
                 let input = O::Input::from_value(input).map_err(|e| ApiError::internal(e.to_string()))?;
+                let needed = access(&context, &call, &input);
+                access::check(&cloud, &call, protocol, &action, needed)?;
                 function(context, call, input).await.map(|output| output.to_value())
             }
             .boxed()
         };
-        let operation = O::OPERATION;
         self.handlers.insert((operation.service, operation.name), Arc::new(handler));
     }
 
@@ -68,6 +98,12 @@ impl Router {
         let handler = self.handlers.get(&(service, operation))?;
         Some(handler(call, input))
     }
+}
+
+/// How a service's clients are told of errors.
+fn protocol(service: &str) -> Protocol {
+    let served = ekstra_model::SERVICES.iter().find(|known| known.id == service);
+    served.map_or(Protocol::RestJson, |known| known.protocol)
 }
 
 /// What was asked, without the token: the same token with other words is refused.

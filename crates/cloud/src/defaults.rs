@@ -3,7 +3,7 @@
 use crate::Cloud;
 use crate::api::Refusal;
 use ekstra_domain::ec2::{DEFAULT_VPC_CIDR, SecurityGroup, Subnet, Vpc, ZONES};
-use ekstra_domain::iam::{DEFAULT_ROLES, Role, service_trust};
+use ekstra_domain::iam::{DEFAULT_ROLES, FIRST_USER, Grants, Role, User, service_trust};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_domain::prefix::Prefix;
 use std::collections::BTreeMap;
@@ -78,10 +78,39 @@ fn furnish_account(cloud: &Cloud, account: &str, txn: &mut ekstra_store::Txn) ->
             trust_policy: service_trust(principal),
             description: Some("Made by ekstra".into()),
             max_session_seconds: 3600,
-            attached_policies: policies.iter().map(|p| format!("arn:aws:iam::aws:policy/{p}")).collect(),
+            grants: attached(policies),
             tags: BTreeMap::new(),
         };
         txn.put(&keys::role(account, name), &role)?;
     }
-    Ok(())
+    first_user(cloud, account, txn).map(drop)
+}
+
+fn attached(policies: &[&str]) -> Grants {
+    let attached_policies = policies.iter().map(|p| format!("arn:aws:iam::aws:policy/{p}")).collect();
+    Grants { attached_policies, ..Grants::default() }
+}
+
+/// Who administers an account from the start; made once.
+pub fn first_user(
+    cloud: &Cloud,
+    account: &str,
+    txn: &mut ekstra_store::Txn,
+) -> Result<Option<User>, Refusal> {
+    let (key, marker) = (keys::user(account, FIRST_USER), format!("iam/first-user/{account}"));
+    if !txn.exists(&marker) {
+        txn.put(&marker, &cloud.env.now_ms())?;
+        let user = User {
+            name: FIRST_USER.into(),
+            account: account.into(),
+            path: "/".into(),
+            id: cloud.env.iam_id("AIDA"),
+            created_ms: cloud.env.now_ms(),
+            grants: attached(&["AdministratorAccess"]),
+            groups: Default::default(),
+            tags: BTreeMap::new(),
+        };
+        txn.put(&key, &user)?;
+    }
+    Ok(txn.get(&key)?)
 }

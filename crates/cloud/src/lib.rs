@@ -2,6 +2,7 @@
 //!
 //! Invariant: an operation validates, writes intent in one transaction and answers; only reconcilers touch the host.
 
+pub mod access;
 pub mod api;
 mod context;
 mod defaults;
@@ -12,7 +13,7 @@ mod machine;
 mod sts;
 
 pub use context::{Cloud, Settings};
-pub use defaults::ensure_scope;
+pub use defaults::{ensure_scope, first_user};
 pub use machine::on_host;
 
 /// Every operation of this crate.

@@ -1,16 +1,19 @@
 //! Security Token Service: who am I, and sessions of roles.
 
 use crate::Cloud;
+use crate::access::{Access, document, may_assume};
 use crate::api::{Call, Router};
 use crate::iam::find_role;
-use ekstra_domain::iam::{Principal, Session, trusts};
+use ekstra_domain::iam::{Principal, Session};
 use ekstra_model::{Timestamp, sts as model};
+use ekstra_policy::{Kind, Policy};
 use ekstra_wire::ApiError;
 use model::ops;
 
 pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
-    router.serve(ops::GetCallerIdentity, cloud, get_caller_identity);
-    router.serve(ops::AssumeRole, cloud, assume_role);
+    // Everybody may ask who they are. Whether a role may be assumed its own policy says, too.
+    router.serve(ops::GetCallerIdentity, cloud, |_: &Cloud, _, _| Access::Unasked, get_caller_identity);
+    router.serve(ops::AssumeRole, cloud, |_: &Cloud, _, _| Access::Unasked, assume_role);
 }
 
 async fn get_caller_identity(
@@ -38,9 +41,12 @@ async fn assume_role(
             format!("User: {caller} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
         ApiError::client("AccessDenied", 403, message)
     };
+    let mut context = vec![("sts:RoleSessionName".to_owned(), vec![session_name.clone()])];
+    context.extend(input.external_id.clone().map(|id| ("sts:ExternalId".to_owned(), vec![id])));
     let role = find_role(&cloud, &role_arn)
-        .filter(|role| trusts(&role.trust_policy, &call.principal))
+        .filter(|role| may_assume(&cloud, &call, role, context.clone()))
         .ok_or_else(denied)?;
+    let policies = session_policies(&cloud, input.policy, input.policy_arns.unwrap_or_default())?;
     let seconds = i64::from(input.duration_seconds.unwrap_or(3600));
     if seconds > role.max_session_seconds {
         let message = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.";
@@ -52,6 +58,7 @@ async fn assume_role(
         access_key_id: cloud.env.access_key_id("ASIA"),
         principal: Principal { account: role.account, arn: arn.clone(), user_id: user_id.clone() },
         expires: cloud.env.now() + seconds,
+        policies,
     };
     let token = cloud.master.seal(&session);
     Ok(model::AssumeRoleResponse {
@@ -64,4 +71,28 @@ async fn assume_role(
         assumed_role_user: Some(model::AssumedRoleUser { assumed_role_id: Some(user_id), arn: Some(arn) }),
         ..Default::default()
     })
+}
+
+/// What narrows a session: one document, and managed policies as they are now.
+fn session_policies(
+    cloud: &Cloud,
+    own: Option<String>,
+    managed: Vec<model::PolicyDescriptorType>,
+) -> Result<Vec<String>, ApiError> {
+    if let Some(text) = &own {
+        Policy::parse(text, Kind::Identity)
+            .map_err(|why| ApiError::client("MalformedPolicyDocument", 400, why.to_string()))?;
+    }
+    let mut policies: Vec<String> = own.into_iter().collect();
+    for arn in managed.into_iter().filter_map(|named| named.arn) {
+        let text = document(cloud, &arn).ok_or_else(|| {
+            ApiError::client(
+                "ValidationError",
+                400,
+                format!("Policy {arn} does not exist or is not attachable."),
+            )
+        })?;
+        policies.push(text);
+    }
+    Ok(policies)
 }

@@ -233,7 +233,7 @@ async fn a_volume_waits_for_the_snapshot_that_is_made_of_it() {
 #[tokio::test]
 async fn operations_answer_in_ec2s_shapes() {
     let world = world().await;
-    let mut router = Router::default();
+    let mut router = Router::new(world.env.cloud.clone());
     ekstra_cloud::serve(&mut router, &world.env.cloud);
     let request = model::CreateVolumeRequest {
         availability_zone: Some("us-east-1a".into()),

@@ -1,14 +1,19 @@
 //! Identities: roles, access keys, and role sessions that carry their own proof.
 
+mod aws_managed;
+mod entities;
 mod session;
-mod trust;
 
+pub use aws_managed::{aws_managed, aws_managed_arns};
+pub use entities::{Grants, Group, MOST_VERSIONS, ManagedPolicy, PolicyVersion, User};
 pub use session::{Credential, MasterKey, Session, SessionError};
-pub use trust::trusts;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// Every account's administrator at first.
+pub const FIRST_USER: &str = "admin";
 
 /// Exist in every account, so that a first cluster needs no preparation.
 pub const DEFAULT_ROLES: [(&str, &str, &[&str]); 2] = [
@@ -33,7 +38,8 @@ pub struct Role {
     pub trust_policy: String,
     pub description: Option<String>,
     pub max_session_seconds: i64,
-    pub attached_policies: Vec<String>,
+    #[serde(flatten)]
+    pub grants: Grants,
     pub tags: BTreeMap<String, String>,
 }
 
@@ -68,6 +74,11 @@ pub struct AccessKey {
     pub id: String,
     pub secret: Secret,
     pub principal: Principal,
+    #[serde(default)]
+    pub created_ms: i64,
+    /// `UpdateAccessKey` can take it out of use.
+    #[serde(default)]
+    pub is_inactive: bool,
 }
 
 /// Who a verified signature stands for.

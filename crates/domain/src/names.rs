@@ -191,8 +191,35 @@ pub mod keys {
         format!("iam/roles/{account}/{name}")
     }
 
+    pub const ACCESS_KEYS: &str = "iam/access-keys/";
+
     pub fn access_key(id: &str) -> String {
-        format!("iam/access-keys/{id}")
+        format!("{ACCESS_KEYS}{id}")
+    }
+
+    pub fn users(account: &str) -> String {
+        format!("iam/users/{account}/")
+    }
+
+    pub fn user(account: &str, name: &str) -> String {
+        format!("iam/users/{account}/{name}")
+    }
+
+    pub fn groups(account: &str) -> String {
+        format!("iam/groups/{account}/")
+    }
+
+    pub fn group(account: &str, name: &str) -> String {
+        format!("iam/groups/{account}/{name}")
+    }
+
+    /// Of the customer-managed ones.
+    pub fn policies(account: &str) -> String {
+        format!("iam/policies/arn:aws:iam::{account}:policy/")
+    }
+
+    pub fn policy(arn: &str) -> String {
+        format!("iam/policies/{arn}")
     }
 }
 

@@ -1,5 +1,6 @@
 //! EKS's operations, one a file.
 
+mod access;
 mod cluster_versions;
 mod create_cluster;
 mod create_nodegroup;
@@ -20,24 +21,34 @@ use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 
 pub(crate) fn serve(router: &mut Router, eks: &Eks) {
-    router.serve(ops::CreateCluster, eks, create_cluster::handle);
-    router.serve(ops::DescribeCluster, eks, describe::cluster);
-    router.serve(ops::ListClusters, eks, list::clusters);
-    router.serve(ops::DeleteCluster, eks, delete::cluster);
-    router.serve(ops::DescribeClusterVersions, eks, cluster_versions::handle);
-    router.serve(ops::UpdateClusterConfig, eks, update_cluster::config);
-    router.serve(ops::UpdateClusterVersion, eks, update_cluster::version);
-    router.serve(ops::CreateNodegroup, eks, create_nodegroup::handle);
-    router.serve(ops::DescribeNodegroup, eks, describe::nodegroup);
-    router.serve(ops::ListNodegroups, eks, list::nodegroups);
-    router.serve(ops::DeleteNodegroup, eks, delete::nodegroup);
-    router.serve(ops::UpdateNodegroupConfig, eks, update_nodegroup::config);
-    router.serve(ops::UpdateNodegroupVersion, eks, update_nodegroup::version);
-    router.serve(ops::DescribeUpdate, eks, describe::update);
-    router.serve(ops::ListUpdates, eks, list::updates);
-    router.serve(ops::TagResource, eks, tags::tag);
-    router.serve(ops::UntagResource, eks, tags::untag);
-    router.serve(ops::ListTagsForResource, eks, tags::list);
+    router.serve(ops::CreateCluster, eks, access::create_cluster, create_cluster::handle);
+    router.serve(ops::DescribeCluster, eks, access::describe_cluster, describe::cluster);
+    router.serve(ops::ListClusters, eks, access::list_clusters, list::clusters);
+    router.serve(ops::DeleteCluster, eks, access::delete_cluster, delete::cluster);
+    router.serve(
+        ops::DescribeClusterVersions,
+        eks,
+        access::describe_cluster_versions,
+        cluster_versions::handle,
+    );
+    router.serve(ops::UpdateClusterConfig, eks, access::update_cluster_config, update_cluster::config);
+    router.serve(ops::UpdateClusterVersion, eks, access::update_cluster_version, update_cluster::version);
+    router.serve(ops::CreateNodegroup, eks, access::create_nodegroup, create_nodegroup::handle);
+    router.serve(ops::DescribeNodegroup, eks, access::describe_nodegroup, describe::nodegroup);
+    router.serve(ops::ListNodegroups, eks, access::list_nodegroups, list::nodegroups);
+    router.serve(ops::DeleteNodegroup, eks, access::delete_nodegroup, delete::nodegroup);
+    router.serve(ops::UpdateNodegroupConfig, eks, access::update_nodegroup_config, update_nodegroup::config);
+    router.serve(
+        ops::UpdateNodegroupVersion,
+        eks,
+        access::update_nodegroup_version,
+        update_nodegroup::version,
+    );
+    router.serve(ops::DescribeUpdate, eks, access::describe_update, describe::update);
+    router.serve(ops::ListUpdates, eks, access::list_updates, list::updates);
+    router.serve(ops::TagResource, eks, access::tag_resource, tags::tag);
+    router.serve(ops::UntagResource, eks, access::untag_resource, tags::untag);
+    router.serve(ops::ListTagsForResource, eks, access::list_tags, tags::list);
 }
 
 fn invalid_parameter(message: impl Into<String>) -> ApiError {

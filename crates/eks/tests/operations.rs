@@ -40,7 +40,7 @@ const NODE_ROLE: &str = "arn:aws:iam::000000000000:role/eksNodeRole";
 async fn world() -> World {
     let env = TestEnv::new().await;
     let eks = Eks::new(env.cloud.clone(), env.host.clone(), env.names.clone(), Arc::new(OneVersion));
-    let mut router = Router::default();
+    let mut router = Router::new(env.cloud.clone());
     ekstra_eks::serve(&mut router, &eks);
     World { env, router, eks }
 }

@@ -2,11 +2,12 @@
 //! used by the command line, another's when they are asked for.
 
 use crate::home::Home;
-use anyhow::{Context, Result};
-use ekstra_cloud::Cloud;
+use anyhow::{Context, Result, anyhow};
+use ekstra_cloud::api::Refusal;
+use ekstra_cloud::{Cloud, first_user};
 use ekstra_domain::iam::{AccessKey, Principal, Secret};
 use ekstra_domain::names::{DEFAULT_ACCOUNT, keys};
-use ekstra_store::CommitError;
+use ekstra_store::Txn;
 use ekstra_wire::sigv4;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -68,17 +69,18 @@ pub(crate) async fn ensure(home: &Home, cloud: &Cloud, account: &str) -> Result<
         }
     };
     let key = keys::access_key(&stored.access_key_id);
-    if cloud.store.view().get(&key).is_some() {
-        return Ok(());
-    }
-    let record = AccessKey {
-        id: stored.access_key_id.clone(),
-        secret: Secret(stored.secret_access_key.clone()),
-        principal: Principal {
-            account: stored.account.clone(),
-            arn: format!("arn:aws:iam::{}:user/admin", stored.account),
-            user_id: cloud.env.iam_id("AIDA"),
-        },
+    let body = |txn: &mut Txn| {
+        let user = first_user(cloud, account, txn)?;
+        // Who was deleted has no keys.
+        let Some(user) = user.filter(|_| !txn.exists(&key)) else { return Ok(()) };
+        let record = AccessKey {
+            id: stored.access_key_id.clone(),
+            secret: Secret(stored.secret_access_key.clone()),
+            principal: Principal { account: user.account.clone(), arn: user.arn(), user_id: user.id.clone() },
+            created_ms: cloud.env.now_ms(),
+            is_inactive: false,
+        };
+        Ok::<_, Refusal>(txn.put(&key, &record)?)
     };
-    Ok(cloud.store.transact::<_, CommitError>(|txn| Ok(txn.put(&key, &record)?)).await?)
+    cloud.store.transact(body).await.map_err(|refusal| anyhow!("{refusal:?}"))
 }

@@ -5,6 +5,7 @@
 
 use crate::service::Service;
 use bytes::Bytes;
+use ekstra_cloud::api::Origin;
 use ekstra_wire::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
@@ -12,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -41,12 +43,12 @@ pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<
         // A semaphore that is never closed. Who comes when all are taken waits in the listener's queue.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
                 let (tls, service) = (tls.clone(), service.clone());
                 tokio::spawn(async move {
                     let _place = place;
-                    connection(stream, tls, service).await;
+                    connection(stream, peer.ip(), tls, service).await;
                 });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -54,23 +56,28 @@ pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<
     }
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, service: Arc<Service>) {
+async fn connection(stream: TcpStream, peer: IpAddr, tls: TlsAcceptor, service: Arc<Service>) {
+    let origin = |is_tls| Origin { address: Some(peer), is_tls, user_agent: None };
     let mut first = [0];
     match tokio::time::timeout(HELLO_PATIENCE, stream.peek(&mut first)).await {
         Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
             if let Ok(Ok(stream)) = tokio::time::timeout(HELLO_PATIENCE, tls.accept(stream)).await {
-                exchange(stream, service).await;
+                exchange(stream, service, origin(true)).await;
             }
         }
-        Ok(Ok(1)) => exchange(stream, service).await,
+        Ok(Ok(1)) => exchange(stream, service, origin(false)).await,
         _ => {}
     }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, service: Arc<Service>) {
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    service: Arc<Service>,
+    origin: Origin,
+) {
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
-        let service = service.clone();
-        async move { Ok::<_, Infallible>(answer(&service, request).await) }
+        let (service, origin) = (service.clone(), origin.clone());
+        async move { Ok::<_, Infallible>(answer(&service, request, origin).await) }
     });
     // A client that hangs up is not an error of ours.
     let mut builder = Builder::new(TokioExecutor::new());
@@ -80,7 +87,11 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S,
     let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
 }
 
-async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::Response<Full<Bytes>> {
+async fn answer(
+    service: &Service,
+    request: hyper::Request<Incoming>,
+    origin: Origin,
+) -> hyper::Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let headers = head
         .headers
@@ -103,7 +114,7 @@ async fn answer(service: &Service, request: hyper::Request<Incoming>) -> hyper::
         headers,
         body,
     };
-    respond(service.handle(request).await)
+    respond(service.handle(request, origin).await)
 }
 
 /// The whole body; `None` if it is too large.

@@ -1,8 +1,8 @@
 //! From a request to its answer: guard, route, authenticate, decode, validate, operate, encode.
 
-use ekstra_cloud::api::{Call, Router};
+use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::{Cloud, ensure_scope};
-use ekstra_domain::iam::{AccessKey, Credential, Principal};
+use ekstra_domain::iam::{AccessKey, Credential};
 use ekstra_domain::names::{Scope, is_region, keys};
 use ekstra_model::Protocol;
 use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
@@ -23,7 +23,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) async fn handle(&self, request: Request) -> Response {
+    pub(crate) async fn handle(&self, request: Request, origin: Origin) -> Response {
         if let Some(refusal) = self.guard(&request) {
             return refusal;
         }
@@ -38,7 +38,7 @@ impl Service {
         };
         let protocol = routed.service.protocol;
         let operation = routed.operation.name;
-        match self.operate(&request, &routed, &request_id).await {
+        match self.operate(&request, &routed, &request_id, origin).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::info!(operation, code = error.code, message = error.message, "refused");
@@ -52,9 +52,10 @@ impl Service {
         request: &Request,
         routed: &Routed,
         request_id: &str,
+        origin: Origin,
     ) -> Result<Response, ApiError> {
         let protocol = routed.service.protocol;
-        let (principal, region) = self.authenticate(request, routed)?;
+        let (Credential { principal, session_policies, .. }, region) = self.authenticate(request, routed)?;
         let scope = Scope::new(&principal.account, region);
         let value = decode_request(routed, request).map_err(|e| e.to_error(protocol))?;
         let violations = validate(routed.operation.input, &value);
@@ -62,14 +63,16 @@ impl Service {
             return Err(violations_error(protocol, routed.operation, &violations));
         }
         ensure_scope(&self.cloud, &scope).await.map_err(ApiError::from)?;
-        let call = Call { principal, scope, request_id: request_id.to_owned() };
+        let origin = Origin { user_agent: request.header("user-agent").map(str::to_owned), ..origin };
+        let request_id = request_id.to_owned();
+        let call = Call { principal, session_policies, scope, request_id: request_id.clone(), origin };
         let (service, operation) = (routed.service, routed.operation);
         let answer = self.router.call(operation.service, operation.name, call, value);
         let answer = answer.ok_or_else(|| unserved(operation.name))?.await?;
-        Ok(encode_response(service, operation, &answer, request_id))
+        Ok(encode_response(service, operation, &answer, &request_id))
     }
 
-    fn authenticate(&self, request: &Request, routed: &Routed) -> Result<(Principal, String), ApiError> {
+    fn authenticate(&self, request: &Request, routed: &Routed) -> Result<(Credential, String), ApiError> {
         let protocol = routed.service.protocol;
         let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
         let lookup = |id: &str, token: Option<&str>| {
@@ -77,16 +80,15 @@ impl Service {
         };
         let verified = sigv4::verify(request, &lookup, self.cloud.env.now(), &options)
             .map_err(|error| error.to_error(protocol))?;
-        let principal = self
+        let credential = self
             .credential(&verified.access_key, verified.session_token.as_deref())
-            .ok_or_else(|| unknown_key(protocol, &verified.access_key))?
-            .principal;
+            .ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
         if !is_region(&verified.region) {
             let message =
                 format!("Credential should be scoped to a valid region, not '{}'.", verified.region);
             return Err(ApiError::client("SignatureDoesNotMatch", 403, message));
         }
-        Ok((principal, verified.region))
+        Ok((credential, verified.region))
     }
 
     fn credential(&self, id: &str, token: Option<&str>) -> Option<Credential> {

@@ -85,6 +85,8 @@ impl Fixture {
             id: "AKIATEST".into(),
             secret: Secret("secret".into()),
             principal: Principal { account: ACCOUNT.into(), arn: USER.into(), user_id: "AIDATEST".into() },
+            created_ms: 0,
+            is_inactive: false,
         };
         self.put(&keys::access_key(&key.id), &json!(key)).await;
         credentials()

@@ -164,6 +164,7 @@ impl Items {
                 user_id: format!("{}:{id}", role.id),
             },
             expires,
+            policies: Vec::new(),
         };
         let token = self.gate.master.seal(&session);
         let answer = json!({

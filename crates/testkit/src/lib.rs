@@ -3,7 +3,7 @@
 //!
 //! Invariant: two of them share nothing, so tests run side by side.
 
-use ekstra_cloud::api::{Call, Router};
+use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::ec2::Subnet;
 use ekstra_domain::iam::{MasterKey, Principal};
@@ -85,15 +85,33 @@ impl TestEnv {
     pub async fn call<O: OperationShape>(
         &self,
         router: &Router,
-        _operation: O,
+        operation: O,
         input: O::Input,
     ) -> Result<O::Output, ApiError> {
-        let principal = Principal {
+        let admin = Principal {
             account: self.scope.account.clone(),
             arn: format!("arn:aws:iam::{}:user/admin", self.scope.account),
             user_id: "AIDAX".into(),
         };
-        let call = Call { principal, scope: self.scope.clone(), request_id: "r".into() };
+        self.call_as(admin, Vec::new(), router, operation, input).await
+    }
+
+    /// As somebody, in a session that these documents narrow.
+    pub async fn call_as<O: OperationShape>(
+        &self,
+        principal: Principal,
+        session_policies: Vec<String>,
+        router: &Router,
+        _operation: O,
+        input: O::Input,
+    ) -> Result<O::Output, ApiError> {
+        let call = Call {
+            principal,
+            session_policies,
+            scope: self.scope.clone(),
+            request_id: "r".into(),
+            origin: Origin::default(),
+        };
         let operation = O::OPERATION;
         let answer = router.call(operation.service, operation.name, call, input.to_value());
         answer

@@ -1,34 +1,51 @@
-//! Identity and Access Management: roles and the policies attached to them.
+//! Roles.
 
+use super::{
+    Entity, already_exists, boundary, change, check_document, delete_conflict, described, future_arn, page,
+    tags_of, unit,
+};
 use crate::Cloud;
+use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
-use ekstra_domain::iam::Role;
-use ekstra_domain::names::{Arn, keys};
-use ekstra_domain::page::Page;
-use ekstra_model::iam::{self as model, errors, ops};
-use ekstra_model::{Shape, Timestamp};
+use ekstra_domain::iam::{Grants, Role};
+use ekstra_domain::names::keys;
+use ekstra_model::iam::{self as model, ops};
+use ekstra_model::{Timestamp, Unit};
+use ekstra_policy::Kind;
 use ekstra_wire::{ApiError, uri_encode};
-use std::collections::BTreeMap;
 
-pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
-    router.serve(ops::CreateRole, cloud, create_role);
-    router.serve(ops::GetRole, cloud, get_role);
-    router.serve(ops::ListRoles, cloud, list_roles);
-    router.serve(ops::DeleteRole, cloud, delete_role);
-    router.serve(ops::AttachRolePolicy, cloud, attach_role_policy);
-    router.serve(ops::DetachRolePolicy, cloud, detach_role_policy);
-    router.serve(ops::ListAttachedRolePolicies, cloud, list_attached_role_policies);
+const DEFAULT_SESSION: i64 = 3600;
+
+macro_rules! about {
+    ($input:ident) => {
+        |cloud: &Cloud, call: &Call, input: &model::$input| {
+            Role::access(cloud, call, input.role_name.as_ref())
+        }
+    };
 }
 
-/// The role that an ARN names, if it exists.
-pub fn find_role(cloud: &Cloud, arn: &str) -> Option<Role> {
-    let parsed: Arn = arn.parse().ok().filter(|a: &Arn| a.service == "iam")?;
-    let role: Role = cloud.store.view().get_as(&keys::role(&parsed.account, parsed.role_name()?))?;
-    (role.arn() == arn).then_some(role)
-}
-
-fn missing(name: &str) -> ApiError {
-    ApiError::new(&errors::NO_SUCH_ENTITY_EXCEPTION, format!("The role with name {name} cannot be found."))
+pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
+    let creation = |_: &Cloud, call: &Call, input: &model::CreateRoleRequest| {
+        let arn = future_arn(call, "role", input.path.as_ref(), input.role_name.as_ref());
+        let access = Access::on(arn).with_tags(Some(&tags_of(input.tags.clone())));
+        access.with("iam:PermissionsBoundary", input.permissions_boundary.clone())
+    };
+    let listing = |_: &Cloud, call: &Call, input: &model::ListRolesRequest| {
+        Access::on(future_arn(call, "role", input.path_prefix.as_ref(), None))
+    };
+    router.serve(ops::CreateRole, cloud, creation, create_role);
+    router.serve(ops::GetRole, cloud, about!(GetRoleRequest), get_role);
+    router.serve(ops::ListRoles, cloud, listing, list_roles);
+    router.serve(ops::DeleteRole, cloud, about!(DeleteRoleRequest), delete_role);
+    router.serve(ops::UpdateRole, cloud, about!(UpdateRoleRequest), update_role);
+    router.serve(ops::UpdateAssumeRolePolicy, cloud, about!(UpdateAssumeRolePolicyRequest), update_trust);
+    let tagging = |cloud: &Cloud, call: &Call, input: &model::TagRoleRequest| {
+        let access = Role::access(cloud, call, input.role_name.as_ref());
+        access.with_tags(Some(&tags_of(input.tags.clone())))
+    };
+    router.serve(ops::TagRole, cloud, tagging, tag_role);
+    router.serve(ops::UntagRole, cloud, about!(UntagRoleRequest), untag_role);
+    router.serve(ops::ListRoleTags, cloud, about!(ListRoleTagsRequest), list_role_tags);
 }
 
 fn describe(role: &Role) -> model::Role {
@@ -42,13 +59,10 @@ fn describe(role: &Role) -> model::Role {
         assume_role_policy_document: Some(uri_encode(&role.trust_policy)),
         description: role.description.clone(),
         max_session_duration: i32::try_from(role.max_session_seconds).ok(),
-        tags: Some(role.tags.iter().map(|(k, v)| tag(k, v)).collect()),
+        permissions_boundary: boundary(&role.grants),
+        tags: Some(described(&role.tags)),
         ..Default::default()
     }
-}
-
-fn tag(key: &str, value: &str) -> model::Tag {
-    model::Tag { key: Some(key.to_owned()), value: Some(value.to_owned()) }
 }
 
 async fn create_role(
@@ -58,11 +72,7 @@ async fn create_role(
 ) -> Result<model::CreateRoleResponse, ApiError> {
     let name = input.role_name.unwrap_or_default();
     let trust_policy = input.assume_role_policy_document.unwrap_or_default();
-    if !is_json_object(&trust_policy) {
-        let message = "This policy contains invalid Json";
-        return Err(ApiError::new(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, message));
-    }
-    let tags = input.tags.unwrap_or_default();
+    check_document(&trust_policy, Kind::Trust)?;
     let role = Role {
         name: name.clone(),
         account: call.scope.account.clone(),
@@ -71,17 +81,16 @@ async fn create_role(
         created_ms: cloud.env.now_ms(),
         trust_policy,
         description: input.description,
-        max_session_seconds: input.max_session_duration.map_or(3600, i64::from),
-        attached_policies: Vec::new(),
-        tags: tags.into_iter().filter_map(|t| Some((t.key?, t.value?))).collect::<BTreeMap<_, _>>(),
+        max_session_seconds: input.max_session_duration.map_or(DEFAULT_SESSION, i64::from),
+        grants: Grants { boundary: input.permissions_boundary, ..Grants::default() },
+        tags: tags_of(input.tags),
     };
     let key = keys::role(&role.account, &name);
     cloud
         .store
         .transact(|txn| {
             if txn.exists(&key) {
-                let message = format!("Role with name {name} already exists.");
-                return Err(ApiError::new(&errors::ENTITY_ALREADY_EXISTS_EXCEPTION, message).into());
+                return Err(already_exists(format!("Role with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &role)?)
         })
@@ -89,20 +98,12 @@ async fn create_role(
     Ok(model::CreateRoleResponse { role: Some(describe(&role)) })
 }
 
-fn is_json_object(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
-}
-
-fn load(cloud: &Cloud, call: &Call, name: &str) -> Result<Role, ApiError> {
-    cloud.store.view().get_as(&keys::role(&call.scope.account, name)).ok_or_else(|| missing(name))
-}
-
 async fn get_role(
     cloud: Cloud,
     call: Call,
     input: model::GetRoleRequest,
 ) -> Result<model::GetRoleResponse, ApiError> {
-    let role = load(&cloud, &call, &input.role_name.unwrap_or_default())?;
+    let role = Role::load(&cloud, &call, &input.role_name.unwrap_or_default())?;
     Ok(model::GetRoleResponse { role: Some(describe(&role)) })
 }
 
@@ -122,33 +123,18 @@ async fn list_roles(
     })
 }
 
-/// IAM's pagination: `Marker` and `MaxItems` (1 to 1000, 100 when absent).
-fn page<T>(
-    all: Vec<T>,
-    key: impl Fn(&T) -> String,
-    marker: Option<&str>,
-    size: Option<i32>,
-) -> Result<Page<T>, ApiError> {
-    let invalid = |what: &str| ApiError::client("ValidationError", 400, what);
-    let size = usize::try_from(size.unwrap_or(100)).ok().filter(|size| (1..=1000).contains(size));
-    let size = size.ok_or_else(|| invalid("Invalid MaxItems."))?;
-    Page::of(all, key, marker, size).map_err(|_| invalid("Invalid Marker."))
-}
-
-async fn delete_role(
-    cloud: Cloud,
-    call: Call,
-    input: model::DeleteRoleRequest,
-) -> Result<ekstra_model::Unit, ApiError> {
+async fn delete_role(cloud: Cloud, call: Call, input: model::DeleteRoleRequest) -> Result<Unit, ApiError> {
     let name = input.role_name.unwrap_or_default();
     let key = keys::role(&call.scope.account, &name);
     cloud
         .store
         .transact(|txn| {
-            let role: Role = txn.get(&key)?.ok_or_else(|| missing(&name))?;
-            if !role.attached_policies.is_empty() {
-                let message = "Cannot delete entity, must detach all policies first.";
-                return Err(ApiError::new(&errors::DELETE_CONFLICT_EXCEPTION, message).into());
+            let role: Role = txn.get(&key)?.ok_or_else(|| Role::missing(&name))?;
+            if !role.grants.attached_policies.is_empty() {
+                return Err(delete_conflict("Cannot delete entity, must detach all policies first.").into());
+            }
+            if !role.grants.inline_policies.is_empty() {
+                return Err(delete_conflict("Cannot delete entity, must delete policies first.").into());
             }
             txn.delete(&key);
             Ok::<_, Refusal>(())
@@ -157,76 +143,67 @@ async fn delete_role(
     unit()
 }
 
-fn unit<T: Shape>() -> Result<T, ApiError> {
-    Ok(T::default())
-}
-
-async fn change_policies(
-    cloud: &Cloud,
-    call: &Call,
-    name: &str,
-    change: impl Fn(&mut Vec<String>) -> Result<(), ApiError>,
-) -> Result<(), ApiError> {
-    let key = keys::role(&call.scope.account, name);
-    let body = |txn: &mut ekstra_store::Txn| {
-        let mut role: Role = txn.get(&key)?.ok_or_else(|| missing(name))?;
-        change(&mut role.attached_policies)?;
-        Ok::<_, Refusal>(txn.put(&key, &role)?)
-    };
-    Ok(cloud.store.transact(body).await?)
-}
-
-async fn attach_role_policy(
+async fn update_role(
     cloud: Cloud,
     call: Call,
-    input: model::AttachRolePolicyRequest,
-) -> Result<ekstra_model::Unit, ApiError> {
-    let policy = input.policy_arn.unwrap_or_default();
-    if policy.parse::<Arn>().is_err() {
-        return Err(ApiError::client("ValidationError", 400, format!("ARN {policy} is not valid.")));
-    }
-    let attach = |policies: &mut Vec<String>| {
-        if !policies.contains(&policy) {
-            policies.push(policy.clone());
-        }
+    input: model::UpdateRoleRequest,
+) -> Result<model::UpdateRoleResponse, ApiError> {
+    // What is not said becomes what a new role has.
+    let seconds = input.max_session_duration.map_or(DEFAULT_SESSION, i64::from);
+    let update = |role: &mut Role| {
+        role.description.clone_from(&input.description);
+        role.max_session_seconds = seconds;
         Ok(())
     };
-    change_policies(&cloud, &call, &input.role_name.unwrap_or_default(), attach).await?;
+    change(&cloud, &call, input.role_name.as_deref().unwrap_or_default(), update).await?;
     unit()
 }
 
-async fn detach_role_policy(
+async fn update_trust(
     cloud: Cloud,
     call: Call,
-    input: model::DetachRolePolicyRequest,
-) -> Result<ekstra_model::Unit, ApiError> {
-    let policy = input.policy_arn.unwrap_or_default();
-    let detach = |policies: &mut Vec<String>| {
-        let before = policies.len();
-        policies.retain(|p| *p != policy);
-        if policies.len() == before {
-            let message = format!("Policy {policy} was not found.");
-            return Err(ApiError::new(&errors::NO_SUCH_ENTITY_EXCEPTION, message));
-        }
+    input: model::UpdateAssumeRolePolicyRequest,
+) -> Result<Unit, ApiError> {
+    let text = input.policy_document.unwrap_or_default();
+    check_document(&text, Kind::Trust)?;
+    let update = |role: &mut Role| {
+        role.trust_policy.clone_from(&text);
         Ok(())
     };
-    change_policies(&cloud, &call, &input.role_name.unwrap_or_default(), detach).await?;
+    change(&cloud, &call, &input.role_name.unwrap_or_default(), update).await?;
     unit()
 }
 
-async fn list_attached_role_policies(
+async fn tag_role(cloud: Cloud, call: Call, input: model::TagRoleRequest) -> Result<Unit, ApiError> {
+    let tags = tags_of(input.tags);
+    let tag = |role: &mut Role| {
+        role.tags.extend(tags.clone());
+        Ok(())
+    };
+    change(&cloud, &call, &input.role_name.unwrap_or_default(), tag).await?;
+    unit()
+}
+
+async fn untag_role(cloud: Cloud, call: Call, input: model::UntagRoleRequest) -> Result<Unit, ApiError> {
+    let gone = input.tag_keys.unwrap_or_default();
+    let untag = |role: &mut Role| {
+        role.tags.retain(|key, _| !gone.contains(key));
+        Ok(())
+    };
+    change(&cloud, &call, &input.role_name.unwrap_or_default(), untag).await?;
+    unit()
+}
+
+async fn list_role_tags(
     cloud: Cloud,
     call: Call,
-    input: model::ListAttachedRolePoliciesRequest,
-) -> Result<model::ListAttachedRolePoliciesResponse, ApiError> {
-    let role = load(&cloud, &call, &input.role_name.unwrap_or_default())?;
-    let page = page(role.attached_policies, String::clone, input.marker.as_deref(), input.max_items)?;
-    let attached = |arn: String| model::AttachedPolicy {
-        policy_name: arn.rsplit('/').next().map(str::to_owned),
-        policy_arn: Some(arn),
-    };
-    Ok(model::ListAttachedRolePoliciesResponse {
-        attached_policies: Some(page.items.into_iter().map(attached).collect()),
+    input: model::ListRoleTagsRequest,
+) -> Result<model::ListRoleTagsResponse, ApiError> {
+    let role = Role::load(&cloud, &call, &input.role_name.unwrap_or_default())?;
+    let key = |tag: &model::Tag| tag.key.clone().unwrap_or_default();
+    let page = page(described(&role.tags), key, input.marker.as_deref(), input.max_items)?;
+    Ok(model::ListRoleTagsResponse {
+        tags: Some(page.items),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })

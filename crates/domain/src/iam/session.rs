@@ -29,6 +29,9 @@ pub struct Session {
     pub principal: Principal,
     /// Unix seconds.
     pub expires: i64,
+    /// Documents that narrow what the role may do; none at all narrow nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
 }
 
 /// What an access key proves, and for whom.
@@ -38,6 +41,8 @@ pub struct Credential {
     /// Unix seconds; `None` for a key without an end.
     pub expires: Option<i64>,
     pub principal: Principal,
+    /// See [`Session::policies`].
+    pub session_policies: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -86,14 +91,20 @@ impl MasterKey {
         stored: impl FnOnce(&str) -> Option<AccessKey>,
     ) -> Option<Credential> {
         let Some(token) = session_token else {
-            let key = stored(id)?;
-            return Some(Credential { secret: key.secret, expires: None, principal: key.principal });
+            let key = stored(id).filter(|key| !key.is_inactive)?;
+            return Some(Credential {
+                secret: key.secret,
+                expires: None,
+                principal: key.principal,
+                session_policies: Vec::new(),
+            });
         };
         let session = self.open(token, i64::MIN).ok().filter(|session| session.access_key_id == id)?;
         Some(Credential {
             secret: self.secret(token),
             expires: Some(session.expires),
             principal: session.principal,
+            session_policies: session.policies,
         })
     }
 
@@ -120,7 +131,7 @@ mod tests {
             arn: "arn:aws:sts::000000000000:assumed-role/R/i-1".into(),
             user_id: "AROAX:i-1".into(),
         };
-        Session { access_key_id: "ASIAX".into(), principal, expires: 1000 }
+        Session { access_key_id: "ASIAX".into(), principal, expires: 1000, policies: Vec::new() }
     }
 
     #[test]
@@ -155,8 +166,15 @@ mod tests {
         assert_eq!(key.credential("ASIAY", Some(&token), nothing), None, "the token is another key's");
         assert_eq!(MasterKey([8; 32]).credential("ASIAX", Some(&token), nothing), None);
         assert_eq!(key.credential("ASIAX", None, nothing), None);
-        let stored =
-            AccessKey { id: "AKIAX".into(), secret: Secret("s".into()), principal: session().principal };
+        let stored = AccessKey {
+            id: "AKIAX".into(),
+            secret: Secret("s".into()),
+            principal: session().principal,
+            created_ms: 0,
+            is_inactive: false,
+        };
+        let inactive = AccessKey { is_inactive: true, ..stored.clone() };
+        assert_eq!(key.credential("AKIAX", None, |_| Some(inactive)), None);
         let found = key.credential("AKIAX", None, |id| (id == "AKIAX").then_some(stored)).expect("stored");
         assert_eq!((found.secret, found.expires), (Secret("s".into()), None));
         let unread = |_: &str| -> Option<AccessKey> { panic!("a session key is not looked up") };

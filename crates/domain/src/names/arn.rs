@@ -47,6 +47,14 @@ impl fmt::Display for Arn {
 }
 
 impl Arn {
+    /// The name of an IAM user, without its path.
+    pub fn user_name(&self) -> Option<&str> {
+        match (self.service.as_str(), self.resource.split_once('/')?) {
+            ("iam", ("user", rest)) => rest.rsplit('/').next(),
+            _ => None,
+        }
+    }
+
     /// The name of an IAM role, without its path; also of the role behind an assumed-role session.
     pub fn role_name(&self) -> Option<&str> {
         match (self.service.as_str(), self.resource.split_once('/')?) {

@@ -101,11 +101,15 @@ pub(super) async fn list(
     call: Call,
     input: model::ListTagsForResourceRequest,
 ) -> Result<model::ListTagsForResourceResponse, ApiError> {
-    let arn = input.resource_arn.unwrap_or_default();
+    let tags = tags_of(&eks, &call, &input.resource_arn.unwrap_or_default())?;
+    Ok(model::ListTagsForResourceResponse { tags: Some(tags) })
+}
+
+pub(super) fn tags_of(eks: &Eks, call: &Call, arn: &str) -> Result<BTreeMap<String, String>, ApiError> {
     let view = eks.cloud.store.view();
-    let tags = match resolve(&call, &arn)? {
+    let tags = match resolve(call, arn)? {
         Resource::Cluster(key) => view.get_as::<Cluster>(&key).map(|c| c.tags),
         Resource::Nodegroup(key) => view.get_as::<Nodegroup>(&key).map(|g| g.tags),
     };
-    Ok(model::ListTagsForResourceResponse { tags: Some(tags.ok_or_else(|| missing(&arn))?) })
+    tags.ok_or_else(|| missing(arn))
 }

@@ -12,7 +12,7 @@ pub static SERVICE: Service = Service {
     api_version: "2010-05-08",
     target_prefix: None,
     xml_namespace: Some("https://iam.amazonaws.com/doc/2010-05-08/"),
-    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES],
+    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION],
 };
 
 /// A marker per operation.
@@ -27,12 +27,114 @@ pub mod ops {
         .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { DeleteRole DELETE_ROLE: super::DeleteRoleRequest => Unit = Operation::new("iam", "DeleteRole")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { UpdateRole UPDATE_ROLE: super::UpdateRoleRequest => super::UpdateRoleResponse = Operation::new("iam", "UpdateRole").wrapper("UpdateRoleResult")
+        .errors(&[&errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { UpdateAssumeRolePolicy UPDATE_ASSUME_ROLE_POLICY: super::UpdateAssumeRolePolicyRequest => Unit = Operation::new("iam", "UpdateAssumeRolePolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { TagRole TAG_ROLE: super::TagRoleRequest => Unit = Operation::new("iam", "TagRole")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { UntagRole UNTAG_ROLE: super::UntagRoleRequest => Unit = Operation::new("iam", "UntagRole")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListRoleTags LIST_ROLE_TAGS: super::ListRoleTagsRequest => super::ListRoleTagsResponse = Operation::new("iam", "ListRoleTags").wrapper("ListRoleTagsResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { AttachRolePolicy ATTACH_ROLE_POLICY: super::AttachRolePolicyRequest => Unit = Operation::new("iam", "AttachRolePolicy")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::POLICY_NOT_ATTACHABLE_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { DetachRolePolicy DETACH_ROLE_POLICY: super::DetachRolePolicyRequest => Unit = Operation::new("iam", "DetachRolePolicy")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { ListAttachedRolePolicies LIST_ATTACHED_ROLE_POLICIES: super::ListAttachedRolePoliciesRequest => super::ListAttachedRolePoliciesResponse = Operation::new("iam", "ListAttachedRolePolicies").wrapper("ListAttachedRolePoliciesResult")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { PutRolePolicy PUT_ROLE_POLICY: super::PutRolePolicyRequest => Unit = Operation::new("iam", "PutRolePolicy")
+        .errors(&[&errors::LIMIT_EXCEEDED_EXCEPTION, &errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetRolePolicy GET_ROLE_POLICY: super::GetRolePolicyRequest => super::GetRolePolicyResponse = Operation::new("iam", "GetRolePolicy").wrapper("GetRolePolicyResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListRolePolicies LIST_ROLE_POLICIES: super::ListRolePoliciesRequest => super::ListRolePoliciesResponse = Operation::new("iam", "ListRolePolicies").wrapper("ListRolePoliciesResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteRolePolicy DELETE_ROLE_POLICY: super::DeleteRolePolicyRequest => Unit = Operation::new("iam", "DeleteRolePolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { PutRolePermissionsBoundary PUT_ROLE_PERMISSIONS_BOUNDARY: super::PutRolePermissionsBoundaryRequest => Unit = Operation::new("iam", "PutRolePermissionsBoundary")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::POLICY_NOT_ATTACHABLE_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteRolePermissionsBoundary DELETE_ROLE_PERMISSIONS_BOUNDARY: super::DeleteRolePermissionsBoundaryRequest => Unit = Operation::new("iam", "DeleteRolePermissionsBoundary")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { CreateUser CREATE_USER: super::CreateUserRequest => super::CreateUserResponse = Operation::new("iam", "CreateUser").wrapper("CreateUserResult")
+        .errors(&[&errors::LIMIT_EXCEEDED_EXCEPTION, &errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetUser GET_USER: super::GetUserRequest => super::GetUserResponse = Operation::new("iam", "GetUser").wrapper("GetUserResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListUsers LIST_USERS: super::ListUsersRequest => super::ListUsersResponse = Operation::new("iam", "ListUsers").wrapper("ListUsersResult")
+        .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteUser DELETE_USER: super::DeleteUserRequest => Unit = Operation::new("iam", "DeleteUser")
+        .errors(&[&errors::LIMIT_EXCEEDED_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { AttachUserPolicy ATTACH_USER_POLICY: super::AttachUserPolicyRequest => Unit = Operation::new("iam", "AttachUserPolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::POLICY_NOT_ATTACHABLE_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DetachUserPolicy DETACH_USER_POLICY: super::DetachUserPolicyRequest => Unit = Operation::new("iam", "DetachUserPolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListAttachedUserPolicies LIST_ATTACHED_USER_POLICIES: super::ListAttachedUserPoliciesRequest => super::ListAttachedUserPoliciesResponse = Operation::new("iam", "ListAttachedUserPolicies").wrapper("ListAttachedUserPoliciesResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { PutUserPolicy PUT_USER_POLICY: super::PutUserPolicyRequest => Unit = Operation::new("iam", "PutUserPolicy")
+        .errors(&[&errors::LIMIT_EXCEEDED_EXCEPTION, &errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetUserPolicy GET_USER_POLICY: super::GetUserPolicyRequest => super::GetUserPolicyResponse = Operation::new("iam", "GetUserPolicy").wrapper("GetUserPolicyResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListUserPolicies LIST_USER_POLICIES: super::ListUserPoliciesRequest => super::ListUserPoliciesResponse = Operation::new("iam", "ListUserPolicies").wrapper("ListUserPoliciesResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteUserPolicy DELETE_USER_POLICY: super::DeleteUserPolicyRequest => Unit = Operation::new("iam", "DeleteUserPolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { PutUserPermissionsBoundary PUT_USER_PERMISSIONS_BOUNDARY: super::PutUserPermissionsBoundaryRequest => Unit = Operation::new("iam", "PutUserPermissionsBoundary")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::POLICY_NOT_ATTACHABLE_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteUserPermissionsBoundary DELETE_USER_PERMISSIONS_BOUNDARY: super::DeleteUserPermissionsBoundaryRequest => Unit = Operation::new("iam", "DeleteUserPermissionsBoundary")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { CreateAccessKey CREATE_ACCESS_KEY: super::CreateAccessKeyRequest => super::CreateAccessKeyResponse = Operation::new("iam", "CreateAccessKey").wrapper("CreateAccessKeyResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListAccessKeys LIST_ACCESS_KEYS: super::ListAccessKeysRequest => super::ListAccessKeysResponse = Operation::new("iam", "ListAccessKeys").wrapper("ListAccessKeysResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { UpdateAccessKey UPDATE_ACCESS_KEY: super::UpdateAccessKeyRequest => Unit = Operation::new("iam", "UpdateAccessKey")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION]) }
+    operation! { DeleteAccessKey DELETE_ACCESS_KEY: super::DeleteAccessKeyRequest => Unit = Operation::new("iam", "DeleteAccessKey")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { CreateGroup CREATE_GROUP: super::CreateGroupRequest => super::CreateGroupResponse = Operation::new("iam", "CreateGroup").wrapper("CreateGroupResult")
+        .errors(&[&errors::LIMIT_EXCEEDED_EXCEPTION, &errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetGroup GET_GROUP: super::GetGroupRequest => super::GetGroupResponse = Operation::new("iam", "GetGroup").wrapper("GetGroupResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListGroups LIST_GROUPS: super::ListGroupsRequest => super::ListGroupsResponse = Operation::new("iam", "ListGroups").wrapper("ListGroupsResult")
+        .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteGroup DELETE_GROUP: super::DeleteGroupRequest => Unit = Operation::new("iam", "DeleteGroup")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { AddUserToGroup ADD_USER_TO_GROUP: super::AddUserToGroupRequest => Unit = Operation::new("iam", "AddUserToGroup")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { RemoveUserFromGroup REMOVE_USER_FROM_GROUP: super::RemoveUserFromGroupRequest => Unit = Operation::new("iam", "RemoveUserFromGroup")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListGroupsForUser LIST_GROUPS_FOR_USER: super::ListGroupsForUserRequest => super::ListGroupsForUserResponse = Operation::new("iam", "ListGroupsForUser").wrapper("ListGroupsForUserResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { AttachGroupPolicy ATTACH_GROUP_POLICY: super::AttachGroupPolicyRequest => Unit = Operation::new("iam", "AttachGroupPolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::POLICY_NOT_ATTACHABLE_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DetachGroupPolicy DETACH_GROUP_POLICY: super::DetachGroupPolicyRequest => Unit = Operation::new("iam", "DetachGroupPolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListAttachedGroupPolicies LIST_ATTACHED_GROUP_POLICIES: super::ListAttachedGroupPoliciesRequest => super::ListAttachedGroupPoliciesResponse = Operation::new("iam", "ListAttachedGroupPolicies").wrapper("ListAttachedGroupPoliciesResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { PutGroupPolicy PUT_GROUP_POLICY: super::PutGroupPolicyRequest => Unit = Operation::new("iam", "PutGroupPolicy")
+        .errors(&[&errors::LIMIT_EXCEEDED_EXCEPTION, &errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetGroupPolicy GET_GROUP_POLICY: super::GetGroupPolicyRequest => super::GetGroupPolicyResponse = Operation::new("iam", "GetGroupPolicy").wrapper("GetGroupPolicyResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListGroupPolicies LIST_GROUP_POLICIES: super::ListGroupPoliciesRequest => super::ListGroupPoliciesResponse = Operation::new("iam", "ListGroupPolicies").wrapper("ListGroupPoliciesResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteGroupPolicy DELETE_GROUP_POLICY: super::DeleteGroupPolicyRequest => Unit = Operation::new("iam", "DeleteGroupPolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { CreatePolicy CREATE_POLICY: super::CreatePolicyRequest => super::CreatePolicyResponse = Operation::new("iam", "CreatePolicy").wrapper("CreatePolicyResult")
+        .errors(&[&errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetPolicy GET_POLICY: super::GetPolicyRequest => super::GetPolicyResponse = Operation::new("iam", "GetPolicy").wrapper("GetPolicyResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListPolicies LIST_POLICIES: super::ListPoliciesRequest => super::ListPoliciesResponse = Operation::new("iam", "ListPolicies").wrapper("ListPoliciesResult")
+        .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeletePolicy DELETE_POLICY: super::DeletePolicyRequest => Unit = Operation::new("iam", "DeletePolicy")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { CreatePolicyVersion CREATE_POLICY_VERSION: super::CreatePolicyVersionRequest => super::CreatePolicyVersionResponse = Operation::new("iam", "CreatePolicyVersion").wrapper("CreatePolicyVersionResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetPolicyVersion GET_POLICY_VERSION: super::GetPolicyVersionRequest => super::GetPolicyVersionResponse = Operation::new("iam", "GetPolicyVersion").wrapper("GetPolicyVersionResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListPolicyVersions LIST_POLICY_VERSIONS: super::ListPolicyVersionsRequest => super::ListPolicyVersionsResponse = Operation::new("iam", "ListPolicyVersions").wrapper("ListPolicyVersionsResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeletePolicyVersion DELETE_POLICY_VERSION: super::DeletePolicyVersionRequest => Unit = Operation::new("iam", "DeletePolicyVersion")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { SetDefaultPolicyVersion SET_DEFAULT_POLICY_VERSION: super::SetDefaultPolicyVersionRequest => Unit = Operation::new("iam", "SetDefaultPolicyVersion")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
 }
 
 /// What each exception answers.
@@ -52,26 +154,73 @@ pub mod errors {
 }
 
 static PERMISSIONS_BOUNDARY_ATTACHMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PermissionsBoundaryPolicy"]));
+static POLICY_USAGE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PermissionsPolicy", "PermissionsBoundary"]));
+static ACCESS_KEY_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(16).max(128).pattern("[\\w]+"));
+static ACCESS_KEY_METADATA_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ACCESS_KEY_METADATA)));
+static ACCESS_KEY_SECRET_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().secret());
 static ARN_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(20).max(2048));
 static ATTACHED_POLICIES_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ATTACHED_POLICY)));
+static EXISTING_USER_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
+static GROUP_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&GROUP)));
+static GROUP_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
 static ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(16).max(128).pattern("[\\w]+"));
 static MARKER_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(320).pattern("[\\u0020-\\u00FF]+"));
 static MAX_ITEMS_TYPE: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(1000) };
 static PATH_PREFIX_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(512).pattern("\\u002F[\\u0021-\\u007F]*"));
 static PATH_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(512).pattern("(\\u002F)|(\\u002F[\\u0021-\\u007E]+\\u002F)"));
+static POLICY_DESCRIPTION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().max(1000));
 static POLICY_DOCUMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(131072).pattern("[\\u0009\\u000A\\u000D\\u0020-\\u00FF]+"));
+static POLICY_DOCUMENT_VERSION_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&POLICY_VERSION)));
+static POLICY_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&POLICY)));
+static POLICY_NAME_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&POLICY_NAME_TYPE));
 static POLICY_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
 static POLICY_PATH_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(512).pattern("((/[A-Za-z0-9\\.,\\+@=_-]+)*)/"));
+static POLICY_SCOPE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["All", "AWS", "Local"]));
+static POLICY_VERSION_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().pattern("v[1-9][0-9]*(\\.[A-Za-z0-9-]*)?"));
 static ROLE_DESCRIPTION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().max(1000).pattern("[\\u0009\\u000A\\u000D\\u0020-\\u007E\\u00A1-\\u00FF]*"));
 static ROLE_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ROLE)));
 static ROLE_MAX_SESSION_DURATION_TYPE: TypeSchema = TypeSchema::Int { min: Some(3600), max: Some(43200) };
 static ROLE_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(64).pattern("[\\w+=,.@-]+"));
+static STATUS_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["Active", "Inactive", "Expired"]));
+static TAG_KEY_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TAG_KEY_TYPE).max(50));
 static TAG_KEY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]+"));
 static TAG_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&TAG)).max(50));
 static TAG_VALUE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(0).max(256).pattern("[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*"));
+static USER_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&USER)));
+static USER_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(64).pattern("[\\w+=,.@-]+"));
+
+shape! { AccessKey ACCESS_KEY = StructSchema::new("AccessKey");
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
+    access_key_id: String = member("AccessKeyId", &ACCESS_KEY_ID_TYPE).required();
+    status: String = member("Status", &STATUS_TYPE).required();
+    secret_access_key: String = member("SecretAccessKey", &ACCESS_KEY_SECRET_TYPE).required();
+    create_date: Timestamp = member("CreateDate", &TIME);
+}
+
+shape! { AccessKeyMetadata ACCESS_KEY_METADATA = StructSchema::new("AccessKeyMetadata");
+    user_name: String = member("UserName", &USER_NAME_TYPE);
+    access_key_id: String = member("AccessKeyId", &ACCESS_KEY_ID_TYPE);
+    status: String = member("Status", &STATUS_TYPE);
+    create_date: Timestamp = member("CreateDate", &TIME);
+}
+
+shape! { AddUserToGroupRequest ADD_USER_TO_GROUP_REQUEST = StructSchema::new("AddUserToGroupRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+}
+
+shape! { AttachGroupPolicyRequest ATTACH_GROUP_POLICY_REQUEST = StructSchema::new("AttachGroupPolicyRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+}
 
 shape! { AttachRolePolicyRequest ATTACH_ROLE_POLICY_REQUEST = StructSchema::new("AttachRolePolicyRequest");
     role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+}
+
+shape! { AttachUserPolicyRequest ATTACH_USER_POLICY_REQUEST = StructSchema::new("AttachUserPolicyRequest");
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
     policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
 }
 
@@ -89,6 +238,45 @@ shape! { ConcurrentModificationException CONCURRENT_MODIFICATION_EXCEPTION = Str
     message: String = member("message", &STRING);
 }
 
+shape! { CreateAccessKeyRequest CREATE_ACCESS_KEY_REQUEST = StructSchema::new("CreateAccessKeyRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE);
+}
+
+shape! { CreateAccessKeyResponse CREATE_ACCESS_KEY_RESPONSE = StructSchema::new("CreateAccessKeyResponse");
+    access_key: AccessKey = member("AccessKey", &TypeSchema::Struct(&ACCESS_KEY)).required();
+}
+
+shape! { CreateGroupRequest CREATE_GROUP_REQUEST = StructSchema::new("CreateGroupRequest");
+    path: String = member("Path", &PATH_TYPE);
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+}
+
+shape! { CreateGroupResponse CREATE_GROUP_RESPONSE = StructSchema::new("CreateGroupResponse");
+    group: Group = member("Group", &TypeSchema::Struct(&GROUP)).required();
+}
+
+shape! { CreatePolicyRequest CREATE_POLICY_REQUEST = StructSchema::new("CreatePolicyRequest");
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    path: String = member("Path", &POLICY_PATH_TYPE);
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+    description: String = member("Description", &POLICY_DESCRIPTION_TYPE);
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
+}
+
+shape! { CreatePolicyResponse CREATE_POLICY_RESPONSE = StructSchema::new("CreatePolicyResponse");
+    policy: Policy = member("Policy", &TypeSchema::Struct(&POLICY));
+}
+
+shape! { CreatePolicyVersionRequest CREATE_POLICY_VERSION_REQUEST = StructSchema::new("CreatePolicyVersionRequest");
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+    set_as_default: bool = member("SetAsDefault", &BOOL);
+}
+
+shape! { CreatePolicyVersionResponse CREATE_POLICY_VERSION_RESPONSE = StructSchema::new("CreatePolicyVersionResponse");
+    policy_version: PolicyVersion = member("PolicyVersion", &TypeSchema::Struct(&POLICY_VERSION));
+}
+
 shape! { CreateRoleRequest CREATE_ROLE_REQUEST = StructSchema::new("CreateRoleRequest");
     path: String = member("Path", &PATH_TYPE);
     role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
@@ -103,12 +291,73 @@ shape! { CreateRoleResponse CREATE_ROLE_RESPONSE = StructSchema::new("CreateRole
     role: Role = member("Role", &TypeSchema::Struct(&ROLE)).required();
 }
 
+shape! { CreateUserRequest CREATE_USER_REQUEST = StructSchema::new("CreateUserRequest");
+    path: String = member("Path", &PATH_TYPE);
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
+    permissions_boundary: String = member("PermissionsBoundary", &ARN_TYPE);
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
+}
+
+shape! { CreateUserResponse CREATE_USER_RESPONSE = StructSchema::new("CreateUserResponse");
+    user: User = member("User", &TypeSchema::Struct(&USER));
+}
+
+shape! { DeleteAccessKeyRequest DELETE_ACCESS_KEY_REQUEST = StructSchema::new("DeleteAccessKeyRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE);
+    access_key_id: String = member("AccessKeyId", &ACCESS_KEY_ID_TYPE).required();
+}
+
 shape! { DeleteConflictException DELETE_CONFLICT_EXCEPTION = StructSchema::new("DeleteConflictException").error(&errors::DELETE_CONFLICT_EXCEPTION);
     message: String = member("message", &STRING);
 }
 
+shape! { DeleteGroupPolicyRequest DELETE_GROUP_POLICY_REQUEST = StructSchema::new("DeleteGroupPolicyRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+}
+
+shape! { DeleteGroupRequest DELETE_GROUP_REQUEST = StructSchema::new("DeleteGroupRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+}
+
+shape! { DeletePolicyRequest DELETE_POLICY_REQUEST = StructSchema::new("DeletePolicyRequest");
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+}
+
+shape! { DeletePolicyVersionRequest DELETE_POLICY_VERSION_REQUEST = StructSchema::new("DeletePolicyVersionRequest");
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+    version_id: String = member("VersionId", &POLICY_VERSION_ID_TYPE).required();
+}
+
+shape! { DeleteRolePermissionsBoundaryRequest DELETE_ROLE_PERMISSIONS_BOUNDARY_REQUEST = StructSchema::new("DeleteRolePermissionsBoundaryRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+}
+
+shape! { DeleteRolePolicyRequest DELETE_ROLE_POLICY_REQUEST = StructSchema::new("DeleteRolePolicyRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+}
+
 shape! { DeleteRoleRequest DELETE_ROLE_REQUEST = StructSchema::new("DeleteRoleRequest");
     role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+}
+
+shape! { DeleteUserPermissionsBoundaryRequest DELETE_USER_PERMISSIONS_BOUNDARY_REQUEST = StructSchema::new("DeleteUserPermissionsBoundaryRequest");
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
+}
+
+shape! { DeleteUserPolicyRequest DELETE_USER_POLICY_REQUEST = StructSchema::new("DeleteUserPolicyRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+}
+
+shape! { DeleteUserRequest DELETE_USER_REQUEST = StructSchema::new("DeleteUserRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+}
+
+shape! { DetachGroupPolicyRequest DETACH_GROUP_POLICY_REQUEST = StructSchema::new("DetachGroupPolicyRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
 }
 
 shape! { DetachRolePolicyRequest DETACH_ROLE_POLICY_REQUEST = StructSchema::new("DetachRolePolicyRequest");
@@ -116,8 +365,65 @@ shape! { DetachRolePolicyRequest DETACH_ROLE_POLICY_REQUEST = StructSchema::new(
     policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
 }
 
+shape! { DetachUserPolicyRequest DETACH_USER_POLICY_REQUEST = StructSchema::new("DetachUserPolicyRequest");
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+}
+
 shape! { EntityAlreadyExistsException ENTITY_ALREADY_EXISTS_EXCEPTION = StructSchema::new("EntityAlreadyExistsException").error(&errors::ENTITY_ALREADY_EXISTS_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { GetGroupPolicyRequest GET_GROUP_POLICY_REQUEST = StructSchema::new("GetGroupPolicyRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+}
+
+shape! { GetGroupPolicyResponse GET_GROUP_POLICY_RESPONSE = StructSchema::new("GetGroupPolicyResponse");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { GetGroupRequest GET_GROUP_REQUEST = StructSchema::new("GetGroupRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { GetGroupResponse GET_GROUP_RESPONSE = StructSchema::new("GetGroupResponse");
+    group: Group = member("Group", &TypeSchema::Struct(&GROUP)).required();
+    users: Vec<User> = member("Users", &USER_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { GetPolicyRequest GET_POLICY_REQUEST = StructSchema::new("GetPolicyRequest");
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+}
+
+shape! { GetPolicyResponse GET_POLICY_RESPONSE = StructSchema::new("GetPolicyResponse");
+    policy: Policy = member("Policy", &TypeSchema::Struct(&POLICY));
+}
+
+shape! { GetPolicyVersionRequest GET_POLICY_VERSION_REQUEST = StructSchema::new("GetPolicyVersionRequest");
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+    version_id: String = member("VersionId", &POLICY_VERSION_ID_TYPE).required();
+}
+
+shape! { GetPolicyVersionResponse GET_POLICY_VERSION_RESPONSE = StructSchema::new("GetPolicyVersionResponse");
+    policy_version: PolicyVersion = member("PolicyVersion", &TypeSchema::Struct(&POLICY_VERSION));
+}
+
+shape! { GetRolePolicyRequest GET_ROLE_POLICY_REQUEST = StructSchema::new("GetRolePolicyRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+}
+
+shape! { GetRolePolicyResponse GET_ROLE_POLICY_RESPONSE = StructSchema::new("GetRolePolicyResponse");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
 }
 
 shape! { GetRoleRequest GET_ROLE_REQUEST = StructSchema::new("GetRoleRequest");
@@ -128,12 +434,64 @@ shape! { GetRoleResponse GET_ROLE_RESPONSE = StructSchema::new("GetRoleResponse"
     role: Role = member("Role", &TypeSchema::Struct(&ROLE)).required();
 }
 
+shape! { GetUserPolicyRequest GET_USER_POLICY_REQUEST = StructSchema::new("GetUserPolicyRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+}
+
+shape! { GetUserPolicyResponse GET_USER_POLICY_RESPONSE = StructSchema::new("GetUserPolicyResponse");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { GetUserRequest GET_USER_REQUEST = StructSchema::new("GetUserRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE);
+}
+
+shape! { GetUserResponse GET_USER_RESPONSE = StructSchema::new("GetUserResponse");
+    user: User = member("User", &TypeSchema::Struct(&USER)).required();
+}
+
+shape! { Group GROUP = StructSchema::new("Group");
+    path: String = member("Path", &PATH_TYPE).required();
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    group_id: String = member("GroupId", &ID_TYPE).required();
+    arn: String = member("Arn", &ARN_TYPE).required();
+    create_date: Timestamp = member("CreateDate", &TIME).required();
+}
+
 shape! { InvalidInputException INVALID_INPUT_EXCEPTION = StructSchema::new("InvalidInputException").error(&errors::INVALID_INPUT_EXCEPTION);
     message: String = member("message", &STRING);
 }
 
 shape! { LimitExceededException LIMIT_EXCEEDED_EXCEPTION = StructSchema::new("LimitExceededException").error(&errors::LIMIT_EXCEEDED_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { ListAccessKeysRequest LIST_ACCESS_KEYS_REQUEST = StructSchema::new("ListAccessKeysRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListAccessKeysResponse LIST_ACCESS_KEYS_RESPONSE = StructSchema::new("ListAccessKeysResponse");
+    access_key_metadata: Vec<AccessKeyMetadata> = member("AccessKeyMetadata", &ACCESS_KEY_METADATA_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListAttachedGroupPoliciesRequest LIST_ATTACHED_GROUP_POLICIES_REQUEST = StructSchema::new("ListAttachedGroupPoliciesRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    path_prefix: String = member("PathPrefix", &POLICY_PATH_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListAttachedGroupPoliciesResponse LIST_ATTACHED_GROUP_POLICIES_RESPONSE = StructSchema::new("ListAttachedGroupPoliciesResponse");
+    attached_policies: Vec<AttachedPolicy> = member("AttachedPolicies", &ATTACHED_POLICIES_LIST_TYPE);
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
 }
 
 shape! { ListAttachedRolePoliciesRequest LIST_ATTACHED_ROLE_POLICIES_REQUEST = StructSchema::new("ListAttachedRolePoliciesRequest");
@@ -145,6 +503,106 @@ shape! { ListAttachedRolePoliciesRequest LIST_ATTACHED_ROLE_POLICIES_REQUEST = S
 
 shape! { ListAttachedRolePoliciesResponse LIST_ATTACHED_ROLE_POLICIES_RESPONSE = StructSchema::new("ListAttachedRolePoliciesResponse");
     attached_policies: Vec<AttachedPolicy> = member("AttachedPolicies", &ATTACHED_POLICIES_LIST_TYPE);
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListAttachedUserPoliciesRequest LIST_ATTACHED_USER_POLICIES_REQUEST = StructSchema::new("ListAttachedUserPoliciesRequest");
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
+    path_prefix: String = member("PathPrefix", &POLICY_PATH_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListAttachedUserPoliciesResponse LIST_ATTACHED_USER_POLICIES_RESPONSE = StructSchema::new("ListAttachedUserPoliciesResponse");
+    attached_policies: Vec<AttachedPolicy> = member("AttachedPolicies", &ATTACHED_POLICIES_LIST_TYPE);
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListGroupPoliciesRequest LIST_GROUP_POLICIES_REQUEST = StructSchema::new("ListGroupPoliciesRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListGroupPoliciesResponse LIST_GROUP_POLICIES_RESPONSE = StructSchema::new("ListGroupPoliciesResponse");
+    policy_names: Vec<String> = member("PolicyNames", &POLICY_NAME_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListGroupsForUserRequest LIST_GROUPS_FOR_USER_REQUEST = StructSchema::new("ListGroupsForUserRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListGroupsForUserResponse LIST_GROUPS_FOR_USER_RESPONSE = StructSchema::new("ListGroupsForUserResponse");
+    groups: Vec<Group> = member("Groups", &GROUP_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListGroupsRequest LIST_GROUPS_REQUEST = StructSchema::new("ListGroupsRequest");
+    path_prefix: String = member("PathPrefix", &PATH_PREFIX_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListGroupsResponse LIST_GROUPS_RESPONSE = StructSchema::new("ListGroupsResponse");
+    groups: Vec<Group> = member("Groups", &GROUP_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListPoliciesRequest LIST_POLICIES_REQUEST = StructSchema::new("ListPoliciesRequest");
+    scope: String = member("Scope", &POLICY_SCOPE_TYPE);
+    only_attached: bool = member("OnlyAttached", &BOOL);
+    path_prefix: String = member("PathPrefix", &POLICY_PATH_TYPE);
+    policy_usage_filter: String = member("PolicyUsageFilter", &POLICY_USAGE_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListPoliciesResponse LIST_POLICIES_RESPONSE = StructSchema::new("ListPoliciesResponse");
+    policies: Vec<Policy> = member("Policies", &POLICY_LIST_TYPE);
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListPolicyVersionsRequest LIST_POLICY_VERSIONS_REQUEST = StructSchema::new("ListPolicyVersionsRequest");
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListPolicyVersionsResponse LIST_POLICY_VERSIONS_RESPONSE = StructSchema::new("ListPolicyVersionsResponse");
+    versions: Vec<PolicyVersion> = member("Versions", &POLICY_DOCUMENT_VERSION_LIST_TYPE);
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListRolePoliciesRequest LIST_ROLE_POLICIES_REQUEST = StructSchema::new("ListRolePoliciesRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListRolePoliciesResponse LIST_ROLE_POLICIES_RESPONSE = StructSchema::new("ListRolePoliciesResponse");
+    policy_names: Vec<String> = member("PolicyNames", &POLICY_NAME_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListRoleTagsRequest LIST_ROLE_TAGS_REQUEST = StructSchema::new("ListRoleTagsRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListRoleTagsResponse LIST_ROLE_TAGS_RESPONSE = StructSchema::new("ListRoleTagsResponse");
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE).required();
     is_truncated: bool = member("IsTruncated", &BOOL);
     marker: String = member("Marker", &STRING);
 }
@@ -161,6 +619,30 @@ shape! { ListRolesResponse LIST_ROLES_RESPONSE = StructSchema::new("ListRolesRes
     marker: String = member("Marker", &STRING);
 }
 
+shape! { ListUserPoliciesRequest LIST_USER_POLICIES_REQUEST = StructSchema::new("ListUserPoliciesRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListUserPoliciesResponse LIST_USER_POLICIES_RESPONSE = StructSchema::new("ListUserPoliciesResponse");
+    policy_names: Vec<String> = member("PolicyNames", &POLICY_NAME_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListUsersRequest LIST_USERS_REQUEST = StructSchema::new("ListUsersRequest");
+    path_prefix: String = member("PathPrefix", &PATH_PREFIX_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListUsersResponse LIST_USERS_RESPONSE = StructSchema::new("ListUsersResponse");
+    users: Vec<User> = member("Users", &USER_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
 shape! { MalformedPolicyDocumentException MALFORMED_POLICY_DOCUMENT_EXCEPTION = StructSchema::new("MalformedPolicyDocumentException").error(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION);
     message: String = member("message", &STRING);
 }
@@ -169,8 +651,63 @@ shape! { NoSuchEntityException NO_SUCH_ENTITY_EXCEPTION = StructSchema::new("NoS
     message: String = member("message", &STRING);
 }
 
+shape! { Policy POLICY = StructSchema::new("Policy");
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE);
+    policy_id: String = member("PolicyId", &ID_TYPE);
+    arn: String = member("Arn", &ARN_TYPE);
+    path: String = member("Path", &POLICY_PATH_TYPE);
+    default_version_id: String = member("DefaultVersionId", &POLICY_VERSION_ID_TYPE);
+    attachment_count: i32 = member("AttachmentCount", &INT);
+    permissions_boundary_usage_count: i32 = member("PermissionsBoundaryUsageCount", &INT);
+    is_attachable: bool = member("IsAttachable", &BOOL);
+    description: String = member("Description", &POLICY_DESCRIPTION_TYPE);
+    create_date: Timestamp = member("CreateDate", &TIME);
+    update_date: Timestamp = member("UpdateDate", &TIME);
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
+}
+
 shape! { PolicyNotAttachableException POLICY_NOT_ATTACHABLE_EXCEPTION = StructSchema::new("PolicyNotAttachableException").error(&errors::POLICY_NOT_ATTACHABLE_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { PolicyVersion POLICY_VERSION = StructSchema::new("PolicyVersion");
+    document: String = member("Document", &POLICY_DOCUMENT_TYPE);
+    version_id: String = member("VersionId", &POLICY_VERSION_ID_TYPE);
+    is_default_version: bool = member("IsDefaultVersion", &BOOL);
+    create_date: Timestamp = member("CreateDate", &TIME);
+}
+
+shape! { PutGroupPolicyRequest PUT_GROUP_POLICY_REQUEST = StructSchema::new("PutGroupPolicyRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { PutRolePermissionsBoundaryRequest PUT_ROLE_PERMISSIONS_BOUNDARY_REQUEST = StructSchema::new("PutRolePermissionsBoundaryRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    permissions_boundary: String = member("PermissionsBoundary", &ARN_TYPE).required();
+}
+
+shape! { PutRolePolicyRequest PUT_ROLE_POLICY_REQUEST = StructSchema::new("PutRolePolicyRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { PutUserPermissionsBoundaryRequest PUT_USER_PERMISSIONS_BOUNDARY_REQUEST = StructSchema::new("PutUserPermissionsBoundaryRequest");
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
+    permissions_boundary: String = member("PermissionsBoundary", &ARN_TYPE).required();
+}
+
+shape! { PutUserPolicyRequest PUT_USER_POLICY_REQUEST = StructSchema::new("PutUserPolicyRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { RemoveUserFromGroupRequest REMOVE_USER_FROM_GROUP_REQUEST = StructSchema::new("RemoveUserFromGroupRequest");
+    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
 }
 
 shape! { Role ROLE = StructSchema::new("Role");
@@ -197,6 +734,11 @@ shape! { ServiceFailureException SERVICE_FAILURE_EXCEPTION = StructSchema::new("
     message: String = member("message", &STRING);
 }
 
+shape! { SetDefaultPolicyVersionRequest SET_DEFAULT_POLICY_VERSION_REQUEST = StructSchema::new("SetDefaultPolicyVersionRequest");
+    policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
+    version_id: String = member("VersionId", &POLICY_VERSION_ID_TYPE).required();
+}
+
 shape! { SourceRoleTemplate SOURCE_ROLE_TEMPLATE = StructSchema::new("SourceRoleTemplate");
     template_arn: String = member("TemplateArn", &ARN_TYPE).required();
     template_minor_version: i32 = member("TemplateMinorVersion", &INT).required();
@@ -207,6 +749,47 @@ shape! { Tag TAG = StructSchema::new("Tag");
     value: String = member("Value", &TAG_VALUE_TYPE).required();
 }
 
+shape! { TagRoleRequest TAG_ROLE_REQUEST = StructSchema::new("TagRoleRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE).required();
+}
+
 shape! { UnmodifiableEntityException UNMODIFIABLE_ENTITY_EXCEPTION = StructSchema::new("UnmodifiableEntityException").error(&errors::UNMODIFIABLE_ENTITY_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { UntagRoleRequest UNTAG_ROLE_REQUEST = StructSchema::new("UntagRoleRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    tag_keys: Vec<String> = member("TagKeys", &TAG_KEY_LIST_TYPE).required();
+}
+
+shape! { UpdateAccessKeyRequest UPDATE_ACCESS_KEY_REQUEST = StructSchema::new("UpdateAccessKeyRequest");
+    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE);
+    access_key_id: String = member("AccessKeyId", &ACCESS_KEY_ID_TYPE).required();
+    status: String = member("Status", &STATUS_TYPE).required();
+}
+
+shape! { UpdateAssumeRolePolicyRequest UPDATE_ASSUME_ROLE_POLICY_REQUEST = StructSchema::new("UpdateAssumeRolePolicyRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { UpdateRoleRequest UPDATE_ROLE_REQUEST = StructSchema::new("UpdateRoleRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    description: String = member("Description", &ROLE_DESCRIPTION_TYPE);
+    max_session_duration: i32 = member("MaxSessionDuration", &ROLE_MAX_SESSION_DURATION_TYPE);
+}
+
+shape! { UpdateRoleResponse UPDATE_ROLE_RESPONSE = StructSchema::new("UpdateRoleResponse");
+}
+
+shape! { User USER = StructSchema::new("User");
+    path: String = member("Path", &PATH_TYPE).required();
+    user_name: String = member("UserName", &USER_NAME_TYPE).required();
+    user_id: String = member("UserId", &ID_TYPE).required();
+    arn: String = member("Arn", &ARN_TYPE).required();
+    create_date: Timestamp = member("CreateDate", &TIME).required();
+    password_last_used: Timestamp = member("PasswordLastUsed", &TIME);
+    permissions_boundary: AttachedPermissionsBoundary = member("PermissionsBoundary", &TypeSchema::Struct(&ATTACHED_PERMISSIONS_BOUNDARY));
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
 }

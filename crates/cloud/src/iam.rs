@@ -1,0 +1,173 @@
+//! Identity and Access Management: roles, users, groups, their policies and keys.
+//!
+//! Source of messages: what IAM answers, IAM API reference and User Guide.
+
+mod grants;
+mod groups;
+mod keys;
+mod policies;
+mod roles;
+mod users;
+
+use crate::Cloud;
+use crate::access::Access;
+use crate::api::{Call, Router};
+use ekstra_domain::iam::{Grants, Group, Role, User};
+use ekstra_domain::names::{Arn, keys as places};
+use ekstra_domain::page::Page;
+use ekstra_model::Shape;
+use ekstra_model::iam::{self as model, errors};
+use ekstra_policy::{Kind, Policy};
+use ekstra_wire::ApiError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
+    roles::serve(router, cloud);
+    users::serve(router, cloud);
+    groups::serve(router, cloud);
+    keys::serve(router, cloud);
+    policies::serve(router, cloud);
+    grants::serve(router, cloud);
+}
+
+/// The role that an ARN names, if it exists.
+pub fn find_role(cloud: &Cloud, arn: &str) -> Option<Role> {
+    let parsed: Arn = arn.parse().ok().filter(|a: &Arn| a.service == "iam")?;
+    let role: Role = cloud.store.view().get_as(&places::role(&parsed.account, parsed.role_name()?))?;
+    (role.arn() == arn).then_some(role)
+}
+
+/// A role, a user or a group: what has a name in an account, and policies.
+trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
+    /// As messages and ARNs have it.
+    const KIND: &'static str;
+
+    fn place(account: &str, name: &str) -> String;
+    fn arn(&self) -> String;
+    fn grants(&self) -> &Grants;
+    fn grants_mut(&mut self) -> &mut Grants;
+
+    fn missing(name: &str) -> ApiError {
+        no_such_entity(format!("The {} with name {name} cannot be found.", Self::KIND))
+    }
+
+    fn load(cloud: &Cloud, call: &Call, name: &str) -> Result<Self, ApiError> {
+        let place = Self::place(&call.scope.account, name);
+        cloud.store.view().get_as(&place).ok_or_else(|| Self::missing(name))
+    }
+
+    /// What a call about it needs; of one that is not there, as if it had no path.
+    fn access(cloud: &Cloud, call: &Call, name: Option<&String>) -> Access {
+        let name = name.map(String::as_str).unwrap_or_default();
+        let found: Option<Self> = cloud.store.view().get_as(&Self::place(&call.scope.account, name));
+        let arn = || format!("arn:aws:iam::{}:{}/{name}", call.scope.account, Self::KIND);
+        Access::on(found.map_or_else(arn, |found| found.arn()))
+    }
+}
+
+macro_rules! entity {
+    ($name:ident, $kind:literal, $place:path) => {
+        impl Entity for $name {
+            const KIND: &'static str = $kind;
+
+            fn place(account: &str, name: &str) -> String {
+                $place(account, name)
+            }
+
+            fn arn(&self) -> String {
+                $name::arn(self)
+            }
+
+            fn grants(&self) -> &Grants {
+                &self.grants
+            }
+
+            fn grants_mut(&mut self) -> &mut Grants {
+                &mut self.grants
+            }
+        }
+    };
+}
+
+entity!(Role, "role", places::role);
+entity!(User, "user", places::user);
+entity!(Group, "group", places::group);
+
+/// The ARN that one to be made will have.
+fn future_arn(call: &Call, kind: &str, path: Option<&String>, name: Option<&String>) -> String {
+    let path = path.map_or("/", String::as_str);
+    let name = name.map(String::as_str).unwrap_or_default();
+    format!("arn:aws:iam::{}:{kind}{path}{name}", call.scope.account)
+}
+
+fn no_such_entity(message: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::NO_SUCH_ENTITY_EXCEPTION, message)
+}
+
+fn already_exists(message: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::ENTITY_ALREADY_EXISTS_EXCEPTION, message)
+}
+
+fn delete_conflict(message: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::DELETE_CONFLICT_EXCEPTION, message)
+}
+
+/// Refuses what is no document of its kind.
+fn check_document(text: &str, kind: Kind) -> Result<(), ApiError> {
+    let malformed = |why: ekstra_policy::MalformedPolicy| {
+        ApiError::new(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, why.to_string())
+    };
+    Policy::parse(text, kind).map(drop).map_err(malformed)
+}
+
+fn tags_of(given: Option<Vec<model::Tag>>) -> BTreeMap<String, String> {
+    given.into_iter().flatten().filter_map(|tag| Some((tag.key?, tag.value?))).collect()
+}
+
+fn described(tags: &BTreeMap<String, String>) -> Vec<model::Tag> {
+    tags.iter()
+        .map(|(key, value)| model::Tag { key: Some(key.clone()), value: Some(value.clone()) })
+        .collect()
+}
+
+fn boundary(grants: &Grants) -> Option<model::AttachedPermissionsBoundary> {
+    grants.boundary.as_ref().map(|arn| model::AttachedPermissionsBoundary {
+        permissions_boundary_type: Some("Policy".into()),
+        permissions_boundary_arn: Some(arn.clone()),
+    })
+}
+
+/// IAM's pagination: `Marker` and `MaxItems` (1 to 1000, 100 when absent).
+fn page<T>(
+    all: Vec<T>,
+    key: impl Fn(&T) -> String,
+    marker: Option<&str>,
+    size: Option<i32>,
+) -> Result<Page<T>, ApiError> {
+    let invalid = |what: &str| ApiError::client("ValidationError", 400, what);
+    let size = usize::try_from(size.unwrap_or(100)).ok().filter(|size| (1..=1000).contains(size));
+    let size = size.ok_or_else(|| invalid("Invalid MaxItems."))?;
+    Page::of(all, key, marker, size).map_err(|_| invalid("Invalid Marker."))
+}
+
+fn unit<T: Shape>() -> Result<T, ApiError> {
+    Ok(T::default())
+}
+
+/// Changes a record that is there.
+async fn change<E: Entity>(
+    cloud: &Cloud,
+    call: &Call,
+    name: &str,
+    body: impl Fn(&mut E) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    let place = E::place(&call.scope.account, name);
+    let body = |txn: &mut ekstra_store::Txn| {
+        let mut entity: E = txn.get(&place)?.ok_or_else(|| E::missing(name))?;
+        body(&mut entity)?;
+        Ok::<_, crate::api::Refusal>(txn.put(&place, &entity)?)
+    };
+    Ok(cloud.store.transact(body).await?)
+}

@@ -1,0 +1,108 @@
+//! What calls of EKS's operations need: the resources of each, as the Service Authorization Reference has them.
+
+use crate::Eks;
+use ekstra_cloud::access::Access;
+use ekstra_cloud::api::Call;
+use ekstra_domain::eks::{Cluster, Nodegroup};
+use ekstra_domain::names::keys;
+use ekstra_model::eks as model;
+use std::collections::BTreeMap;
+
+/// Who takes the roles that are given to clusters and node groups.
+pub(super) const SERVICE: &str = "eks.amazonaws.com";
+
+/// An existing cluster, or one that was named in vain.
+fn cluster(eks: &Eks, call: &Call, name: Option<&String>) -> Access {
+    let name = name.map(String::as_str).unwrap_or_default();
+    let found: Option<Cluster> = eks.cloud.store.view().get_as(&keys::cluster(&call.scope, name));
+    let arn = call.scope.arn("eks", format_args!("cluster/{name}"));
+    Access::on(arn).with_resource_tags(found.as_ref().map(|cluster| &cluster.tags))
+}
+
+fn nodegroup(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
+    let (cluster, name) = (cluster.cloned().unwrap_or_default(), name.cloned().unwrap_or_default());
+    let key = keys::nodegroup(&call.scope, &cluster, &name);
+    let found: Option<Nodegroup> = eks.cloud.store.view().get_as(&key);
+    match found {
+        Some(group) => Access::on(group.arn()).with_resource_tags(Some(&group.tags)),
+        // Its id is not known, and whatever is allowed of one of that name is allowed of it.
+        None => Access::on(call.scope.arn("eks", format_args!("nodegroup/{cluster}/{name}/*"))),
+    }
+}
+
+macro_rules! of_cluster {
+    ($($function:ident $input:ident $name:ident;)*) => {
+        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
+            cluster(eks, call, input.$name.as_ref())
+        })*
+    };
+}
+
+of_cluster! {
+    describe_cluster DescribeClusterRequest name;
+    delete_cluster DeleteClusterRequest name;
+    update_cluster_config UpdateClusterConfigRequest name;
+    update_cluster_version UpdateClusterVersionRequest name;
+    list_nodegroups ListNodegroupsRequest cluster_name;
+    describe_update DescribeUpdateRequest name;
+    list_updates ListUpdatesRequest name;
+}
+
+macro_rules! of_nodegroup {
+    ($($function:ident $input:ident;)*) => {
+        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
+            nodegroup(eks, call, input.cluster_name.as_ref(), input.nodegroup_name.as_ref())
+        })*
+    };
+}
+
+of_nodegroup! {
+    describe_nodegroup DescribeNodegroupRequest;
+    delete_nodegroup DeleteNodegroupRequest;
+    update_nodegroup_config UpdateNodegroupConfigRequest;
+    update_nodegroup_version UpdateNodegroupVersionRequest;
+}
+
+pub(super) fn create_cluster(_: &Eks, call: &Call, input: &model::CreateClusterRequest) -> Access {
+    let name = input.name.clone().unwrap_or_default();
+    Access::on(call.scope.arn("eks", format_args!("cluster/{name}")))
+        .with_tags(input.tags.as_ref())
+        .passing(input.role_arn.as_ref(), SERVICE)
+}
+
+pub(super) fn create_nodegroup(eks: &Eks, call: &Call, input: &model::CreateNodegroupRequest) -> Access {
+    cluster(eks, call, input.cluster_name.as_ref())
+        .with_tags(input.tags.as_ref())
+        .passing(input.node_role.as_ref(), SERVICE)
+}
+
+pub(super) fn list_clusters(_: &Eks, call: &Call, _: &model::ListClustersRequest) -> Access {
+    Access::on(call.scope.arn("eks", format_args!("cluster/*")))
+}
+
+pub(super) fn describe_cluster_versions(
+    _: &Eks,
+    _: &Call,
+    _: &model::DescribeClusterVersionsRequest,
+) -> Access {
+    Access::everything()
+}
+
+fn tagged(eks: &Eks, call: &Call, arn: Option<&String>, given: Option<&BTreeMap<String, String>>) -> Access {
+    let arn = arn.cloned().unwrap_or_default();
+    let tags = super::tags::tags_of(eks, call, &arn).ok();
+    Access::on(arn).with_resource_tags(tags.as_ref()).with_tags(given)
+}
+
+pub(super) fn tag_resource(eks: &Eks, call: &Call, input: &model::TagResourceRequest) -> Access {
+    tagged(eks, call, input.resource_arn.as_ref(), input.tags.as_ref())
+}
+
+pub(super) fn untag_resource(eks: &Eks, call: &Call, input: &model::UntagResourceRequest) -> Access {
+    let access = tagged(eks, call, input.resource_arn.as_ref(), None);
+    access.with("aws:TagKeys", input.tag_keys.clone().unwrap_or_default())
+}
+
+pub(super) fn list_tags(eks: &Eks, call: &Call, input: &model::ListTagsForResourceRequest) -> Access {
+    tagged(eks, call, input.resource_arn.as_ref(), None)
+}

@@ -1,0 +1,246 @@
+//! Who may do what: actors with policies of many kinds, and what each is answered. `authorization.txt` has all of it;
+//! `UPDATE_GOLDEN=1 cargo test -p ekstra-eks authorization` writes it again.
+
+use ekstra_cloud::api::Router;
+use ekstra_domain::iam::Principal;
+use ekstra_eks::{Eks, OfferedVersion, Programs};
+use ekstra_model::{OperationShape, ec2, eks, iam, sts};
+use ekstra_testkit::TestEnv;
+use ekstra_wire::ApiError;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const ACCOUNT: &str = "000000000000";
+const ROLE: &str = "arn:aws:iam::000000000000:role/eksClusterRole";
+
+#[derive(Debug)]
+struct OneVersion;
+
+impl Programs for OneVersion {
+    fn versions(&self) -> Vec<OfferedVersion> {
+        vec![OfferedVersion { minor: "1.36".into(), patch: "1.36.3".into(), default: true }]
+    }
+
+    fn control_plane(&self, program: &str, _: &str) -> Result<PathBuf, String> {
+        Ok(PathBuf::from("/").join(program))
+    }
+}
+
+struct World {
+    env: TestEnv,
+    router: Router,
+}
+
+impl World {
+    async fn new() -> Self {
+        let env = TestEnv::new().await;
+        let eks = Eks::new(env.cloud.clone(), env.host.clone(), env.names.clone(), Arc::new(OneVersion));
+        let mut router = Router::new(env.cloud.clone());
+        ekstra_cloud::serve(&mut router, &env.cloud);
+        ekstra_eks::serve(&mut router, &eks);
+        Self { env, router }
+    }
+
+    async fn must<O: OperationShape>(&self, operation: O, input: O::Input) -> O::Output {
+        self.env.call(&self.router, operation, input).await.expect("the administrator may")
+    }
+
+    async fn user(&self, name: &str, policy: &str) {
+        self.must(
+            iam::ops::CreateUser,
+            iam::CreateUserRequest { user_name: text(name), ..Default::default() },
+        )
+        .await;
+        if !policy.is_empty() {
+            let put = iam::PutUserPolicyRequest {
+                user_name: text(name),
+                policy_name: text("own"),
+                policy_document: text(policy),
+            };
+            self.must(iam::ops::PutUserPolicy, put).await;
+        }
+    }
+
+    /// How a call of somebody ends: with a denial, or otherwise.
+    async fn asked<O: OperationShape>(&self, actor: &Actor, operation: O, input: O::Input) -> String {
+        let (principal, session) = (actor.principal(), actor.session.clone());
+        match self.env.call_as(principal, session, &self.router, operation, input).await {
+            Err(error) if is_denial(&error) => format!("{}: {}", error.code, error.message),
+            _ => "allowed".to_owned(),
+        }
+    }
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+fn is_denial(error: &ApiError) -> bool {
+    ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation"].contains(&error.code.as_str())
+}
+
+struct Actor {
+    name: &'static str,
+    arn: String,
+    session: Vec<String>,
+}
+
+impl Actor {
+    fn user(name: &'static str) -> Self {
+        Self { name, arn: format!("arn:aws:iam::{ACCOUNT}:user/{name}"), session: Vec::new() }
+    }
+
+    fn principal(&self) -> Principal {
+        Principal { account: ACCOUNT.into(), arn: self.arn.clone(), user_id: "AIDAX".into() }
+    }
+}
+
+fn allow(action: &str, resource: &str) -> String {
+    format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":{action},"Resource":"{resource}"}}]}}"#
+    )
+}
+
+const ALL_BUT_DELETION: &str = r#"{"Version":"2012-10-17","Statement":[
+    {"Effect":"Allow","Action":"*","Resource":"*"},
+    {"Effect":"Deny","Action":"eks:Delete*","Resource":"*"}]}"#;
+/// Whatever carries the caller's team as a tag.
+const OF_MY_TEAM: &str = r#"{"Version":"2012-10-17","Statement":[
+    {"Effect":"Allow","Action":"eks:*","Resource":"*",
+     "Condition":{"StringEquals":{"aws:ResourceTag/team":"${aws:username}"}}},
+    {"Effect":"Allow","Action":"eks:CreateCluster","Resource":"*",
+     "Condition":{"StringEquals":{"aws:RequestTag/team":"${aws:username}"},
+                  "ForAllValues:StringEquals":{"aws:TagKeys":["team"]}}},
+    {"Effect":"Allow","Action":"iam:PassRole","Resource":"*",
+     "Condition":{"StringEquals":{"iam:PassedToService":"eks.amazonaws.com"}}}]}"#;
+const ELSEWHERE: &str = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*",
+    "Condition":{"StringNotEquals":{"aws:RequestedRegion":"us-east-1"}}}]}"#;
+
+async fn people(world: &World) -> Vec<Actor> {
+    world.user("reader", &allow(r#"["eks:Describe*","eks:List*"]"#, "*")).await;
+    world.user("of-one", &allow(r#""eks:*""#, "arn:aws:eks:us-east-1:000000000000:cluster/one")).await;
+    world.user("careful", ALL_BUT_DELETION).await;
+    world.user("blue", OF_MY_TEAM).await;
+    world.user("abroad", ELSEWHERE).await;
+    world.user("nobody", "").await;
+    world.user("bounded", &allow(r#""*""#, "*")).await;
+    let policy = iam::CreatePolicyRequest {
+        policy_name: text("edge"),
+        policy_document: Some(allow(r#""eks:Describe*""#, "*")),
+        ..Default::default()
+    };
+    world.must(iam::ops::CreatePolicy, policy).await;
+    let edge = iam::PutUserPermissionsBoundaryRequest {
+        user_name: text("bounded"),
+        permissions_boundary: text("arn:aws:iam::000000000000:policy/edge"),
+    };
+    world.must(iam::ops::PutUserPermissionsBoundary, edge).await;
+    world.user("member", "").await;
+    world
+        .must(
+            iam::ops::CreateGroup,
+            iam::CreateGroupRequest { group_name: text("staff"), ..Default::default() },
+        )
+        .await;
+    let attached = iam::AttachGroupPolicyRequest {
+        group_name: text("staff"),
+        policy_arn: text("arn:aws:iam::aws:policy/ReadOnlyAccess"),
+    };
+    world.must(iam::ops::AttachGroupPolicy, attached).await;
+    let joined = iam::AddUserToGroupRequest { group_name: text("staff"), user_name: text("member") };
+    world.must(iam::ops::AddUserToGroup, joined).await;
+    let node = |session| Actor {
+        name: if session { "node, narrowed" } else { "node" },
+        arn: format!("arn:aws:sts::{ACCOUNT}:assumed-role/eksNodeRole/i-1"),
+        session: if session { vec![allow(r#""ec2:*""#, "*")] } else { Vec::new() },
+    };
+    let names = ["admin", "reader", "of-one", "careful", "blue", "abroad", "bounded", "member", "nobody"];
+    let mut actors: Vec<Actor> = names.into_iter().map(Actor::user).collect();
+    actors.extend([node(false), node(true)]);
+    actors.push(Actor { name: "root", arn: format!("arn:aws:iam::{ACCOUNT}:root"), session: Vec::new() });
+    actors
+}
+
+async fn clusters(world: &World) {
+    for (name, team) in [("one", "blue"), ("two", "green")] {
+        let subnets = world.env.subnets().into_iter().map(|subnet| subnet.id).collect();
+        let request = eks::CreateClusterRequest {
+            name: text(name),
+            role_arn: text(ROLE),
+            resources_vpc_config: Some(eks::VpcConfigRequest {
+                subnet_ids: Some(subnets),
+                ..Default::default()
+            }),
+            tags: Some(BTreeMap::from([("team".to_owned(), team.to_owned())])),
+            ..Default::default()
+        };
+        world.must(eks::ops::CreateCluster, request).await;
+    }
+}
+
+#[tokio::test]
+async fn everybody_is_told_the_same_as_before() {
+    let world = World::new().await;
+    clusters(&world).await;
+    let mut table = String::new();
+    for actor in people(&world).await {
+        writeln!(table, "{}", actor.name).expect("a string");
+        for (what, answer) in answers(&world, &actor).await {
+            writeln!(table, "  {what:<34} {answer}").expect("a string");
+        }
+    }
+    compare(&table);
+}
+
+/// Nothing here changes the world for whoever asks next: what is allowed is refused for another reason.
+async fn answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    let cluster = |name: &str| eks::DescribeClusterRequest { name: text(name) };
+    let deletion = |name: &str| eks::DeleteClusterRequest { name: text(name) };
+    let creation = |tags: &[(&str, &str)], role: &str| eks::CreateClusterRequest {
+        name: text("three"),
+        role_arn: text(role),
+        tags: Some(tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
+        ..Default::default()
+    };
+    let assume =
+        sts::AssumeRoleRequest { role_arn: text(ROLE), role_session_name: text("s"), ..Default::default() };
+    use eks::ops::{CreateCluster, DeleteCluster, DescribeCluster, ListClusters};
+    vec![
+        ("GetCallerIdentity", world.asked(actor, sts::ops::GetCallerIdentity, Default::default()).await),
+        ("ListClusters", world.asked(actor, ListClusters, Default::default()).await),
+        ("DescribeCluster one", world.asked(actor, DescribeCluster, cluster("one")).await),
+        ("DescribeCluster two", world.asked(actor, DescribeCluster, cluster("two")).await),
+        ("DescribeCluster unheard", world.asked(actor, DescribeCluster, cluster("unheard")).await),
+        ("DeleteCluster unheard", world.asked(actor, DeleteCluster, deletion("unheard")).await),
+        ("CreateCluster", world.asked(actor, CreateCluster, creation(&[], ROLE)).await),
+        (
+            "CreateCluster team=blue",
+            world.asked(actor, CreateCluster, creation(&[("team", "blue")], ROLE)).await,
+        ),
+        (
+            "CreateCluster team=green",
+            world.asked(actor, CreateCluster, creation(&[("team", "green")], ROLE)).await,
+        ),
+        ("DescribeVpcs", world.asked(actor, ec2::ops::DescribeVpcs, Default::default()).await),
+        ("ListRoles", world.asked(actor, iam::ops::ListRoles, Default::default()).await),
+        (
+            "GetUser",
+            world.asked(actor, iam::ops::GetUser, iam::GetUserRequest { user_name: text("nobody") }).await,
+        ),
+        ("AssumeRole eksClusterRole", world.asked(actor, sts::ops::AssumeRole, assume).await),
+    ]
+}
+
+fn compare(told: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/authorization.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, told).expect("written");
+    }
+    let known = std::fs::read_to_string(&path).expect("tests/authorization.txt");
+    for (line, (now, before)) in told.lines().zip(known.lines()).enumerate() {
+        assert_eq!(now, before, "line {} of {}", line + 1, path.display());
+    }
+    assert_eq!(told.lines().count(), known.lines().count());
+}
