@@ -1,9 +1,11 @@
 //! CreateCluster: everything that can be refused is refused here; then the cluster, its control-plane slot, its security
 //! group and its interfaces are written in one transaction.
 
+use super::access::SERVICE;
 use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::Settings;
+use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::ec2::network::{NewInterface, VPC_LIMIT, create_interface};
 use ekstra_cloud::iam::find_role;
@@ -38,9 +40,9 @@ pub(super) async fn handle(
     refuse_unserved(&input)?;
     let version = choose_version(&eks, input.version.as_deref())?;
     let role_arn = input.role_arn.clone().unwrap_or_default();
-    if find_role(&eks.cloud, &role_arn).is_none() {
+    if !find_role(&eks.cloud, &role_arn).is_some_and(|role| trusts_service(&role, SERVICE)) {
         return Err(invalid_parameter(format!(
-            "Role with arn: {role_arn}, could not be assumed because it does not exist"
+            "Role with arn: {role_arn}, could not be assumed because it does not exist or the trusted entity is not correct"
         )));
     }
     let network = Network::read(&eks, &call.scope, &input)?;

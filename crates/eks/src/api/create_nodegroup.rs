@@ -3,6 +3,7 @@
 use super::create_cluster::find_subnets;
 use super::{digest, find_cluster, in_use, invalid, invalid_parameter, invalid_request, is_repeat, present};
 use crate::Eks;
+use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::ec2::instance_type;
@@ -15,6 +16,8 @@ use ekstra_model::eks as model;
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
 
+/// Who takes the role of nodes.
+const INSTANCES: &str = "ec2.amazonaws.com";
 /// What a service without root says to whoever wants nodes.
 const WITHOUT_ROOT: &str = "This service runs without root, and nodes need it: their namespaces, cgroups and disks. \
                             A home whose service runs as root has nodes.";
@@ -91,8 +94,12 @@ fn draft(
         return Err(invalid_parameter("Subnets are required and must be in the cluster's VPC"));
     }
     let node_role = input.node_role.clone().unwrap_or_default();
-    if find_role(&eks.cloud, &node_role).is_none() {
-        return Err(invalid_parameter(format!("The role with name {node_role} cannot be found.")));
+    let role = find_role(&eks.cloud, &node_role)
+        .ok_or_else(|| invalid_parameter(format!("The role with name {node_role} cannot be found.")))?;
+    if !trusts_service(&role, INSTANCES) {
+        return Err(invalid_parameter(format!(
+            "Following required service principals [{INSTANCES}] were not found in the trust relationships of nodeRole {node_role}"
+        )));
     }
     let now = eks.cloud.env.now_ms();
     Ok(Nodegroup {
