@@ -158,6 +158,18 @@ def test_roles_are_passed_to_whom_they_trust(service, iam, reader):
     assert "never" not in service.client("eks").list_clusters()["clusters"]
 
 
+def test_what_somebody_would_be_answered(service, cluster, iam, reader):
+    asked = iam.simulate_principal_policy(
+        PolicySourceArn=f"arn:aws:iam::{ACCOUNT}:user/staff/looker",
+        ActionNames=["eks:DescribeCluster", "eks:DeleteCluster"],
+        ResourceArns=[f"{CLUSTER}/{cluster}"],
+    )
+    decisions = {r["EvalActionName"]: r["EvalDecision"] for r in asked["EvaluationResults"]}
+    assert decisions == {"eks:DescribeCluster": "allowed", "eks:DeleteCluster": "implicitDeny"}
+    with refused("NoSuchEntity", "cannot be found"):
+        iam.simulate_principal_policy(PolicySourceArn=f"arn:aws:iam::{ACCOUNT}:user/nobody", ActionNames=["eks:ListClusters"])
+
+
 def test_documents_that_are_none(iam, reader):
     for bad, words in [
         ("{", "invalid Json"),

@@ -129,6 +129,11 @@ fn denial(call: &Call, protocol: Protocol, need: &Need, reason: Reason) -> ApiEr
     ApiError::client(code, 403, message)
 }
 
+/// What a caller would be answered.
+pub(crate) fn simulate(cloud: &Cloud, call: &Call, need: &Need) -> Decision {
+    Standing::of(cloud, call).decide(cloud, call, need, None)
+}
+
 /// Whether a role lets a caller assume it.
 pub(crate) fn may_assume(
     cloud: &Cloud,

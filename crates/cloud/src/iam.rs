@@ -7,6 +7,7 @@ mod groups;
 mod keys;
 mod policies;
 mod roles;
+mod simulate;
 mod users;
 
 use crate::Cloud;
@@ -30,6 +31,7 @@ pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     keys::serve(router, cloud);
     policies::serve(router, cloud);
     grants::serve(router, cloud);
+    simulate::serve(router, cloud);
 }
 
 /// The role that an ARN names, if it exists.

@@ -11,6 +11,7 @@ pub mod elb;
 pub mod iam;
 mod machine;
 mod sts;
+pub mod trail;
 
 pub use context::{Cloud, Settings};
 pub use defaults::{ensure_scope, first_user};
@@ -19,6 +20,7 @@ pub use machine::on_host;
 /// Every operation of this crate.
 pub fn serve(router: &mut api::Router, cloud: &Cloud) {
     sts::serve(router, cloud);
+    trail::serve(router, cloud);
     iam::serve(router, cloud);
     ec2::serve(router, cloud);
 }

@@ -5,6 +5,7 @@ mod backup;
 mod cluster;
 mod components;
 mod doctor;
+mod events;
 mod image;
 mod lifecycle;
 mod mistakes;
@@ -107,6 +108,12 @@ enum Command {
     },
     /// What this machine lacks, and how to get it
     Doctor,
+    /// Who called what: CloudTrail's record of every call of the AWS endpoint
+    #[command(after_help = "Examples:
+  ekstra events
+  ekstra events --name CreateCluster
+  ekstra events --user reader --all -o json")]
+    Events(events::Events),
     /// Print the service's logs
     #[command(after_help = "Examples:
   ekstra logs -f
@@ -282,6 +289,7 @@ async fn run(cli: Cli) -> Result<End> {
         Command::Status => return lifecycle::status(&home).await.map(End::Code),
         Command::Env { account } => show::env(&home, account).await?,
         Command::Doctor => return doctor::run().map(End::Code),
+        Command::Events(command) => command.run(&home).await?,
         Command::Logs { name, follow } => show::logs(&home, &name, follow).await?,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ekstra", &mut std::io::stdout());

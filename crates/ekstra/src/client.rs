@@ -65,8 +65,28 @@ impl Client {
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
+    /// An awsJson call of the version 1.1.
+    pub(crate) async fn json(&self, service: &str, operation: &str, body: &Value) -> Result<Value> {
+        let kind = "application/x-amz-json-1.1";
+        let target = [("x-amz-target", operation)];
+        let answer = self.send_with(&target, service, "POST", "/", kind, body.to_string()).await?;
+        Ok(serde_json::from_slice(&answer)?)
+    }
+
     async fn send(
         &self,
+        service: &str,
+        method: &str,
+        target: &str,
+        kind: &str,
+        body: String,
+    ) -> Result<Vec<u8>> {
+        self.send_with(&[], service, method, target, kind, body).await
+    }
+
+    async fn send_with(
+        &self,
+        headers: &[(&str, &str)],
         service: &str,
         method: &str,
         target: &str,
@@ -81,6 +101,7 @@ impl Client {
             headers: vec![("host".into(), self.authority.clone()), ("content-type".into(), kind.to_owned())],
             body: body.into_bytes(),
         };
+        request.headers.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
         sigv4::sign(&mut request, &self.credentials, &self.region, service, now);
         let mut built =

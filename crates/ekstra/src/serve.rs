@@ -17,6 +17,7 @@ use ekstra_cloud::ec2::instances::InstanceReconciler;
 use ekstra_cloud::ec2::routers::RouterReconciler;
 use ekstra_cloud::ec2::volumes::{SnapshotReconciler, VolumeReconciler};
 use ekstra_cloud::elb::BalancerReconciler;
+use ekstra_cloud::trail::Trail;
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_components::Prebuilt;
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
@@ -179,7 +180,9 @@ async fn compose(
     let mut router = Router::new(cloud.clone());
     ekstra_cloud::serve(&mut router, cloud);
     ekstra_eks::serve(&mut router, &eks);
-    let service = Arc::new(Service { cloud: cloud.clone(), router, home: home.root.display().to_string() });
+    let trail = Trail::open(&home.root).context("the records of calls")?;
+    let service =
+        Arc::new(Service { cloud: cloud.clone(), router, trail, home: home.root.display().to_string() });
     let acceptor = tls::acceptor(home, settings.address)?;
     if !settings.rootless {
         let prefetch = components.clone();

@@ -1,14 +1,15 @@
 //! From a request to its answer: guard, route, authenticate, decode, validate, operate, encode.
 
 use ekstra_cloud::api::{Call, Origin, Router};
+use ekstra_cloud::trail::{Record, Trail};
 use ekstra_cloud::{Cloud, ensure_scope};
-use ekstra_domain::iam::{AccessKey, Credential};
+use ekstra_domain::iam::{AccessKey, Credential, Principal};
 use ekstra_domain::names::{Scope, is_region, keys};
 use ekstra_model::Protocol;
 use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
 use ekstra_wire::{
-    ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, route, validate,
-    violations_error,
+    ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, parameters, route,
+    validate, violations_error,
 };
 
 /// Answered to whoever asks whether the service is there; names nothing secret.
@@ -18,8 +19,18 @@ pub(crate) const HEALTH: &str = "/_ekstra/health";
 pub(crate) struct Service {
     pub(crate) cloud: Cloud,
     pub(crate) router: Router,
+    pub(crate) trail: Trail,
     /// Identifies this home to the command line.
     pub(crate) home: String,
+}
+
+/// What was found out about a call before it ended.
+#[derive(Default)]
+struct Seen {
+    principal: Option<Principal>,
+    access_key: Option<String>,
+    region: Option<String>,
+    parameters: serde_json::Value,
 }
 
 impl Service {
@@ -38,7 +49,10 @@ impl Service {
         };
         let protocol = routed.service.protocol;
         let operation = routed.operation.name;
-        match self.operate(&request, &routed, &request_id, origin).await {
+        let mut seen = Seen::default();
+        let outcome = self.operate(&request, &routed, &request_id, &origin, &mut seen).await;
+        self.note(&request, &routed, &request_id, &origin, seen, outcome.as_ref().err()).await;
+        match outcome {
             Ok(response) => response,
             Err(error) => {
                 tracing::info!(operation, code = error.code, message = error.message, "refused");
@@ -47,23 +61,53 @@ impl Service {
         }
     }
 
+    async fn note(
+        &self,
+        request: &Request,
+        routed: &Routed,
+        request_id: &str,
+        origin: &Origin,
+        seen: Seen,
+        error: Option<&ApiError>,
+    ) {
+        let record = Record {
+            service: routed.service.id,
+            operation: routed.operation.name,
+            region: seen.region.as_deref().unwrap_or(&self.cloud.settings.region),
+            principal: seen.principal.as_ref(),
+            access_key: seen.access_key.as_deref(),
+            address: origin.address,
+            user_agent: request.header("user-agent"),
+            is_tls: origin.is_tls,
+            parameters: seen.parameters,
+            error: error.map(|error| (error.code.as_str(), error.message.as_str())),
+            request_id,
+        };
+        self.trail.note(&self.cloud, record).await;
+    }
+
     async fn operate(
         &self,
         request: &Request,
         routed: &Routed,
         request_id: &str,
-        origin: Origin,
+        origin: &Origin,
+        seen: &mut Seen,
     ) -> Result<Response, ApiError> {
         let protocol = routed.service.protocol;
-        let (Credential { principal, session_policies, .. }, region) = self.authenticate(request, routed)?;
+        let (Credential { principal, session_policies, .. }, region) =
+            self.authenticate(request, routed, seen)?;
+        seen.principal = Some(principal.clone());
+        seen.region = Some(region.clone());
         let scope = Scope::new(&principal.account, region);
         let value = decode_request(routed, request).map_err(|e| e.to_error(protocol))?;
+        seen.parameters = parameters(routed.operation.input, &value);
         let violations = validate(routed.operation.input, &value);
         if !violations.is_empty() {
             return Err(violations_error(protocol, routed.operation, &violations));
         }
         ensure_scope(&self.cloud, &scope).await.map_err(ApiError::from)?;
-        let origin = Origin { user_agent: request.header("user-agent").map(str::to_owned), ..origin };
+        let origin = Origin { user_agent: request.header("user-agent").map(str::to_owned), ..origin.clone() };
         let request_id = request_id.to_owned();
         let call = Call { principal, session_policies, scope, request_id: request_id.clone(), origin };
         let (service, operation) = (routed.service, routed.operation);
@@ -72,7 +116,13 @@ impl Service {
         Ok(encode_response(service, operation, &answer, &request_id))
     }
 
-    fn authenticate(&self, request: &Request, routed: &Routed) -> Result<(Credential, String), ApiError> {
+    fn authenticate(
+        &self,
+        request: &Request,
+        routed: &Routed,
+        seen: &mut Seen,
+    ) -> Result<(Credential, String), ApiError> {
+        seen.access_key = sigv4::scope(request).map(|scope| scope.access_key);
         let protocol = routed.service.protocol;
         let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
         let lookup = |id: &str, token: Option<&str>| {

@@ -10,6 +10,9 @@ pub mod sts;
 pub mod iam;
 #[rustfmt::skip]
 pub mod ec2;
+#[rustfmt::skip]
+pub mod cloudtrail;
 
 /// Every service, in the order of `models/operations.toml`.
-pub static SERVICES: &[&Service] = &[&eks::SERVICE, &sts::SERVICE, &iam::SERVICE, &ec2::SERVICE];
+#[rustfmt::skip]
+pub static SERVICES: &[&Service] = &[&eks::SERVICE, &sts::SERVICE, &iam::SERVICE, &ec2::SERVICE, &cloudtrail::SERVICE];

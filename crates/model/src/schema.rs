@@ -392,6 +392,9 @@ pub struct Service {
     pub target_prefix: Option<&'static str>,
     pub xml_namespace: Option<&'static str>,
     pub operations: &'static [&'static Operation],
+    /// Operations of the service that are not served, where a request does not name its operation: method, template and
+    /// name.
+    pub unserved: &'static [(&'static str, &'static str, &'static str)],
 }
 
 impl Service {

@@ -6,6 +6,7 @@
 mod codec;
 mod error;
 mod message;
+mod redact;
 mod route;
 pub mod sigv4;
 mod text;
@@ -15,6 +16,7 @@ mod validate;
 pub use codec::{DecodeError, decode_input, decode_request, encode_output, encode_response};
 pub use error::{ApiError, encode_error};
 pub use message::{Request, Response};
+pub use redact::parameters;
 pub use route::{RouteError, Routed, route};
 pub use text::uri_encode;
 pub use time::{amz_date, iso8601, parse_amz_date, parse_iso8601};

@@ -136,10 +136,19 @@ fn rest(service: &'static Service, request: &Request) -> Result<Routed, RouteErr
         let labels = labels.collect::<Option<Vec<_>>>().ok_or(malformed.clone())?;
         best = Some((literals, Routed { service, operation, labels }));
     }
+    let unserved = || {
+        let fits = |(method, uri, _): &&(&str, &'static str, &str)| {
+            *method == request.method && match_path(uri, &request.path).is_some()
+        };
+        // Of several the one with the fewest labels.
+        let fitting = service.unserved.iter().filter(fits);
+        let name = fitting.min_by_key(|(_, uri, _)| uri.matches('{').count()).map(|(.., name)| *name);
+        name.map_or_else(|| format!("{} {}", request.method, request.path), str::to_owned)
+    };
     best.map(|(_, routed)| routed).ok_or_else(|| RouteError::UnknownOperation {
         protocol: service.protocol,
         service: service.id,
-        operation: format!("{} {}", request.method, request.path),
+        operation: unserved(),
     })
 }
 
@@ -204,6 +213,20 @@ mod tests {
 
     fn request(method: &str, path: &str) -> Request {
         Request { method: method.to_owned(), path: path.to_owned(), ..Request::default() }
+    }
+
+    #[test]
+    fn what_is_not_served_has_a_name() {
+        for (method, path, name) in [
+            ("GET", "/clusters/a/addons", "ListAddons"),
+            ("POST", "/clusters/a/addons/b/update", "UpdateAddon"),
+            ("GET", "/addons/supported-versions", "DescribeAddonVersions"),
+            ("PATCH", "/clusters/a", "PATCH /clusters/a"),
+        ] {
+            let error = route(&request(method, path), Some("eks")).expect_err("not served");
+            let RouteError::UnknownOperation { operation, .. } = error else { panic!("{error:?}") };
+            assert_eq!(operation, name);
+        }
     }
 
     fn routed(method: &str, path: &str) -> (String, Vec<(&'static str, String)>) {

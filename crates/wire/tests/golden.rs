@@ -247,6 +247,7 @@ fn aws_json_reads_and_answers() {
         target_prefix: Some("Logs_20140328"),
         xml_namespace: None,
         operations: &[],
+        unserved: &[],
     };
     let operation = eks::SERVICE.operation("DescribeClusterVersions").expect("served");
     let routed = ekstra_wire::Routed { service: &LOGS, operation, labels: Vec::new() };

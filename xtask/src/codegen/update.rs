@@ -71,8 +71,21 @@ fn restrict(service: &ServiceConfig, model: &Json) -> Result<Json> {
     Ok(Json::Map(vec![
         ("metadata".to_owned(), filter("metadata", &|k| METADATA.contains(&k))),
         ("operations".to_owned(), filter("operations", &|k| service.operations.iter().any(|o| o == k))),
+        ("unserved".to_owned(), unserved(service, model)),
         ("shapes".to_owned(), filter("shapes", &|k| reached.contains(k))),
     ]))
+}
+
+/// How the other operations are recognised where a request does not name its operation, so that they are refused by name.
+fn unserved(service: &ServiceConfig, model: &Json) -> Json {
+    let metadata = model.get("metadata");
+    if metadata.and_then(|metadata| metadata.text("protocol")) != Some("rest-json") {
+        return Json::Map(Vec::new());
+    }
+    let operations = model.get("operations").map(Json::entries).unwrap_or_default();
+    let others = operations.iter().filter(|(name, _)| !service.operations.contains(name));
+    let place = |operation: &Json| operation.get("http").map(strip).unwrap_or(Json::Map(Vec::new()));
+    Json::Map(others.map(|(name, operation)| (name.clone(), place(operation))).collect())
 }
 
 /// Drops documentation. A structure may have a *member* called `documentation`: those are objects and stay.

@@ -13,6 +13,7 @@ pub static SERVICE: Service = Service {
     target_prefix: None,
     xml_namespace: Some("http://ec2.amazonaws.com/doc/2016-11-15"),
     operations: &[&ops::DESCRIBE_VPCS, &ops::DESCRIBE_SUBNETS, &ops::DESCRIBE_SECURITY_GROUPS, &ops::DESCRIBE_AVAILABILITY_ZONES, &ops::DESCRIBE_INSTANCES, &ops::CREATE_VOLUME, &ops::DELETE_VOLUME, &ops::DESCRIBE_VOLUMES, &ops::ATTACH_VOLUME, &ops::DETACH_VOLUME, &ops::MODIFY_VOLUME, &ops::DESCRIBE_VOLUMES_MODIFICATIONS, &ops::CREATE_SNAPSHOT, &ops::DELETE_SNAPSHOT, &ops::DESCRIBE_SNAPSHOTS],
+    unserved: &[],
 };
 
 /// A marker per operation.

@@ -12,7 +12,8 @@ pub static SERVICE: Service = Service {
     api_version: "2010-05-08",
     target_prefix: None,
     xml_namespace: Some("https://iam.amazonaws.com/doc/2010-05-08/"),
-    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION],
+    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION, &ops::SIMULATE_PRINCIPAL_POLICY],
+    unserved: &[],
 };
 
 /// A marker per operation.
@@ -135,6 +136,8 @@ pub mod ops {
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { SetDefaultPolicyVersion SET_DEFAULT_POLICY_VERSION: super::SetDefaultPolicyVersionRequest => Unit = Operation::new("iam", "SetDefaultPolicyVersion")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { SimulatePrincipalPolicy SIMULATE_PRINCIPAL_POLICY: super::SimulatePrincipalPolicyRequest => super::SimulatePolicyResponse = Operation::new("iam", "SimulatePrincipalPolicy").wrapper("SimulatePrincipalPolicyResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::POLICY_EVALUATION_EXCEPTION]) }
 }
 
 /// What each exception answers.
@@ -148,13 +151,36 @@ pub mod errors {
     pub static LIMIT_EXCEEDED_EXCEPTION: ErrorSchema = ErrorSchema { code: "LimitExceeded", status: 409, fault: Fault::Client };
     pub static MALFORMED_POLICY_DOCUMENT_EXCEPTION: ErrorSchema = ErrorSchema { code: "MalformedPolicyDocument", status: 400, fault: Fault::Client };
     pub static NO_SUCH_ENTITY_EXCEPTION: ErrorSchema = ErrorSchema { code: "NoSuchEntity", status: 404, fault: Fault::Client };
+    pub static POLICY_EVALUATION_EXCEPTION: ErrorSchema = ErrorSchema { code: "PolicyEvaluation", status: 500, fault: Fault::Server };
     pub static POLICY_NOT_ATTACHABLE_EXCEPTION: ErrorSchema = ErrorSchema { code: "PolicyNotAttachable", status: 400, fault: Fault::Client };
     pub static SERVICE_FAILURE_EXCEPTION: ErrorSchema = ErrorSchema { code: "ServiceFailure", status: 500, fault: Fault::Server };
     pub static UNMODIFIABLE_ENTITY_EXCEPTION: ErrorSchema = ErrorSchema { code: "UnmodifiableEntity", status: 400, fault: Fault::Client };
 }
 
+static ACTION_NAME_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&ACTION_NAME_TYPE));
+static ACTION_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(3).max(128));
+static ATTACHMENT_NAME: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
+static ATTACHMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["user", "group", "role"]));
+static CONTEXT_ENTRY_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CONTEXT_ENTRY)));
+static CONTEXT_KEY_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(5).max(256));
+static CONTEXT_KEY_NAMES_RESULT_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&CONTEXT_KEY_NAME_TYPE));
+static CONTEXT_KEY_TYPE_ENUM: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["string", "stringList", "numeric", "numericList", "boolean", "booleanList", "ip", "ipList", "binary", "binaryList", "date", "dateList"]));
+static CONTEXT_KEY_VALUE_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
+static EVAL_DECISION_DETAILS_TYPE: TypeSchema = TypeSchema::Map(MapSchema::new(&EVAL_DECISION_SOURCE_TYPE, &POLICY_EVALUATION_DECISION_TYPE));
+static EVAL_DECISION_SOURCE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(3).max(256));
+static EVALUATION_RESULTS_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&EVALUATION_RESULT)));
 static PERMISSIONS_BOUNDARY_ATTACHMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PermissionsBoundaryPolicy"]));
+static POLICY_EVALUATION_DECISION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["allowed", "explicitDeny", "implicitDeny"]));
+static POLICY_EXCLUSIONS_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&POLICY_IDENTIFIER)).max(256));
+static POLICY_IDENTIFIER_POLICY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["inline", "aws-managed", "user-managed", "permission-boundary", "scp", "rcp"]));
+static POLICY_SOURCE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["user", "group", "role", "aws-managed", "user-managed", "resource", "none"]));
 static POLICY_USAGE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PermissionsPolicy", "PermissionsBoundary"]));
+static RESOURCE_HANDLING_OPTION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(64));
+static RESOURCE_NAME_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&RESOURCE_NAME_TYPE));
+static RESOURCE_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(2048));
+static RESOURCE_SPECIFIC_RESULT_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&RESOURCE_SPECIFIC_RESULT)));
+static SIMULATION_POLICY_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&POLICY_DOCUMENT_TYPE));
+static STATEMENT_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&STATEMENT)));
 static ACCESS_KEY_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(16).max(128).pattern("[\\w]+"));
 static ACCESS_KEY_METADATA_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ACCESS_KEY_METADATA)));
 static ACCESS_KEY_SECRET_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().secret());
@@ -236,6 +262,12 @@ shape! { AttachedPolicy ATTACHED_POLICY = StructSchema::new("AttachedPolicy");
 
 shape! { ConcurrentModificationException CONCURRENT_MODIFICATION_EXCEPTION = StructSchema::new("ConcurrentModificationException").error(&errors::CONCURRENT_MODIFICATION_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { ContextEntry CONTEXT_ENTRY = StructSchema::new("ContextEntry");
+    context_key_name: String = member("ContextKeyName", &CONTEXT_KEY_NAME_TYPE);
+    context_key_values: Vec<String> = member("ContextKeyValues", &CONTEXT_KEY_VALUE_LIST_TYPE);
+    context_key_type: String = member("ContextKeyType", &CONTEXT_KEY_TYPE_ENUM);
 }
 
 shape! { CreateAccessKeyRequest CREATE_ACCESS_KEY_REQUEST = StructSchema::new("CreateAccessKeyRequest");
@@ -374,6 +406,18 @@ shape! { EntityAlreadyExistsException ENTITY_ALREADY_EXISTS_EXCEPTION = StructSc
     message: String = member("message", &STRING);
 }
 
+shape! { EvaluationResult EVALUATION_RESULT = StructSchema::new("EvaluationResult");
+    eval_action_name: String = member("EvalActionName", &ACTION_NAME_TYPE).required();
+    eval_resource_name: String = member("EvalResourceName", &RESOURCE_NAME_TYPE);
+    eval_decision: String = member("EvalDecision", &POLICY_EVALUATION_DECISION_TYPE).required();
+    matched_statements: Vec<Statement> = member("MatchedStatements", &STATEMENT_LIST_TYPE);
+    missing_context_values: Vec<String> = member("MissingContextValues", &CONTEXT_KEY_NAMES_RESULT_LIST_TYPE);
+    organizations_decision_detail: OrganizationsDecisionDetail = member("OrganizationsDecisionDetail", &TypeSchema::Struct(&ORGANIZATIONS_DECISION_DETAIL));
+    permissions_boundary_decision_detail: PermissionsBoundaryDecisionDetail = member("PermissionsBoundaryDecisionDetail", &TypeSchema::Struct(&PERMISSIONS_BOUNDARY_DECISION_DETAIL));
+    eval_decision_details: BTreeMap<String, String> = member("EvalDecisionDetails", &EVAL_DECISION_DETAILS_TYPE);
+    resource_specific_results: Vec<ResourceSpecificResult> = member("ResourceSpecificResults", &RESOURCE_SPECIFIC_RESULT_LIST_TYPE);
+}
+
 shape! { GetGroupPolicyRequest GET_GROUP_POLICY_REQUEST = StructSchema::new("GetGroupPolicyRequest");
     group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
     policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
@@ -459,6 +503,12 @@ shape! { Group GROUP = StructSchema::new("Group");
     group_id: String = member("GroupId", &ID_TYPE).required();
     arn: String = member("Arn", &ARN_TYPE).required();
     create_date: Timestamp = member("CreateDate", &TIME).required();
+}
+
+shape! { InlinePolicyIdentifierType INLINE_POLICY_IDENTIFIER_TYPE = StructSchema::new("InlinePolicyIdentifierType");
+    policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
+    attachment_type: String = member("AttachmentType", &ATTACHMENT_TYPE).required();
+    attachment_name: String = member("AttachmentName", &ATTACHMENT_NAME).required();
 }
 
 shape! { InvalidInputException INVALID_INPUT_EXCEPTION = StructSchema::new("InvalidInputException").error(&errors::INVALID_INPUT_EXCEPTION);
@@ -651,6 +701,14 @@ shape! { NoSuchEntityException NO_SUCH_ENTITY_EXCEPTION = StructSchema::new("NoS
     message: String = member("message", &STRING);
 }
 
+shape! { OrganizationsDecisionDetail ORGANIZATIONS_DECISION_DETAIL = StructSchema::new("OrganizationsDecisionDetail");
+    allowed_by_organizations: bool = member("AllowedByOrganizations", &BOOL);
+}
+
+shape! { PermissionsBoundaryDecisionDetail PERMISSIONS_BOUNDARY_DECISION_DETAIL = StructSchema::new("PermissionsBoundaryDecisionDetail");
+    allowed_by_permissions_boundary: bool = member("AllowedByPermissionsBoundary", &BOOL);
+}
+
 shape! { Policy POLICY = StructSchema::new("Policy");
     policy_name: String = member("PolicyName", &POLICY_NAME_TYPE);
     policy_id: String = member("PolicyId", &ID_TYPE);
@@ -666,6 +724,16 @@ shape! { Policy POLICY = StructSchema::new("Policy");
     tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
 }
 
+shape! { PolicyEvaluationException POLICY_EVALUATION_EXCEPTION = StructSchema::new("PolicyEvaluationException").error(&errors::POLICY_EVALUATION_EXCEPTION);
+    message: String = member("message", &STRING);
+}
+
+shape! { PolicyIdentifier POLICY_IDENTIFIER = StructSchema::new("PolicyIdentifier");
+    policy_type: String = member("PolicyType", &POLICY_IDENTIFIER_POLICY_TYPE);
+    policy_arn: String = member("PolicyArn", &ARN_TYPE);
+    inline_policy_identifier: InlinePolicyIdentifierType = member("InlinePolicyIdentifier", &TypeSchema::Struct(&INLINE_POLICY_IDENTIFIER_TYPE));
+}
+
 shape! { PolicyNotAttachableException POLICY_NOT_ATTACHABLE_EXCEPTION = StructSchema::new("PolicyNotAttachableException").error(&errors::POLICY_NOT_ATTACHABLE_EXCEPTION);
     message: String = member("message", &STRING);
 }
@@ -675,6 +743,11 @@ shape! { PolicyVersion POLICY_VERSION = StructSchema::new("PolicyVersion");
     version_id: String = member("VersionId", &POLICY_VERSION_ID_TYPE);
     is_default_version: bool = member("IsDefaultVersion", &BOOL);
     create_date: Timestamp = member("CreateDate", &TIME);
+}
+
+shape! { Position POSITION = StructSchema::new("Position");
+    line: i32 = member("Line", &INT);
+    column: i32 = member("Column", &INT);
 }
 
 shape! { PutGroupPolicyRequest PUT_GROUP_POLICY_REQUEST = StructSchema::new("PutGroupPolicyRequest");
@@ -710,6 +783,15 @@ shape! { RemoveUserFromGroupRequest REMOVE_USER_FROM_GROUP_REQUEST = StructSchem
     user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
 }
 
+shape! { ResourceSpecificResult RESOURCE_SPECIFIC_RESULT = StructSchema::new("ResourceSpecificResult");
+    eval_resource_name: String = member("EvalResourceName", &RESOURCE_NAME_TYPE).required();
+    eval_resource_decision: String = member("EvalResourceDecision", &POLICY_EVALUATION_DECISION_TYPE).required();
+    matched_statements: Vec<Statement> = member("MatchedStatements", &STATEMENT_LIST_TYPE);
+    missing_context_values: Vec<String> = member("MissingContextValues", &CONTEXT_KEY_NAMES_RESULT_LIST_TYPE);
+    eval_decision_details: BTreeMap<String, String> = member("EvalDecisionDetails", &EVAL_DECISION_DETAILS_TYPE);
+    permissions_boundary_decision_detail: PermissionsBoundaryDecisionDetail = member("PermissionsBoundaryDecisionDetail", &TypeSchema::Struct(&PERMISSIONS_BOUNDARY_DECISION_DETAIL));
+}
+
 shape! { Role ROLE = StructSchema::new("Role");
     path: String = member("Path", &PATH_TYPE).required();
     role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
@@ -739,9 +821,38 @@ shape! { SetDefaultPolicyVersionRequest SET_DEFAULT_POLICY_VERSION_REQUEST = Str
     version_id: String = member("VersionId", &POLICY_VERSION_ID_TYPE).required();
 }
 
+shape! { SimulatePolicyResponse SIMULATE_POLICY_RESPONSE = StructSchema::new("SimulatePolicyResponse");
+    evaluation_results: Vec<EvaluationResult> = member("EvaluationResults", &EVALUATION_RESULTS_LIST_TYPE);
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { SimulatePrincipalPolicyRequest SIMULATE_PRINCIPAL_POLICY_REQUEST = StructSchema::new("SimulatePrincipalPolicyRequest");
+    policy_source_arn: String = member("PolicySourceArn", &ARN_TYPE).required();
+    policy_input_list: Vec<String> = member("PolicyInputList", &SIMULATION_POLICY_LIST_TYPE);
+    permissions_boundary_policy_input_list: Vec<String> = member("PermissionsBoundaryPolicyInputList", &SIMULATION_POLICY_LIST_TYPE);
+    policy_exclusion_list: Vec<PolicyIdentifier> = member("PolicyExclusionList", &POLICY_EXCLUSIONS_LIST_TYPE);
+    action_names: Vec<String> = member("ActionNames", &ACTION_NAME_LIST_TYPE).required();
+    resource_arns: Vec<String> = member("ResourceArns", &RESOURCE_NAME_LIST_TYPE);
+    resource_policy: String = member("ResourcePolicy", &POLICY_DOCUMENT_TYPE);
+    resource_owner: String = member("ResourceOwner", &RESOURCE_NAME_TYPE);
+    caller_arn: String = member("CallerArn", &RESOURCE_NAME_TYPE);
+    context_entries: Vec<ContextEntry> = member("ContextEntries", &CONTEXT_ENTRY_LIST_TYPE);
+    resource_handling_option: String = member("ResourceHandlingOption", &RESOURCE_HANDLING_OPTION_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+}
+
 shape! { SourceRoleTemplate SOURCE_ROLE_TEMPLATE = StructSchema::new("SourceRoleTemplate");
     template_arn: String = member("TemplateArn", &ARN_TYPE).required();
     template_minor_version: i32 = member("TemplateMinorVersion", &INT).required();
+}
+
+shape! { Statement STATEMENT = StructSchema::new("Statement");
+    source_policy_id: String = member("SourcePolicyId", &STRING);
+    source_policy_type: String = member("SourcePolicyType", &POLICY_SOURCE_TYPE);
+    start_position: Position = member("StartPosition", &TypeSchema::Struct(&POSITION));
+    end_position: Position = member("EndPosition", &TypeSchema::Struct(&POSITION));
 }
 
 shape! { Tag TAG = StructSchema::new("Tag");

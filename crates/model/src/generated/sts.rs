@@ -13,6 +13,7 @@ pub static SERVICE: Service = Service {
     target_prefix: None,
     xml_namespace: Some("https://sts.amazonaws.com/doc/2011-06-15/"),
     operations: &[&ops::GET_CALLER_IDENTITY, &ops::ASSUME_ROLE],
+    unserved: &[],
 };
 
 /// A marker per operation.
