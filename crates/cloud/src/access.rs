@@ -64,6 +64,30 @@ impl Access {
         self.with("aws:TagKeys", tags.keys().cloned())
     }
 
+    /// Tags that something is made with, for which `action` has to be allowed, too.
+    #[must_use]
+    pub fn made_with_tags(self, tags: Option<&BTreeMap<String, String>>, action: &str) -> Self {
+        let is_tagged = tags.is_some_and(|tags| !tags.is_empty());
+        let mut access = self.with_tags(tags);
+        if let Self::On { resources, context, also } = &mut access
+            && is_tagged
+        {
+            let (resources, context) = (resources.clone(), context.clone());
+            also.push(Need { action: action.into(), resources, context });
+        }
+        access
+    }
+
+    /// The same action on another resource, of which other things are known.
+    #[must_use]
+    pub fn and_on(mut self, action: &str, other: Self) -> Self {
+        if let (Self::On { also, .. }, Self::On { resources, context, also: more }) = (&mut self, other) {
+            also.push(Need { action: action.into(), resources, context });
+            also.extend(more);
+        }
+        self
+    }
+
     /// Tags that the resource has.
     #[must_use]
     pub fn with_resource_tags(mut self, tags: Option<&BTreeMap<String, String>>) -> Self {
@@ -99,8 +123,11 @@ pub(crate) fn check(
     let own = Need { action: action.to_owned(), resources, context };
     let standing = Standing::of(cloud, call);
     for need in std::iter::once(own).chain(also) {
-        if let Decision::Denied(reason) = standing.decide(cloud, call, &need, None) {
-            return Err(denial(call, protocol, &need, reason));
+        for resource in &need.resources {
+            let one = Need { resources: vec![resource.clone()], ..need.clone() };
+            if let Decision::Denied(reason) = standing.decide(cloud, call, &one, None) {
+                return Err(denial(call, protocol, &one, reason));
+            }
         }
     }
     Ok(())
@@ -142,9 +169,10 @@ pub(crate) fn may_assume(
     context: Vec<(String, Vec<String>)>,
 ) -> bool {
     let need = Need { action: "sts:AssumeRole".into(), resources: vec![role.arn()], context };
-    let caller = Caller { principal: &call.principal, is_foreign: call.principal.account != role.account };
     let trust = parsed(&role.trust_policy, Kind::Trust);
     let standing = Standing::of(cloud, call);
+    let is_foreign = call.principal.account != role.account;
+    let caller = Caller { principal: &call.principal, arn: &standing.arn, is_foreign };
     // As AWS has it.
     if standing.is_root {
         return false;
@@ -175,13 +203,15 @@ pub fn trusts_service(role: &Role, service: &str) -> bool {
 /// As a trust policy sees it.
 struct Caller<'a> {
     principal: &'a Principal,
+    /// The user's, or that of the role behind the session.
+    arn: &'a str,
     /// Whose own account has to allow it as well, even if it is named.
     is_foreign: bool,
 }
 
 impl Caller<'_> {
     fn has(&self, principals: &Principals) -> bool {
-        principals.has_identity(&[&self.principal.arn, &self.principal.canonical_arn()])
+        principals.has_identity(&[&self.principal.arn, self.arn])
     }
 }
 
@@ -199,6 +229,8 @@ impl Named for Caller<'_> {
 struct Standing {
     /// The account's own; nothing restricts it.
     is_root: bool,
+    /// The user's, or that of the role behind the session, with its path.
+    arn: String,
     identity: Vec<Arc<Policy>>,
     boundary: Option<Arc<Policy>>,
     session: Option<Vec<Arc<Policy>>>,
@@ -211,17 +243,20 @@ impl Standing {
         let session = (!call.session_policies.is_empty())
             .then(|| call.session_policies.iter().map(|text| parsed(text, Kind::Identity)).collect());
         let mut standing = Self {
-            is_root: principal.arn.ends_with(":root"),
+            is_root: principal.arn == format!("arn:aws:iam::{}:root", principal.account),
+            arn: principal.canonical_arn(),
             identity: Vec::new(),
             boundary: None,
             session,
             context: vec![
-                ("aws:PrincipalArn".into(), principal.canonical_arn()),
+                ("aws:ViaAWSService".into(), "false".into()),
+                ("aws:PrincipalIsAWSService".into(), "false".into()),
                 ("aws:PrincipalAccount".into(), principal.account.clone()),
                 ("aws:userid".into(), principal.user_id.clone()),
             ],
         };
         standing.look_up(cloud, principal);
+        standing.context.push(("aws:PrincipalArn".into(), standing.arn.clone()));
         standing
     }
 
@@ -230,31 +265,46 @@ impl Standing {
         let Ok(arn) = principal.arn.parse::<Arn>() else { return };
         if let Some(name) = arn.role_name() {
             self.context.push(("aws:PrincipalType".into(), "AssumedRole".into()));
-            if let Some(role) = view.get_as::<Role>(&keys::role(&principal.account, name)) {
-                self.take(cloud, &role.grants, &role.tags);
+            self.context.push(("aws:MultiFactorAuthPresent".into(), "false".into()));
+            let role = view.get_as::<Role>(&keys::role(&principal.account, name));
+            // One that was made anew under the name of another is not the other.
+            let id = principal.user_id.split(':').next();
+            match role.filter(|role| Some(role.id.as_str()) == id) {
+                Some(role) => {
+                    self.arn = role.arn();
+                    self.take(cloud, &principal.account, &role.grants, &role.tags);
+                }
+                None => self.deny_everything(),
             }
         } else if let Some(name) = arn.user_name() {
             self.context.push(("aws:PrincipalType".into(), "User".into()));
             self.context.push(("aws:username".into(), name.to_owned()));
-            if let Some(user) = view.get_as::<User>(&keys::user(&principal.account, name)) {
-                self.take(cloud, &user.grants, &user.tags);
-                let group = |name: &String| view.get_as::<Group>(&keys::group(&principal.account, name));
-                for group in user.groups.iter().filter_map(group) {
-                    self.identity.extend(policies_of(cloud, &group.grants));
-                }
+            let user = view.get_as::<User>(&keys::user(&principal.account, name));
+            let Some(user) = user.filter(|user| user.id == principal.user_id) else {
+                return self.deny_everything();
+            };
+            self.arn = user.arn();
+            self.take(cloud, &principal.account, &user.grants, &user.tags);
+            let group = |name: &String| view.get_as::<Group>(&keys::group(&principal.account, name));
+            for group in user.groups.iter().filter_map(group) {
+                self.identity.extend(policies_of(cloud, &principal.account, &group.grants));
             }
         } else if self.is_root {
             self.context.push(("aws:PrincipalType".into(), "Account".into()));
         }
     }
 
-    fn take(&mut self, cloud: &Cloud, grants: &Grants, tags: &BTreeMap<String, String>) {
-        self.identity.extend(policies_of(cloud, grants));
+    fn deny_everything(&mut self) {
+        self.identity = vec![Arc::new(Policy::of_nothing_allowed())];
+    }
+
+    fn take(&mut self, cloud: &Cloud, account: &str, grants: &Grants, tags: &BTreeMap<String, String>) {
+        self.identity.extend(policies_of(cloud, account, grants));
         let tags = tags.iter().map(|(key, value)| (format!("aws:PrincipalTag/{key}"), value.clone()));
         self.context.extend(tags);
-        self.boundary = grants.boundary.as_ref().map(|arn| match document(cloud, arn) {
+        self.boundary = grants.boundary.as_ref().map(|arn| match document(cloud, account, arn) {
             Some(text) => parsed(&text, Kind::Identity),
-            None => parsed("", Kind::Identity),
+            None => Arc::new(Policy::of_nothing_allowed()),
         });
     }
 
@@ -297,6 +347,7 @@ fn of_request(cloud: &Cloud, call: &Call) -> Vec<(String, String)> {
         ("aws:CurrentTime".into(), iso8601(now)),
         ("aws:EpochTime".into(), (now / 1000).to_string()),
         ("aws:RequestedRegion".into(), call.scope.region.clone()),
+        ("aws:ResourceAccount".into(), call.scope.account.clone()),
         ("aws:SecureTransport".into(), call.origin.is_tls.to_string()),
     ];
     if let Some(address) = call.origin.address {
@@ -308,33 +359,45 @@ fn of_request(cloud: &Cloud, call: &Call) -> Vec<(String, String)> {
     found
 }
 
-fn policies_of<'a>(cloud: &'a Cloud, grants: &'a Grants) -> impl Iterator<Item = Arc<Policy>> + 'a {
-    let attached = grants.attached_policies.iter().filter_map(|arn| document(cloud, arn));
-    attached.chain(grants.inline_policies.values().cloned()).map(|text| parsed(&text, Kind::Identity))
+fn policies_of<'a>(
+    cloud: &'a Cloud,
+    account: &'a str,
+    grants: &'a Grants,
+) -> impl Iterator<Item = Arc<Policy>> + 'a {
+    let managed = |arn: &String| match document(cloud, account, arn) {
+        Some(text) => Some(parsed(&text, Kind::Identity)),
+        // Of AWS's that are not known here none denies anything.
+        None if arn.starts_with(AWS_MANAGED) => None,
+        None => Some(Arc::new(Policy::of_nothing_allowed())),
+    };
+    let inline = grants.inline_policies.values().map(|text| parsed(text, Kind::Identity));
+    grants.attached_policies.iter().filter_map(managed).chain(inline)
 }
 
-/// The document of a managed policy that counts.
-pub(crate) fn document(cloud: &Cloud, arn: &str) -> Option<String> {
+const AWS_MANAGED: &str = "arn:aws:iam::aws:policy/";
+
+/// The document that counts of a managed policy, if the account can have it: its own, and AWS's.
+pub(crate) fn document(cloud: &Cloud, account: &str, arn: &str) -> Option<String> {
     if let Some(text) = aws_managed(arn) {
         return Some(text.to_owned());
     }
     let policy: ManagedPolicy = cloud.store.view().get_as(&keys::policy(arn))?;
-    policy.document().map(str::to_owned)
+    policy.document().filter(|_| policy.account == account).map(str::to_owned)
 }
 
 type Documents = Mutex<HashMap<String, Arc<Policy>>>;
 
-/// One that cannot be read says nothing, so it allows nothing.
+/// With one that cannot be read nothing is allowed: it may have denied something.
 fn parsed(text: &str, kind: Kind) -> Arc<Policy> {
     /// Documents are few, and each is read for many requests. Trust policies are another language.
     static PARSED: [LazyLock<Documents>; 2] = [const { LazyLock::new(Mutex::default) }; 2];
-    const MOST: usize = 4096;
+    const MOST: usize = 512;
     let language = &PARSED[usize::from(kind == Kind::Trust)];
     let mut known = language.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(policy) = known.get(text) {
         return policy.clone();
     }
-    let policy = Arc::new(Policy::parse(text, kind).unwrap_or_default());
+    let policy = Arc::new(Policy::parse(text, kind).unwrap_or_else(|_| Policy::of_nothing_allowed()));
     if known.len() >= MOST {
         known.clear();
     }

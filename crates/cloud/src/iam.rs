@@ -13,7 +13,7 @@ mod users;
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Router};
-use ekstra_domain::iam::{Grants, Group, Role, User};
+use ekstra_domain::iam::{Grants, Group, Role, User, aws_managed};
 use ekstra_domain::names::{Arn, keys as places};
 use ekstra_domain::page::Page;
 use ekstra_model::Shape;
@@ -50,6 +50,7 @@ trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     fn arn(&self) -> String;
     fn grants(&self) -> &Grants;
     fn grants_mut(&mut self) -> &mut Grants;
+    fn tags(&self) -> Option<&BTreeMap<String, String>>;
 
     fn missing(name: &str) -> ApiError {
         no_such_entity(format!("The {} with name {name} cannot be found.", Self::KIND))
@@ -64,13 +65,19 @@ trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     fn access(cloud: &Cloud, call: &Call, name: Option<&String>) -> Access {
         let name = name.map(String::as_str).unwrap_or_default();
         let found: Option<Self> = cloud.store.view().get_as(&Self::place(&call.scope.account, name));
-        let arn = || format!("arn:aws:iam::{}:{}/{name}", call.scope.account, Self::KIND);
-        Access::on(found.map_or_else(arn, |found| found.arn()))
+        let Some(found) = found else {
+            return Access::on(format!("arn:aws:iam::{}:{}/{name}", call.scope.account, Self::KIND));
+        };
+        let mut access = Access::on(found.arn()).with_resource_tags(found.tags());
+        for (key, value) in found.tags().into_iter().flatten() {
+            access = access.with(&format!("iam:ResourceTag/{key}"), [value.clone()]);
+        }
+        access.with("iam:PermissionsBoundary", found.grants().boundary.clone())
     }
 }
 
 macro_rules! entity {
-    ($name:ident, $kind:literal, $place:path) => {
+    ($name:ident, $kind:literal, $place:path, $tags:path) => {
         impl Entity for $name {
             const KIND: &'static str = $kind;
 
@@ -89,13 +96,29 @@ macro_rules! entity {
             fn grants_mut(&mut self) -> &mut Grants {
                 &mut self.grants
             }
+
+            fn tags(&self) -> Option<&BTreeMap<String, String>> {
+                $tags(self)
+            }
         }
     };
 }
 
-entity!(Role, "role", places::role);
-entity!(User, "user", places::user);
-entity!(Group, "group", places::group);
+entity!(Role, "role", places::role, role_tags);
+entity!(User, "user", places::user, user_tags);
+entity!(Group, "group", places::group, no_tags);
+
+fn role_tags(role: &Role) -> Option<&BTreeMap<String, String>> {
+    Some(&role.tags)
+}
+
+fn user_tags(user: &User) -> Option<&BTreeMap<String, String>> {
+    Some(&user.tags)
+}
+
+fn no_tags(_: &Group) -> Option<&BTreeMap<String, String>> {
+    None
+}
 
 /// The ARN that one to be made will have.
 fn future_arn(call: &Call, kind: &str, path: Option<&String>, name: Option<&String>) -> String {
@@ -116,8 +139,13 @@ fn delete_conflict(message: impl Into<String>) -> ApiError {
     ApiError::new(&errors::DELETE_CONFLICT_EXCEPTION, message)
 }
 
-/// Refuses what is no document of its kind.
+/// Refuses what is no document of its kind, or longer than IAM keeps (IAM quotas; blanks do not count).
 fn check_document(text: &str, kind: Kind) -> Result<(), ApiError> {
+    let most = if kind == Kind::Trust { 2048 } else { 6144 };
+    if text.chars().filter(|c| !c.is_whitespace()).count() > most {
+        let message = format!("Cannot exceed quota for PolicySize: {most}");
+        return Err(ApiError::new(&errors::LIMIT_EXCEEDED_EXCEPTION, message));
+    }
     let malformed = |why: ekstra_policy::MalformedPolicy| {
         ApiError::new(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, why.to_string())
     };
@@ -158,6 +186,10 @@ fn unit<T: Shape>() -> Result<T, ApiError> {
     Ok(T::default())
 }
 
+fn not_attachable(arn: &str) -> ApiError {
+    no_such_entity(format!("Policy {arn} does not exist or is not attachable."))
+}
+
 /// Changes a record that is there.
 async fn change<E: Entity>(
     cloud: &Cloud,
@@ -165,8 +197,23 @@ async fn change<E: Entity>(
     name: &str,
     body: impl Fn(&mut E) -> Result<(), ApiError>,
 ) -> Result<(), ApiError> {
+    change_with(cloud, call, name, None, body).await
+}
+
+/// The same, as long as a managed policy is there.
+async fn change_with<E: Entity>(
+    cloud: &Cloud,
+    call: &Call,
+    name: &str,
+    policy: Option<&str>,
+    body: impl Fn(&mut E) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
     let place = E::place(&call.scope.account, name);
+    let policy = policy.filter(|arn| aws_managed(arn).is_none());
     let body = |txn: &mut ekstra_store::Txn| {
+        if let Some(arn) = policy.filter(|arn| !txn.exists(&places::policy(arn))) {
+            return Err(not_attachable(arn).into());
+        }
         let mut entity: E = txn.get(&place)?.ok_or_else(|| E::missing(name))?;
         body(&mut entity)?;
         Ok::<_, crate::api::Refusal>(txn.put(&place, &entity)?)

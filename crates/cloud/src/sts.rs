@@ -28,11 +28,36 @@ async fn get_caller_identity(
     })
 }
 
+/// Characters of a session's own policy.
+const MOST_POLICY: usize = 2048;
+/// Seconds of a session that a session asked for.
+const CHAINED: i64 = 3600;
+
+/// A session that lacks what was asked for would be another one.
+fn refuse_unserved(input: &model::AssumeRoleRequest) -> Result<(), ApiError> {
+    let unserved = [
+        (input.tags.as_ref().is_some_and(|tags| !tags.is_empty()), "Tags"),
+        (input.transitive_tag_keys.as_ref().is_some_and(|keys| !keys.is_empty()), "TransitiveTagKeys"),
+        (input.source_identity.is_some(), "SourceIdentity"),
+        (input.serial_number.is_some() || input.token_code.is_some(), "MFA (SerialNumber, TokenCode)"),
+    ];
+    match unserved.iter().find(|(given, _)| *given) {
+        Some((_, what)) => {
+            Err(ApiError::client("ValidationError", 400, format!("{what} is not supported by ekstra")))
+        }
+        None => Ok(()),
+    }
+}
+
 async fn assume_role(
     cloud: Cloud,
     call: Call,
     input: model::AssumeRoleRequest,
 ) -> Result<model::AssumeRoleResponse, ApiError> {
+    refuse_unserved(&input)?;
+    if call.principal.arn.ends_with(":root") {
+        return Err(ApiError::client("AccessDenied", 403, "Roles may not be assumed by root accounts."));
+    }
     let role_arn = input.role_arn.unwrap_or_default();
     let session_name = input.role_session_name.unwrap_or_default();
     let denied = || {
@@ -46,8 +71,12 @@ async fn assume_role(
     let role = find_role(&cloud, &role_arn)
         .filter(|role| may_assume(&cloud, &call, role, context.clone()))
         .ok_or_else(denied)?;
-    let policies = session_policies(&cloud, input.policy, input.policy_arns.unwrap_or_default())?;
+    let policies = session_policies(&cloud, &call, input.policy, input.policy_arns.unwrap_or_default())?;
     let seconds = i64::from(input.duration_seconds.unwrap_or(3600));
+    if seconds > CHAINED && call.principal.session_name().is_some() {
+        let message = "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining";
+        return Err(ApiError::client("ValidationError", 400, message));
+    }
     if seconds > role.max_session_seconds {
         let message = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.";
         return Err(ApiError::client("ValidationError", 400, message));
@@ -76,16 +105,21 @@ async fn assume_role(
 /// What narrows a session: one document, and managed policies as they are now.
 fn session_policies(
     cloud: &Cloud,
+    call: &Call,
     own: Option<String>,
     managed: Vec<model::PolicyDescriptorType>,
 ) -> Result<Vec<String>, ApiError> {
     if let Some(text) = &own {
+        if text.chars().count() > MOST_POLICY {
+            let message = format!("PackedPolicySize exceeds the quota: {MOST_POLICY} characters");
+            return Err(ApiError::client("PackedPolicyTooLarge", 400, message));
+        }
         Policy::parse(text, Kind::Identity)
             .map_err(|why| ApiError::client("MalformedPolicyDocument", 400, why.to_string()))?;
     }
     let mut policies: Vec<String> = own.into_iter().collect();
     for arn in managed.into_iter().filter_map(|named| named.arn) {
-        let text = document(cloud, &arn).ok_or_else(|| {
+        let text = document(cloud, &call.scope.account, &arn).ok_or_else(|| {
             ApiError::client(
                 "ValidationError",
                 400,

@@ -25,6 +25,8 @@ const DIRECTORY: &str = "events";
 const LARGEST: u64 = 16 << 20;
 /// The oldest goes when there are more.
 const MOST_FILES: usize = 8;
+/// Of a record, as CloudTrail cuts them.
+const LONGEST: usize = 256 << 10;
 /// Records that wait for the disk.
 const QUEUE: usize = 4096;
 
@@ -71,8 +73,16 @@ impl Trail {
         Ok(Self { records })
     }
 
+    /// Calls of nobody who is known have none, as at AWS: whoever can reach the port could push out all others.
     pub async fn note(&self, cloud: &Cloud, record: Record<'_>) {
-        let line = render(cloud, &record).to_string();
+        if record.principal.is_none() {
+            return;
+        }
+        let mut line = render(cloud, &record).to_string();
+        if line.len() > LONGEST {
+            let parameters = json!({"omitted": "too large for a record"});
+            line = render(cloud, &Record { parameters, ..record }).to_string();
+        }
         // Only a thread that ended by a panic takes none.
         if self.records.send(line).await.is_err() {
             tracing::error!(operation = record.operation, "a call has no record");
@@ -176,7 +186,7 @@ impl Files {
             (self.current, self.written) = Self::start(&self.directory, self.sequence)?;
             let all = list(&self.directory);
             for old in all.iter().rev().skip(MOST_FILES) {
-                fs::remove_file(old)?;
+                let _ = fs::remove_file(old);
             }
         }
         self.written += record.len() as u64 + 1;

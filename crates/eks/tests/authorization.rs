@@ -2,7 +2,8 @@
 //! `UPDATE_GOLDEN=1 cargo test -p ekstra-eks authorization` writes it again.
 
 use ekstra_cloud::api::Router;
-use ekstra_domain::iam::Principal;
+use ekstra_domain::iam::{Principal, Role, User};
+use ekstra_domain::names::keys;
 use ekstra_eks::{Eks, OfferedVersion, Programs};
 use ekstra_model::{OperationShape, ec2, eks, iam, sts};
 use ekstra_testkit::TestEnv;
@@ -63,9 +64,19 @@ impl World {
         }
     }
 
+    /// With the id that its name has now.
+    fn principal(&self, actor: &Actor) -> Principal {
+        let view = self.env.cloud.store.view();
+        let user = view.get_as::<User>(&keys::user(ACCOUNT, actor.name)).map(|user| user.id);
+        let role =
+            view.get_as::<Role>(&keys::role(ACCOUNT, "eksNodeRole")).map(|role| format!("{}:i-1", role.id));
+        let user_id = user.or(role).unwrap_or_default();
+        Principal { account: ACCOUNT.into(), arn: actor.arn.clone(), user_id }
+    }
+
     /// How a call of somebody ends: with a denial, or otherwise.
     async fn asked<O: OperationShape>(&self, actor: &Actor, operation: O, input: O::Input) -> String {
-        let (principal, session) = (actor.principal(), actor.session.clone());
+        let (principal, session) = (self.principal(actor), actor.session.clone());
         match self.env.call_as(principal, session, &self.router, operation, input).await {
             Err(error) if is_denial(&error) => format!("{}: {}", error.code, error.message),
             _ => "allowed".to_owned(),
@@ -91,10 +102,6 @@ impl Actor {
     fn user(name: &'static str) -> Self {
         Self { name, arn: format!("arn:aws:iam::{ACCOUNT}:user/{name}"), session: Vec::new() }
     }
-
-    fn principal(&self) -> Principal {
-        Principal { account: ACCOUNT.into(), arn: self.arn.clone(), user_id: "AIDAX".into() }
-    }
 }
 
 fn allow(action: &str, resource: &str) -> String {
@@ -110,7 +117,7 @@ const ALL_BUT_DELETION: &str = r#"{"Version":"2012-10-17","Statement":[
 const OF_MY_TEAM: &str = r#"{"Version":"2012-10-17","Statement":[
     {"Effect":"Allow","Action":"eks:*","Resource":"*",
      "Condition":{"StringEquals":{"aws:ResourceTag/team":"${aws:username}"}}},
-    {"Effect":"Allow","Action":"eks:CreateCluster","Resource":"*",
+    {"Effect":"Allow","Action":["eks:CreateCluster","eks:TagResource"],"Resource":"*",
      "Condition":{"StringEquals":{"aws:RequestTag/team":"${aws:username}"},
                   "ForAllValues:StringEquals":{"aws:TagKeys":["team"]}}},
     {"Effect":"Allow","Action":"iam:PassRole","Resource":"*",
@@ -178,6 +185,28 @@ async fn clusters(world: &World) {
         };
         world.must(eks::ops::CreateCluster, request).await;
     }
+}
+
+/// Who was deleted does not come back with who is made under the same name.
+#[tokio::test]
+async fn a_name_that_is_given_anew_is_somebody_else() {
+    let world = World::new().await;
+    world.user("anna", &allow(r#""*""#, "*")).await;
+    let anna = Actor::user("anna");
+    let before = world.principal(&anna);
+    world
+        .must(
+            iam::ops::DeleteUserPolicy,
+            iam::DeleteUserPolicyRequest { user_name: text("anna"), policy_name: text("own") },
+        )
+        .await;
+    world.must(iam::ops::DeleteUser, iam::DeleteUserRequest { user_name: text("anna") }).await;
+    world.user("anna", &allow(r#""*""#, "*")).await;
+    let list = |principal| {
+        world.env.call_as(principal, Vec::new(), &world.router, eks::ops::ListClusters, Default::default())
+    };
+    assert!(is_denial(&list(before).await.expect_err("she is gone")));
+    list(world.principal(&anna)).await.expect("she is here");
 }
 
 #[tokio::test]

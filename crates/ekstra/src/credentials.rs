@@ -72,7 +72,15 @@ pub(crate) async fn ensure(home: &Home, cloud: &Cloud, account: &str) -> Result<
     let body = |txn: &mut Txn| {
         let user = first_user(cloud, account, txn)?;
         // Who was deleted has no keys.
-        let Some(user) = user.filter(|_| !txn.exists(&key)) else { return Ok(()) };
+        let Some(user) = user else { return Ok(()) };
+        if let Some(mut known) = txn.get::<AccessKey>(&key)? {
+            // Of a version that had keys and no users.
+            if known.principal.arn == user.arn() && known.principal.user_id != user.id {
+                known.principal.user_id.clone_from(&user.id);
+                txn.put(&key, &known)?;
+            }
+            return Ok(());
+        }
         let record = AccessKey {
             id: stored.access_key_id.clone(),
             secret: Secret(stored.secret_access_key.clone()),

@@ -77,7 +77,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let (service, origin) = (service.clone(), origin.clone());
-        async move { Ok::<_, Infallible>(answer(&service, request, origin).await) }
+        async move { Ok::<_, Infallible>(answer(service, request, origin).await) }
     });
     // A client that hangs up is not an error of ours.
     let mut builder = Builder::new(TokioExecutor::new());
@@ -88,7 +88,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 async fn answer(
-    service: &Service,
+    service: Arc<Service>,
     request: hyper::Request<Incoming>,
     origin: Origin,
 ) -> hyper::Response<Full<Bytes>> {
@@ -114,7 +114,11 @@ async fn answer(
         headers,
         body,
     };
-    respond(service.handle(request, origin).await)
+    // To its end, also when the client hangs up: what was begun has its record.
+    match tokio::spawn(async move { service.handle(request, origin).await }).await {
+        Ok(response) => respond(response),
+        Err(_) => plain(500, "the call ended by a fault of the service"),
+    }
 }
 
 /// The whole body; `None` if it is too large.

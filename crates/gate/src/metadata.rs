@@ -151,6 +151,10 @@ impl Items {
         let role_name = self.role_name().filter(|own| own == asked)?;
         let account = &self.instance.scope.account;
         let role: Role = self.gate.view.get_as(&keys::role(account, &role_name))?;
+        // Of another path, or of another account: not the one that was passed.
+        if self.instance.role_arn.as_deref() != Some(role.arn().as_str()) {
+            return None;
+        }
         let id = &self.instance.id;
         let expires = now() + CREDENTIALS_LIFETIME;
         let key = self.gate.master.derive("access-key", format!("{id} {expires}").as_bytes());

@@ -85,8 +85,14 @@ impl Condition {
         Some(Self { test, negated, if_exists, quantifier, key: key.to_owned(), values })
     }
 
-    pub(crate) fn holds(&self, context: &Context) -> bool {
+    /// `in_doubt`: what is answered when a variable of the policy has no value.
+    pub(crate) fn holds(&self, context: &Context, in_doubt: bool) -> bool {
         let found = context.get(&self.key);
+        let unknown =
+            |value: &Value| matches!(value, Value::Text(pattern) if pattern.expand(context).is_none());
+        if self.negated && self.values.iter().any(unknown) {
+            return in_doubt;
+        }
         if self.test == Test::Null {
             let said = |value: &Value| matches!(value, Value::Plain(text) if text == "true");
             return self.values.iter().any(|value| said(value) == found.is_none());
@@ -243,7 +249,7 @@ mod tests {
 
     fn holds(operator: &str, key: &str, values: &[&str]) -> bool {
         let values: Vec<String> = values.iter().map(|v| (*v).to_owned()).collect();
-        Condition::parse(operator, key, &values, true).expect("parses").holds(&context())
+        Condition::parse(operator, key, &values, true).expect("parses").holds(&context(), false)
     }
 
     #[test]
@@ -270,6 +276,7 @@ mod tests {
             ("IpAddress", "aws:SourceIp", &["2001:db8::/32"], false),
             ("ArnLike", "aws:PrincipalArn", &["arn:aws:iam::*:role/dev/*"], true),
             ("ArnNotEquals", "aws:PrincipalArn", &["arn:aws:iam::*:role/dev/*"], false),
+            ("StringNotEquals", "aws:username", &["${aws:nothing}"], false),
             ("Null", "aws:nothing", &["true"], true),
             ("Null", "aws:username", &["true"], false),
             ("Null", "aws:username", &["false"], true),

@@ -3,8 +3,10 @@
 use crate::condition::Condition;
 use crate::pattern::{Glyph, Pattern, lowercase, matches, matches_arn};
 use crate::{Context, Request};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// What a policy is attached to decides which elements it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Statement {
     pub(crate) denies: bool,
-    principal: Option<Listed<Principals>>,
+    principal: Option<Principals>,
     actions: Listed<Vec<Pattern>>,
     resources: Option<Listed<Vec<Pattern>>>,
     conditions: Vec<Condition>,
@@ -69,9 +71,24 @@ pub struct Principals {
 }
 
 impl Policy {
+    /// In the place of one that cannot be read: what it denied must not be allowed for want of it.
+    pub fn of_nothing_allowed() -> Self {
+        let everything = || vec![Pattern::parse("*", false)];
+        let statement = Statement {
+            denies: true,
+            principal: None,
+            actions: Listed::These(everything()),
+            resources: Some(Listed::These(everything())),
+            conditions: Vec::new(),
+        };
+        Self { statements: vec![statement] }
+    }
+
     pub fn parse(text: &str, kind: Kind) -> Result<Self, MalformedPolicy> {
-        let Ok(document) = serde_json::from_str::<Value>(text) else {
-            return malformed("This policy contains invalid Json");
+        let document = match serde_json::from_str::<Unique>(text) {
+            Ok(Unique(document)) => document,
+            Err(error) if error.is_data() => return malformed(SYNTAX),
+            Err(_) => return malformed("This policy contains invalid Json"),
         };
         let Value::Object(document) = document else { return malformed(SYNTAX) };
         known(&document, &["Version", "Id", "Statement"])?;
@@ -97,6 +114,67 @@ impl Policy {
             parsed.push(Statement::parse(statement, kind, variables)?);
         }
         Ok(Self { statements: parsed })
+    }
+}
+
+/// JSON whose objects have no key twice: of two conditions one would be lost.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(Unique(Value::Null))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Unique(item)) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(Unique(Value::Array(all)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Unique, A::Error> {
+        let mut all = Map::new();
+        while let Some((key, Unique(value))) = pairs.next_entry::<String, Unique>()? {
+            if all.insert(key, value).is_some() {
+                return Err(A::Error::custom("a key twice"));
+            }
+        }
+        Ok(Unique(Value::Object(all)))
     }
 }
 
@@ -137,16 +215,24 @@ impl Statement {
         };
         let principal = either(statement, "Principal", "NotPrincipal")?;
         let principal = match (kind, principal) {
+            // Who else is meant depends on accounts that are not here.
+            (Kind::Trust | Kind::Resource, Some((true, _))) => {
+                return malformed("NotPrincipal is not supported by ekstra");
+            }
             (Kind::Identity, Some(_)) => {
                 return malformed("Policy document should not specify a principal.");
             }
             (Kind::Identity, None) => None,
             (_, None) => return malformed("Missing required field Principal"),
-            (_, Some(element)) => Some(principals(element)?),
+            (_, Some((_, element))) => Some(principals(element)?),
         };
         let Some(actions) = either(statement, "Action", "NotAction")? else {
             return malformed("Policy statement must contain actions.");
         };
+        let is_trust_action = |text: &str| text.to_lowercase().starts_with("sts:");
+        if kind == Kind::Trust && (actions.0 || !strings(actions.1)?.into_iter().all(is_trust_action)) {
+            return malformed("AssumeRole policy may only specify STS AssumeRole actions.");
+        }
         let actions = listed(actions, action)?;
         let resources = match (kind, either(statement, "Resource", "NotResource")?) {
             (Kind::Trust, Some(_)) => return malformed("Has prohibited field Resource"),
@@ -165,14 +251,22 @@ impl Statement {
             patterns.iter().any(|p| p.expand(context).is_some_and(|g| matches(&lowercase(g), &action)))
         };
         let has_resource = |patterns: &Vec<Pattern>| patterns.iter().any(|p| covers(p, resource, context));
+        // With a variable that has no value nobody knows what is meant: no permission follows, and no way around a denial.
+        let unknown = match &self.resources {
+            Some(Listed::AllBut(patterns)) => patterns.iter().any(|p| p.expand(context).is_none()),
+            _ => false,
+        };
+        if unknown && !self.denies {
+            return false;
+        }
         self.actions.covers(has_action)
-            && self.resources.as_ref().is_none_or(|listed| listed.covers(has_resource))
-            && self.conditions.iter().all(|condition| condition.holds(context))
+            && (unknown || self.resources.as_ref().is_none_or(|listed| listed.covers(has_resource)))
+            && self.conditions.iter().all(|condition| condition.holds(context, self.denies))
     }
 
     /// Whether it names this principal; one without the element is about its own.
     pub(crate) fn names(&self, is_named: impl Fn(&Principals) -> bool) -> bool {
-        self.principal.as_ref().is_none_or(|listed| listed.covers(is_named))
+        self.principal.as_ref().is_none_or(is_named)
     }
 }
 
@@ -204,7 +298,7 @@ fn strings(value: &Value) -> Result<Vec<&str>, MalformedPolicy> {
         one => vec![one],
     };
     let texts: Option<Vec<&str>> = several.into_iter().map(Value::as_str).collect();
-    texts.map_or_else(|| malformed(SYNTAX), Ok)
+    texts.filter(|texts| !texts.is_empty()).map_or_else(|| malformed(SYNTAX), Ok)
 }
 
 fn listed(
@@ -237,7 +331,7 @@ fn resource(text: &str, variables: bool) -> Result<Pattern, MalformedPolicy> {
     Ok(Pattern::parse(text, variables))
 }
 
-fn principals((not, value): (bool, &Value)) -> Result<Listed<Principals>, MalformedPolicy> {
+fn principals(value: &Value) -> Result<Principals, MalformedPolicy> {
     let mut found = Principals::default();
     match value {
         Value::String(text) if text == "*" => found.everybody = true,
@@ -258,7 +352,7 @@ fn principals((not, value): (bool, &Value)) -> Result<Listed<Principals>, Malfor
         return malformed(format!("Invalid principal in policy: \"AWS\":\"{bad}\""));
     }
     found.everybody |= found.aws.iter().any(|name| name == "*");
-    Ok(if not { Listed::AllBut(found) } else { Listed::These(found) })
+    Ok(found)
 }
 
 /// `*`, an account, or an identity's ARN; names have no wildcards (IAM User Guide, "Principal").
@@ -331,7 +425,7 @@ fn scalars(value: &Value) -> Result<Vec<String>, MalformedPolicy> {
         _ => None,
     };
     let texts: Option<Vec<String>> = several.into_iter().map(text).collect();
-    texts.map_or_else(|| malformed(SYNTAX), Ok)
+    texts.filter(|texts| !texts.is_empty()).map_or_else(|| malformed(SYNTAX), Ok)
 }
 
 #[cfg(test)]
@@ -373,6 +467,13 @@ mod tests {
         for text in ["[]", "{}", r#"{"Statement":[]}"#, r#"{"Version":"2020-01-01","Statement":{}}"#] {
             assert_eq!(refused(text, Kind::Identity), SYNTAX, "{text}");
         }
+        for twice in [
+            r#"{"Statement":{"Effect":"Allow","Effect":"Deny","Action":"*","Resource":"*"}}"#,
+            r#"{"Statement":{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"Bool":{"aws:a":"true"},"Bool":{"aws:b":"true"}}}}"#,
+            r#"{"Statement":{"Effect":"Allow","NotAction":[],"Resource":"*"}}"#,
+        ] {
+            assert_eq!(refused(twice, Kind::Identity), SYNTAX, "{twice}");
+        }
         let twice = r#"{"Statement":[{"Sid":"a","Effect":"Allow","Action":"*","Resource":"*"},
                                       {"Sid":"a","Effect":"Deny","Action":"*","Resource":"*"}]}"#;
         assert!(refused(twice, Kind::Identity).contains("must be unique"));
@@ -396,6 +497,10 @@ mod tests {
             assert!(refused(&trust(bad, ""), Kind::Trust).contains("Invalid principal"), "{bad}");
         }
         assert_eq!(refused(&trust(r#"{"People":"x"}"#, ""), Kind::Trust), SYNTAX);
+        let other = trust(r#""*""#, "").replace("sts:AssumeRole", "eks:*");
+        assert!(refused(&other, Kind::Trust).contains("STS AssumeRole actions"));
+        let not = trust(r#"{"AWS":"000000000000"}"#, "").replace("Principal", "NotPrincipal");
+        assert!(refused(&not, Kind::Trust).contains("NotPrincipal"));
         for good in [
             r#""*""#,
             r#"{"AWS":["000000000000","arn:aws:iam::000000000000:user/a/b"]}"#,

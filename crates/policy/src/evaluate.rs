@@ -94,8 +94,11 @@ impl Layer {
     }
 }
 
-/// All resources have to be allowed.
+/// All resources have to be allowed, and there has to be one.
 pub fn decide(policies: &Policies<'_>, request: &Request<'_>) -> Decision {
+    if request.resources.is_empty() {
+        return Decision::Denied(Reason::Implicit(Layer::Identity));
+    }
     let decisions = request.resources.iter().map(|resource| decide_one(policies, request, resource));
     decisions.into_iter().find(|decision| !decision.is_allowed()).unwrap_or(Decision::Allowed)
 }
@@ -119,11 +122,14 @@ fn decide_one(policies: &Policies<'_>, request: &Request<'_>, resource: &str) ->
     if let Some((layer, _)) = layers.iter().find(|(_, says)| *says == Says::Denies) {
         return Decision::Denied(Reason::Explicit(*layer));
     }
-    let missing = layers.iter().find(|(_, says)| *says == Says::Nothing);
+    // The resource's owner lets the identity in by name: its own policies need not, but what bounds it holds.
+    let is_let_in = of_resource == Some(OfResource::AllowsIdentity);
+    let lacks =
+        |(layer, says): &&(Layer, Says)| *says == Says::Nothing && !(is_let_in && *layer == Layer::Identity);
+    let missing = layers.iter().find(lacks);
     match (of_resource, missing) {
         (Some(OfResource::Denies), _) => Decision::Denied(Reason::Explicit(Layer::Resource)),
-        // The resource's owner lets the identity in by name: its own policies need not.
-        (Some(OfResource::AllowsIdentity), None | Some((Layer::Identity, _))) => Decision::Allowed,
+        (Some(OfResource::AllowsIdentity), None) => Decision::Allowed,
         (Some(OfResource::Nothing), None) => Decision::Denied(Reason::Implicit(Layer::Resource)),
         (_, Some((layer, _))) => Decision::Denied(Reason::Implicit(*layer)),
         (None | Some(OfResource::AllowsAccount), None) => Decision::Allowed,
@@ -283,6 +289,17 @@ mod tests {
             ask(&policies, "sts:AssumeRole", role)
         };
         assert!(asked(&trust(ANNA, "Allow"), &may_not).is_allowed(), "named");
+        for bounded in [true, false] {
+            let (trusted, none) = (trust(ANNA, "Allow"), [&may_not]);
+            let policies = Policies {
+                identity: &[],
+                boundary: bounded.then_some(&may_not),
+                session: (!bounded).then_some(&none),
+                resource: Some((&trusted, &Anna)),
+            };
+            let layer = if bounded { Layer::Boundary } else { Layer::Session };
+            assert_eq!(ask(&policies, "sts:AssumeRole", role), Decision::Denied(Reason::Implicit(layer)));
+        }
         assert!(asked(&trust("000000000000", "Allow"), &may).is_allowed());
         assert_eq!(
             asked(&trust("000000000000", "Allow"), &may_not),

@@ -6,7 +6,7 @@
 use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::ec2::Subnet;
-use ekstra_domain::iam::{MasterKey, Principal};
+use ekstra_domain::iam::{FIRST_USER, MasterKey, Principal, User};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_engine::{Clock, Env};
 use ekstra_host::Names;
@@ -88,11 +88,13 @@ impl TestEnv {
         operation: O,
         input: O::Input,
     ) -> Result<O::Output, ApiError> {
-        let admin = Principal {
-            account: self.scope.account.clone(),
-            arn: format!("arn:aws:iam::{}:user/admin", self.scope.account),
-            user_id: "AIDAX".into(),
-        };
+        let admin: User = self
+            .cloud
+            .store
+            .view()
+            .get_as(&keys::user(&self.scope.account, FIRST_USER))
+            .expect("the first user");
+        let admin = Principal { account: self.scope.account.clone(), arn: admin.arn(), user_id: admin.id };
         self.call_as(admin, Vec::new(), router, operation, input).await
     }
 

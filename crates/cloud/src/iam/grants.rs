@@ -1,36 +1,48 @@
 //! What identities may do: managed policies attached to them, policies of their own, boundaries.
 
-use super::{Entity, change, check_document, no_such_entity, page, unit};
+use super::{Entity, change, change_with, check_document, no_such_entity, not_attachable, page, unit};
 use crate::Cloud;
 use crate::access::{Access, document};
 use crate::api::{Call, Router};
 use ekstra_domain::iam::{Group, Role, User};
 use ekstra_domain::names::Arn;
 use ekstra_model::Unit;
-use ekstra_model::iam::{self as model, ops};
+use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_policy::Kind;
 use ekstra_wire::{ApiError, uri_encode};
 
+/// Managed policies of one identity (IAM quotas).
+const MOST_ATTACHED: usize = 10;
+
 async fn attach<E: Entity>(cloud: Cloud, call: Call, name: String, arn: String) -> Result<Unit, ApiError> {
-    check_attachable(&cloud, &arn)?;
+    check_attachable(&cloud, &call, &arn)?;
     let attach = |entity: &mut E| {
         let policies = &mut entity.grants_mut().attached_policies;
         if !policies.contains(&arn) {
+            if policies.len() >= MOST_ATTACHED {
+                let message = format!("Cannot exceed quota for attached policies: {MOST_ATTACHED}");
+                return Err(ApiError::new(&errors::LIMIT_EXCEEDED_EXCEPTION, message));
+            }
             policies.push(arn.clone());
         }
         Ok(())
     };
-    change(&cloud, &call, &name, attach).await?;
+    change_with(&cloud, &call, &name, Some(&arn), attach).await?;
     unit()
 }
 
-fn check_attachable(cloud: &Cloud, arn: &str) -> Result<(), ApiError> {
+/// The boundary that somebody is made with.
+pub(super) fn check_boundary(cloud: &Cloud, call: &Call, arn: Option<&str>) -> Result<(), ApiError> {
+    arn.map_or(Ok(()), |arn| check_attachable(cloud, call, arn))
+}
+
+fn check_attachable(cloud: &Cloud, call: &Call, arn: &str) -> Result<(), ApiError> {
     if arn.parse::<Arn>().is_err() {
         return Err(ApiError::client("ValidationError", 400, format!("ARN {arn} is not valid.")));
     }
-    match document(cloud, arn) {
+    match document(cloud, &call.scope.account, arn) {
         Some(_) => Ok(()),
-        None => Err(no_such_entity(format!("Policy {arn} does not exist or is not attachable."))),
+        None => Err(not_attachable(arn)),
     }
 }
 
@@ -111,9 +123,7 @@ async fn set_boundary<E: Entity>(
     name: String,
     arn: Option<String>,
 ) -> Result<Unit, ApiError> {
-    if let Some(arn) = &arn {
-        check_attachable(&cloud, arn)?;
-    }
+    check_boundary(&cloud, &call, arn.as_deref())?;
     let set = |entity: &mut E| {
         let boundary = &mut entity.grants_mut().boundary;
         if arn.is_none() && boundary.is_none() {
@@ -122,7 +132,7 @@ async fn set_boundary<E: Entity>(
         boundary.clone_from(&arn);
         Ok(())
     };
-    change(&cloud, &call, &name, set).await?;
+    change_with(&cloud, &call, &name, arn.as_deref(), set).await?;
     unit()
 }
 

@@ -29,12 +29,12 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::DeleteAccessKey, cloud, about!(DeleteAccessKeyRequest), delete);
 }
 
-fn is_of(key: &AccessKey, user: &User) -> bool {
-    key.principal.arn == user.arn()
+pub(super) fn is_of(key: &AccessKey, user: &User) -> bool {
+    key.principal.user_id == user.id
 }
 
 /// In the order of their ids.
-pub(super) fn of_user(cloud: &Cloud, call: &Call, name: &str) -> Vec<AccessKey> {
+fn of_user(cloud: &Cloud, call: &Call, name: &str) -> Vec<AccessKey> {
     let Ok(user) = User::load(cloud, call, name) else { return Vec::new() };
     let all = cloud.store.view().list_as::<AccessKey>(places::ACCESS_KEYS);
     all.into_iter().map(|(_, key)| key).filter(|key| is_of(key, &user)).collect()
@@ -71,6 +71,10 @@ async fn create(
     cloud
         .store
         .transact(|txn| {
+            let place = places::user(&user.account, &user.name);
+            if txn.get::<User>(&place)?.is_none_or(|now| now.id != user.id) {
+                return Err(User::missing(&user.name).into());
+            }
             let all = txn.list::<AccessKey>(places::ACCESS_KEYS)?;
             if all.iter().filter(|(_, key)| is_of(key, &user)).count() >= MOST {
                 let message = "Cannot exceed quota for AccessKeysPerUser: 2";

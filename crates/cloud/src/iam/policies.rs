@@ -14,6 +14,7 @@ use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Timestamp, Unit};
 use ekstra_policy::Kind;
+use ekstra_store::Txn;
 use ekstra_wire::{ApiError, uri_encode};
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ macro_rules! about {
 pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     let creation = |_: &Cloud, call: &Call, input: &model::CreatePolicyRequest| {
         let arn = future_arn(call, "policy", input.path.as_ref(), input.policy_name.as_ref());
-        Access::on(arn).with_tags(Some(&tags_of(input.tags.clone())))
+        Access::on(arn).made_with_tags(Some(&tags_of(input.tags.clone())), "iam:TagPolicy")
     };
     let listing = |_: &Cloud, call: &Call, input: &model::ListPoliciesRequest| {
         Access::on(future_arn(call, "policy", input.path_prefix.as_ref(), None))
@@ -89,6 +90,16 @@ fn uses(cloud: &Cloud, call: &Call, arn: &str) -> (usize, usize) {
     let attached = all.iter().filter(|grants| grants.attached_policies.iter().any(|policy| policy == arn));
     let bounded = all.iter().filter(|grants| grants.boundary.as_deref() == Some(arn));
     (attached.count(), bounded.count())
+}
+
+fn is_used(txn: &mut Txn, account: &str, arn: &str) -> Result<bool, Refusal> {
+    let roles = txn.list::<Role>(&keys::roles(account))?.into_iter().map(|(_, role)| role.grants);
+    let users = txn.list::<User>(&keys::users(account))?.into_iter().map(|(_, user)| user.grants);
+    let groups = txn.list::<Group>(&keys::groups(account))?.into_iter().map(|(_, group)| group.grants);
+    let uses = |grants: &Grants| {
+        grants.boundary.as_deref() == Some(arn) || grants.attached_policies.iter().any(|policy| policy == arn)
+    };
+    Ok(roles.chain(users).chain(groups).any(|grants| uses(&grants)))
 }
 
 fn describe(cloud: &Cloud, call: &Call, policy: &ManagedPolicy) -> model::Policy {
@@ -212,14 +223,13 @@ async fn list(
 
 async fn delete(cloud: Cloud, call: Call, input: model::DeletePolicyRequest) -> Result<Unit, ApiError> {
     let arn = input.policy_arn.unwrap_or_default();
-    let (attached, bounded) = uses(&cloud, &call, &arn);
-    change(&cloud, &call, &arn, |policy| {
-        if attached + bounded > 0 {
-            return Err(delete_conflict("Cannot delete a policy attached to entities."));
+    change(&cloud, &call, &arn, |txn, policy| {
+        if is_used(txn, &call.scope.account, &arn)? {
+            return Err(delete_conflict("Cannot delete a policy attached to entities.").into());
         }
         if policy.versions.len() > 1 {
             let message = "This policy has more than one version. Before you delete a policy, you must delete the policy's versions. The default version is deleted with the policy.";
-            return Err(delete_conflict(message));
+            return Err(delete_conflict(message).into());
         }
         policy.versions.clear();
         Ok(())
@@ -233,18 +243,18 @@ async fn change(
     cloud: &Cloud,
     call: &Call,
     arn: &str,
-    body: impl Fn(&mut ManagedPolicy) -> Result<(), ApiError>,
+    body: impl Fn(&mut Txn, &mut ManagedPolicy) -> Result<(), Refusal>,
 ) -> Result<ManagedPolicy, ApiError> {
     if aws_managed(arn).is_some() {
         let message = format!("Policy {arn} is managed by AWS and cannot be changed.");
         return Err(ApiError::client("AccessDenied", 403, message));
     }
     let key = keys::policy(arn);
-    let body = |txn: &mut ekstra_store::Txn| {
+    let body = |txn: &mut Txn| {
         let policy: Option<ManagedPolicy> = txn.get(&key)?;
         let policy = policy.filter(|policy| policy.account == call.scope.account);
         let mut policy = policy.ok_or_else(|| missing(arn))?;
-        body(&mut policy)?;
+        body(txn, &mut policy)?;
         if policy.versions.is_empty() {
             txn.delete(&key);
         } else {
@@ -264,12 +274,12 @@ async fn create_version(
     check_document(&document, Kind::Identity)?;
     let now = cloud.env.now_ms();
     let is_default = input.set_as_default == Some(true);
-    let add = |policy: &mut ManagedPolicy| {
+    let add = |_: &mut Txn, policy: &mut ManagedPolicy| {
         if policy.versions.len() >= MOST_VERSIONS {
             let message = format!(
                 "A managed policy can have up to {MOST_VERSIONS} versions. Before you create a new version, you must delete an existing version."
             );
-            return Err(ApiError::new(&errors::LIMIT_EXCEEDED_EXCEPTION, message));
+            return Err(ApiError::new(&errors::LIMIT_EXCEEDED_EXCEPTION, message).into());
         }
         policy.last_version += 1;
         let version = PolicyVersion { document: document.clone(), created_ms: now };
@@ -324,11 +334,11 @@ async fn delete_version(
     input: model::DeletePolicyVersionRequest,
 ) -> Result<Unit, ApiError> {
     let (arn, id) = (input.policy_arn.unwrap_or_default(), input.version_id.unwrap_or_default());
-    let remove = |policy: &mut ManagedPolicy| {
+    let remove = |_: &mut Txn, policy: &mut ManagedPolicy| {
         let number = number(&id).filter(|n| policy.versions.contains_key(n));
         let number = number.ok_or_else(|| no_version(&arn, &id))?;
         if number == policy.default_version {
-            return Err(delete_conflict("Cannot delete the default version of a policy."));
+            return Err(delete_conflict("Cannot delete the default version of a policy.").into());
         }
         policy.versions.remove(&number);
         Ok(())
@@ -344,7 +354,7 @@ async fn set_default(
 ) -> Result<Unit, ApiError> {
     let (arn, id) = (input.policy_arn.unwrap_or_default(), input.version_id.unwrap_or_default());
     let now = cloud.env.now_ms();
-    let set = |policy: &mut ManagedPolicy| {
+    let set = |_: &mut Txn, policy: &mut ManagedPolicy| {
         let number = number(&id).filter(|n| policy.versions.contains_key(n));
         policy.default_version = number.ok_or_else(|| no_version(&arn, &id))?;
         policy.updated_ms = now;

@@ -1,5 +1,6 @@
 //! Roles.
 
+use super::grants::check_boundary;
 use super::{
     Entity, already_exists, boundary, change, check_document, delete_conflict, described, future_arn, page,
     tags_of, unit,
@@ -27,7 +28,7 @@ macro_rules! about {
 pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     let creation = |_: &Cloud, call: &Call, input: &model::CreateRoleRequest| {
         let arn = future_arn(call, "role", input.path.as_ref(), input.role_name.as_ref());
-        let access = Access::on(arn).with_tags(Some(&tags_of(input.tags.clone())));
+        let access = Access::on(arn).made_with_tags(Some(&tags_of(input.tags.clone())), "iam:TagRole");
         access.with("iam:PermissionsBoundary", input.permissions_boundary.clone())
     };
     let listing = |_: &Cloud, call: &Call, input: &model::ListRolesRequest| {
@@ -44,7 +45,11 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
         access.with_tags(Some(&tags_of(input.tags.clone())))
     };
     router.serve(ops::TagRole, cloud, tagging, tag_role);
-    router.serve(ops::UntagRole, cloud, about!(UntagRoleRequest), untag_role);
+    let untagging = |cloud: &Cloud, call: &Call, input: &model::UntagRoleRequest| {
+        let access = Role::access(cloud, call, input.role_name.as_ref());
+        access.with("aws:TagKeys", input.tag_keys.clone().unwrap_or_default())
+    };
+    router.serve(ops::UntagRole, cloud, untagging, untag_role);
     router.serve(ops::ListRoleTags, cloud, about!(ListRoleTagsRequest), list_role_tags);
 }
 
@@ -71,6 +76,7 @@ async fn create_role(
     input: model::CreateRoleRequest,
 ) -> Result<model::CreateRoleResponse, ApiError> {
     let name = input.role_name.unwrap_or_default();
+    check_boundary(&cloud, &call, input.permissions_boundary.as_deref())?;
     let trust_policy = input.assume_role_policy_document.unwrap_or_default();
     check_document(&trust_policy, Kind::Trust)?;
     let role = Role {

@@ -17,6 +17,9 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::SimulatePrincipalPolicy, cloud, access, handle);
 }
 
+/// Pairs of one call.
+const MOST: usize = 1000;
+
 async fn handle(
     cloud: Cloud,
     call: Call,
@@ -33,8 +36,13 @@ async fn handle(
         .into_iter()
         .filter_map(|entry| Some((entry.context_key_name?, entry.context_key_values.unwrap_or_default())))
         .collect();
+    let actions = input.action_names.unwrap_or_default();
+    if actions.len().saturating_mul(resources.len()) > MOST {
+        let message = format!("At most {MOST} pairs of an action and a resource are simulated at once");
+        return Err(ApiError::client("InvalidInput", 400, message));
+    }
     let mut results = Vec::new();
-    for action in input.action_names.unwrap_or_default() {
+    for action in actions {
         for resource in &resources {
             let need =
                 Need { action: action.clone(), resources: vec![resource.clone()], context: context.clone() };
@@ -67,6 +75,9 @@ fn refuse_unserved(input: &model::SimulatePrincipalPolicyRequest) -> Result<(), 
         (input.permissions_boundary_policy_input_list.is_some(), "PermissionsBoundaryPolicyInputList"),
         (input.resource_policy.is_some(), "ResourcePolicy"),
         (input.caller_arn.is_some(), "CallerArn"),
+        (input.resource_owner.is_some(), "ResourceOwner"),
+        (input.resource_handling_option.is_some(), "ResourceHandlingOption"),
+        (input.marker.is_some() || input.max_items.is_some(), "paging"),
     ];
     match unserved.iter().find(|(given, _)| *given) {
         Some((_, name)) => {

@@ -1,10 +1,11 @@
 //! Users.
 
+use super::grants::check_boundary;
 use super::{Entity, already_exists, boundary, delete_conflict, described, future_arn, page, tags_of, unit};
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
-use ekstra_domain::iam::{Grants, User};
+use ekstra_domain::iam::{AccessKey, Grants, User};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::iam::{self as model, ops};
 use ekstra_model::{Timestamp, Unit};
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     let creation = |_: &Cloud, call: &Call, input: &model::CreateUserRequest| {
         let arn = future_arn(call, "user", input.path.as_ref(), input.user_name.as_ref());
-        let access = Access::on(arn).with_tags(Some(&tags_of(input.tags.clone())));
+        let access = Access::on(arn).made_with_tags(Some(&tags_of(input.tags.clone())), "iam:TagUser");
         access.with("iam:PermissionsBoundary", input.permissions_boundary.clone())
     };
     let listing = |_: &Cloud, call: &Call, input: &model::ListUsersRequest| {
@@ -64,6 +65,7 @@ async fn create_user(
     input: model::CreateUserRequest,
 ) -> Result<model::CreateUserResponse, ApiError> {
     let name = input.user_name.unwrap_or_default();
+    check_boundary(&cloud, &call, input.permissions_boundary.as_deref())?;
     let user = User {
         name: name.clone(),
         account: call.scope.account.clone(),
@@ -119,11 +121,12 @@ async fn list_users(
 async fn delete_user(cloud: Cloud, call: Call, input: model::DeleteUserRequest) -> Result<Unit, ApiError> {
     let name = input.user_name.unwrap_or_default();
     let key = keys::user(&call.scope.account, &name);
-    let has_keys = !super::keys::of_user(&cloud, &call, &name).is_empty();
     cloud
         .store
         .transact(|txn| {
             let user: User = txn.get(&key)?.ok_or_else(|| User::missing(&name))?;
+            let all_keys = txn.list::<AccessKey>(keys::ACCESS_KEYS)?;
+            let has_keys = all_keys.iter().any(|(_, key)| super::keys::is_of(key, &user));
             let obstacle = [
                 (has_keys, "must delete access keys first"),
                 (!user.grants.attached_policies.is_empty(), "must detach all policies first"),

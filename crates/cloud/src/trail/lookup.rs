@@ -101,7 +101,8 @@ impl Search {
         let mut found = Vec::new();
         let mut is_behind = self.behind.is_none();
         for file in files.iter().rev() {
-            let content = fs::read_to_string(file).unwrap_or_default();
+            let content = fs::read(file).unwrap_or_default();
+            let content = String::from_utf8_lossy(&content);
             for line in content.lines().rev() {
                 let Ok(record) = serde_json::from_str::<Value>(line) else { continue };
                 if !is_behind {

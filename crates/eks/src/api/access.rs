@@ -66,13 +66,13 @@ of_nodegroup! {
 pub(super) fn create_cluster(_: &Eks, call: &Call, input: &model::CreateClusterRequest) -> Access {
     let name = input.name.clone().unwrap_or_default();
     Access::on(call.scope.arn("eks", format_args!("cluster/{name}")))
-        .with_tags(input.tags.as_ref())
+        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
         .passing(input.role_arn.as_ref(), SERVICE)
 }
 
 pub(super) fn create_nodegroup(eks: &Eks, call: &Call, input: &model::CreateNodegroupRequest) -> Access {
     cluster(eks, call, input.cluster_name.as_ref())
-        .with_tags(input.tags.as_ref())
+        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
         .passing(input.node_role.as_ref(), SERVICE)
 }
 

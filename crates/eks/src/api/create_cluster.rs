@@ -40,7 +40,8 @@ pub(super) async fn handle(
     refuse_unserved(&input)?;
     let version = choose_version(&eks, input.version.as_deref())?;
     let role_arn = input.role_arn.clone().unwrap_or_default();
-    if !find_role(&eks.cloud, &role_arn).is_some_and(|role| trusts_service(&role, SERVICE)) {
+    let role = find_role(&eks.cloud, &role_arn).filter(|role| role.account == call.scope.account);
+    if !role.is_some_and(|role| trusts_service(&role, SERVICE)) {
         return Err(invalid_parameter(format!(
             "Role with arn: {role_arn}, could not be assumed because it does not exist or the trusted entity is not correct"
         )));

@@ -95,6 +95,7 @@ fn draft(
     }
     let node_role = input.node_role.clone().unwrap_or_default();
     let role = find_role(&eks.cloud, &node_role)
+        .filter(|role| role.account == call.scope.account)
         .ok_or_else(|| invalid_parameter(format!("The role with name {node_role} cannot be found.")))?;
     if !trusts_service(&role, INSTANCES) {
         return Err(invalid_parameter(format!(
