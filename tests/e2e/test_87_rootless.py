@@ -1,10 +1,16 @@
 """A service without root: control planes on the loopback, and nobody else's help. Its user is one of `setpriv`'s making."""
 
+import base64
 import json
 import os
 import shutil
 import signal
+import socket
+import ssl
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from botocore.exceptions import ClientError
@@ -131,6 +137,31 @@ def test_the_service_s_end_ends_nothing_and_a_stop_of_all_ends_all(rootless):
     # The programs' directory need not be said again.
     rootless.cli("start")
     wait("the data", lambda: (rootless.kubectl("get", "configmap", "kept").returncode == 0, ""), 30)
+
+
+def test_the_token_webhook_shows_the_cluster_s_key(rootless):
+    """Whoever takes its port while it is away cannot tell the API server who somebody is."""
+    (pki,) = Path(rootless.home, "slots").glob("*/pki")
+    (cluster,) = json.loads((pki / "token-webhook.json").read_text())["clusters"]
+    url = urlsplit(cluster["cluster"]["server"])
+    shown = base64.b64decode(cluster["cluster"]["certificate-authority-data"])
+    assert url.scheme == "https" and shown == (pki / "ca.crt").read_bytes()
+    with socket.create_connection((url.hostname, url.port), 5) as tcp:
+        ssl.create_default_context(cafile=pki / "ca.crt").wrap_socket(tcp, server_hostname=url.hostname).close()
+    with pytest.raises((OSError, HTTPException)):
+        urlopen(cluster["cluster"]["server"].replace("https", "http"), data=b"{}", timeout=5)
+
+
+def test_a_home_is_made_again_of_a_backup(rootless):
+    backup = Path(rootless.work, "whole.tar.gz")
+    rootless.cli("backup", backup)
+    rootless.kubectl("delete", "configmap", "kept")
+    rootless.cli("stop", "--all")
+    shutil.rmtree(rootless.home)
+    output("install", "-d", f"--owner={USER}", f"--group={USER}", rootless.home)
+    rootless.cli("restore", backup)
+    rootless.cli("start")
+    wait("the data", lambda: (rootless.kubectl("get", "configmap", "kept", check=False).returncode == 0, ""), 30)
 
 
 def test_a_home_stays_what_it_was_at_first(rootless, fresh_service):

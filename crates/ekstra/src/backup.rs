@@ -10,7 +10,7 @@ mod restore;
 mod state;
 
 pub(crate) use archive::create;
-pub(crate) use restore::{is_begun, restore, restore_state};
+pub(crate) use restore::{is_begun, is_rootless, restore, restore_state};
 pub(crate) use state::{keep, newest};
 
 /// Below the home: copies of the state.

@@ -191,7 +191,11 @@ impl Home {
 
     /// Where programs lie that are taken instead of built ones, as was said when the service was last started with such.
     pub(crate) fn programs_directory(&self) -> Option<PathBuf> {
-        fs::read(self.path(PROGRAMS)).ok().map(|path| OsString::from_vec(path).into())
+        fs::read(self.programs_file()).ok().map(|path| OsString::from_vec(path).into())
+    }
+
+    pub(crate) fn programs_file(&self) -> PathBuf {
+        self.path(PROGRAMS)
     }
 
     pub(crate) fn remember_programs_directory(&self, directory: &Path) -> Result<()> {

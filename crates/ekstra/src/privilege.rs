@@ -22,6 +22,11 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
+    /// Who runs this process.
+    pub(crate) fn own() -> Self {
+        Self { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+    }
+
     pub(crate) fn of(path: &Path) -> Result<Self> {
         let metadata = fs::symlink_metadata(path).with_context(|| path.display().to_string())?;
         Ok(Self { uid: metadata.uid(), gid: metadata.gid() })

@@ -34,7 +34,7 @@ pub(crate) fn open_store(home: &Home, prebuilt: Option<Prebuilt>, progress: &dyn
     let of_environment = || std::env::var_os("EKSTRA_COMPONENTS").filter(|word| !word.is_empty());
     let prebuilt = match (prebuilt, of_environment()) {
         (None, Some(word)) => Some(parse_prebuilt(&word)?),
-        (None, None) => home.programs_directory().map(Prebuilt::Directory),
+        (None, None) => remembered(home)?,
         (given, _) => given,
     };
     match prebuilt {
@@ -49,6 +49,16 @@ pub(crate) fn open_store(home: &Home, prebuilt: Option<Prebuilt>, progress: &dyn
         }
         None => Ok(Store::open(cache, None)?),
     }
+}
+
+/// What the service was last started with.
+fn remembered(home: &Home) -> Result<Option<Prebuilt>> {
+    let Some(directory) = home.programs_directory() else { return Ok(None) };
+    check_directory(&directory).with_context(|| {
+        let file = home.programs_file();
+        format!("the service was last started with these programs; `rm {}` forgets them", file.display())
+    })?;
+    Ok(Some(Prebuilt::Directory(directory)))
 }
 
 /// What `--components` says.
@@ -74,9 +84,11 @@ fn check_directory(directory: &Path) -> Result<()> {
 
 impl Components {
     pub(crate) fn open(home: &Home, prebuilt: Option<Prebuilt>, lender: Option<PathBuf>) -> Result<Self> {
-        // A bundle is in the cache from now on.
-        if let Some(Prebuilt::Directory(directory)) = &prebuilt {
-            home.remember_programs_directory(directory)?;
+        match &prebuilt {
+            Some(Prebuilt::Directory(directory)) => home.remember_programs_directory(directory)?,
+            // A bundle is in the cache from now on.
+            Some(Prebuilt::Bundle(_)) => drop(fs::remove_file(home.programs_file())),
+            None => {}
         }
         let own = open_store(home, prebuilt, &Silent)?;
         let store = match lender {

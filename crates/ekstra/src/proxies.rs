@@ -32,7 +32,8 @@ fn usable(variable: impl Fn(&str) -> Option<String>) -> Proxies {
     let given = |name: &str| variable(name).filter(|value| !value.is_empty());
     let either = |name: &&str| {
         let value = given(name).or_else(|| given(&name.to_lowercase()))?;
-        (!is_loopback(&value)).then(|| ((*name).to_owned(), value))
+        // Of exceptions no address counts.
+        (*name == "NO_PROXY" || !is_loopback(&value)).then(|| ((*name).to_owned(), value))
     };
     let found: Proxies = NAMES.iter().filter_map(either).collect();
     if found.keys().any(|name| name != "NO_PROXY") { found } else { Proxies::new() }
@@ -68,8 +69,12 @@ mod tests {
         assert_eq!(of(&[]), []);
         assert_eq!(of(&[("NO_PROXY", "corp")]), [], "an exception to nothing");
         assert_eq!(
-            of(&[("https_proxy", "http://u:p@proxy.corp:3128"), ("no_proxy", "corp"), ("HTTP_PROXY", "")]),
-            [pair("HTTPS_PROXY", "http://u:p@proxy.corp:3128"), pair("NO_PROXY", "corp")]
+            of(&[
+                ("https_proxy", "http://u:p@proxy.corp:3128"),
+                ("no_proxy", "127.0.0.0/8,.corp"),
+                ("HTTP_PROXY", "")
+            ]),
+            [pair("HTTPS_PROXY", "http://u:p@proxy.corp:3128"), pair("NO_PROXY", "127.0.0.0/8,.corp")]
         );
         for own in ["http://127.0.0.1:8080", "localhost:3128", "http://u:p@127.1.2.3/", "http://[::1]:80"] {
             assert_eq!(of(&[("HTTPS_PROXY", own)]), [], "{own}");

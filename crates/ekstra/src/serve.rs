@@ -6,7 +6,7 @@
 
 use crate::control::{self, Private, Stop};
 use crate::home::{Home, Wish, registry_directory};
-use crate::privilege::is_root;
+use crate::privilege::{Owner, is_root};
 use crate::programs::Components;
 use crate::service::Service;
 use crate::takedown::service_address;
@@ -82,7 +82,17 @@ pub(crate) async fn run(options: Options) -> Result<Option<Last>> {
         anyhow::bail!("the service needs root (`ekstra start` asks for it by sudo), or --rootless");
     }
     home.create()?;
+    if rootless && home.owner()? != Owner::own() {
+        anyhow::bail!(
+            "the service of {} runs as the user whose home it is, without root",
+            home.root.display()
+        );
+    }
     home.create_parts()?;
+    // One that was started in the background was told by who started it.
+    if !options.detached {
+        proxies::remember(&home)?;
+    }
     let lock = home.lock()?;
     if backup::is_begun(&home) {
         anyhow::bail!("a restore of {} was interrupted; run `ekstra restore` again", home.root.display());

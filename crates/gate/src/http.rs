@@ -16,7 +16,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
@@ -47,8 +46,9 @@ pub(crate) fn full(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Re
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve<F, A>(stream: TcpStream, patience: Patience, answer: F)
+pub(crate) async fn serve<S, F, A>(stream: S, patience: Patience, answer: F)
 where
+    S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>>,
 {
@@ -64,14 +64,14 @@ where
 }
 
 /// A connection whose writes fail when the other side takes nothing for too long.
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     stalled: Duration,
     /// While something waits to be taken.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.deadline = None;
@@ -83,7 +83,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -93,7 +93,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     const SHORT: Patience =
         Patience { head: Duration::from_millis(100), stalled: Duration::from_millis(100) };

@@ -265,7 +265,9 @@ impl Listeners {
                 }
             }
             (Role::Webhook { slot }, Socket::Tcp(tcp)) => {
-                tokio::spawn(webhook::serve(terms, gate, slot, tcp))
+                let pki = gate.facts.home.join("slots").join(&slot).join("pki");
+                let tls = place.namespace.is_none().then(|| webhook::acceptor(&pki)).transpose()?;
+                tokio::spawn(webhook::serve(terms, gate, slot, tls, tcp))
             }
             (Role::Metadata { vpc }, Socket::Tcp(tcp)) => {
                 tokio::spawn(metadata::serve(terms, gate, vpc, tcp))

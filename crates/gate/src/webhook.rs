@@ -18,9 +18,17 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A review holds one token of at most 4 KiB.
 const LARGEST: usize = 64 * 1024;
@@ -40,12 +48,43 @@ struct Spec {
     token: String,
 }
 
-pub(crate) async fn serve(terms: Terms, gate: Gate, slot: String, listener: Arc<TcpListener>) {
+pub(crate) async fn serve(
+    terms: Terms,
+    gate: Gate,
+    slot: String,
+    tls: Option<TlsAcceptor>,
+    listener: Arc<TcpListener>,
+) {
     accept::run(terms, listener, |stream, _| {
-        let (gate, slot) = (gate.clone(), slot.clone());
-        Some(serve_connection(stream, PATIENCE, move |request| answer(gate.clone(), slot.clone(), request)))
+        let (gate, slot, tls) = (gate.clone(), slot.clone(), tls.clone());
+        let respond = move |request| answer(gate.clone(), slot.clone(), request);
+        Some(async move {
+            match tls {
+                None => serve_connection(stream, PATIENCE, respond).await,
+                Some(tls) => {
+                    if let Ok(Ok(stream)) = tokio::time::timeout(BODY_PATIENCE, tls.accept(stream)).await {
+                        serve_connection(stream, PATIENCE, respond).await;
+                    }
+                }
+            }
+        })
     })
     .await;
+}
+
+/// On the host's loopback anybody could listen in its place, and say who is who: there the API server asks whoever has
+/// the key of its own certificate.
+pub(crate) fn acceptor(pki: &Path) -> io::Result<TlsAcceptor> {
+    let read = |name: &str| fs::read(pki.join(name));
+    let chain = CertificateDer::pem_slice_iter(&read("apiserver.crt")?).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(&read("apiserver.key")?).map_err(io::Error::other)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_single_cert(chain.map_err(io::Error::other)?, key)
+        .map_err(io::Error::other)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn answer(gate: Gate, slot: String, request: Request<Incoming>) -> Response<Body> {

@@ -114,7 +114,7 @@ pub(crate) fn ensure(files: &Files, names: &Names, site: &Site) -> Result<(), Ke
     write_pair(&partial, "front-proxy", front.issue("front-proxy-client", &[], vec![])?)?;
     write_service_account_key(&partial)?;
     write(&partial, "encryption.json", &encryption_config())?;
-    write(&partial, "token-webhook.json", &webhook_config(site))?;
+    write(&partial, "token-webhook.json", &webhook_config(site, &authority.certificate))?;
     fs::File::open(&partial)?.sync_all()?;
     Ok(fs::rename(&partial, files.pki())?)
 }
@@ -173,15 +173,21 @@ fn encryption_config() -> String {
     .to_string()
 }
 
-/// The token webhook listens on the loopback of the control plane's own namespace, where nobody else is; on the host,
-/// where it tells others no more than the API server does: whether a token that they have is good.
-fn webhook_config(site: &Site) -> String {
+/// The token webhook listens on the loopback of the control plane's own namespace, where nobody else is. On the host
+/// somebody else could take its port and say who is who: there it has to have a key of this cluster's.
+fn webhook_config(site: &Site, ca: &str) -> String {
+    let address = site.address(Listener::TokenWebhook);
+    let cluster = match site {
+        Site::Apart { .. } => json!({"server": format!("http://{address}/authenticate")}),
+        Site::OnHost { .. } => json!({
+            "server": format!("https://{address}/authenticate"),
+            "certificate-authority-data": base64::engine::general_purpose::STANDARD.encode(ca),
+        }),
+    };
     json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "gate", "cluster": {
-            "server": format!("http://{}/authenticate", site.address(Listener::TokenWebhook)),
-        }}],
+        "clusters": [{"name": "gate", "cluster": cluster}],
         "users": [{"name": "apiserver", "user": {}}],
         "contexts": [{"name": "gate", "context": {"cluster": "gate", "user": "apiserver"}}],
         "current-context": "gate",

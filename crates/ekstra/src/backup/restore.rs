@@ -7,13 +7,15 @@ use anyhow::{Context, Result, bail};
 use ekstra_cloud::Settings;
 use flate2::read::GzDecoder;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 /// While it is there, a restore was begun and has not come to its end.
 const UNPACKED: &str = "restoring";
+const SETTINGS: &str = "service.json";
 /// The home's owner needs them; the others are root's.
-const OWNERS: [&str; 2] = ["service.json", "ca.crt"];
+const OWNERS: [&str; 4] = [SETTINGS, "ca.crt", "components", "proxies.json"];
 /// So are these, one an account.
 const CREDENTIALS: &str = "credentials";
 
@@ -26,6 +28,7 @@ pub(crate) fn is_begun(home: &Home) -> bool {
 /// No service runs.
 pub(crate) fn restore(home: &Home, archive: &Path, force: bool, now_ms: i64) -> Result<Option<PathBuf>> {
     home.create()?;
+    home.create_parts()?;
     let _lock = home.lock_to_stop()?;
     if !force && !is_begun(home) && is_sound(home) {
         bail!("{} has a state already; --force moves it aside", home.root.display());
@@ -38,6 +41,26 @@ pub(crate) fn restore(home: &Home, archive: &Path, force: bool, now_ms: i64) -> 
     }
     end_everything(home)?;
     replace(home, &unpacked, now_ms)
+}
+
+/// Whether a backup is of a service without root, which its user puts in place alone; also when that was interrupted.
+pub(crate) fn is_rootless(home: &Home, archive: &Path) -> Result<bool> {
+    let of = |bytes: &[u8]| serde_json::from_slice::<Settings>(bytes).is_ok_and(|settings| settings.rootless);
+    if let Ok(bytes) = fs::read(home.path(UNPACKED).join(SETTINGS)) {
+        return Ok(of(&bytes));
+    }
+    let file = File::open(archive).with_context(|| archive.display().to_string())?;
+    let mut tar = tar::Archive::new(GzDecoder::new(file));
+    // What is no archive is told by who unpacks it.
+    for entry in tar.entries().into_iter().flatten().map_while(Result::ok) {
+        let mut entry = entry;
+        if entry.path().is_ok_and(|path| path == Path::new(SETTINGS)) {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            return Ok(of(&bytes));
+        }
+    }
+    Ok(false)
 }
 
 /// Puts the newest copy of the state in the place of a damaged one. No service runs.
@@ -84,7 +107,7 @@ fn check(unpacked: &Path) -> Result<()> {
 
 /// Control planes that were made by root are not to be had without, and the other way round.
 fn check_kind(home: &Home, unpacked: &Path) -> Result<()> {
-    let settings: Settings = serde_json::from_slice(&fs::read(unpacked.join("service.json"))?)?;
+    let settings: Settings = serde_json::from_slice(&fs::read(unpacked.join(SETTINGS))?)?;
     match (settings.rootless, home.is_rootless()) {
         (true, false) if home.settings().is_some() => {
             bail!("it is of a service without root, and this home's has it")

@@ -76,7 +76,11 @@ impl Restore {
         if home.root.exists() && home.serving_process()?.is_some() {
             bail!("the service runs; `ekstra stop --all` ends it with its clusters");
         }
-        if !home.may_serve() {
+        let is_ours = match &file {
+            Some(file) => backup::is_rootless(home, file)?,
+            None => false,
+        };
+        if !is_ours && !home.may_serve() {
             home.create()?;
             home.install_program()?;
             let words = ["restore".into()].into_iter().chain(file.map(OsString::from));

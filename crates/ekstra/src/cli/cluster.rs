@@ -113,8 +113,11 @@ impl Create {
         waiting.done(&format!("cluster {} is ready ({:.1} s in all)", name, started.elapsed().as_secs_f32()));
         println!("kubeconfig: {}", kubeconfig.display());
         let nodes = shell.kubeconfig(&kubeconfig);
-        println!("\nNext:\n  {nodes}kubectl get nodes      # or: {nodes}{ekstra} kubectl get nodes");
-        println!("  {ekstra} get nodegroup --cluster {name}{region}");
+        let what = if self.managed { "nodes" } else { "namespaces" };
+        println!("\nNext:\n  {nodes}kubectl get {what}      # or: {nodes}{ekstra} kubectl get {what}");
+        if self.managed {
+            println!("  {ekstra} get nodegroup --cluster {name}{region}");
+        }
         println!("  eval \"$({ekstra} env)\" && aws eks describe-cluster --name {name}{region}");
         println!("  {ekstra} delete cluster --name {name}{region}");
         Ok(())

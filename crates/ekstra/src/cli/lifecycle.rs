@@ -58,10 +58,6 @@ fn parse_listen(text: &str) -> Result<u16, String> {
 
 impl Serve {
     pub(super) fn options(self, home: Home) -> Result<Options> {
-        // One that was started in the background has no environment of its own.
-        if !self.detached && home.root.is_dir() {
-            proxies::remember(&home)?;
-        }
         Ok(Options {
             listen: self.listen,
             region: self.region.region,
@@ -194,7 +190,10 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
     }
     home.create()?;
     home.install_program()?;
-    proxies::remember(home)?;
+    // Through sudo there is no environment: the user's own process has remembered it.
+    if serve.lender.is_none() {
+        proxies::remember(home)?;
+    }
     if rootless || is_root() {
         return spawn(home, &words).await;
     }

@@ -42,7 +42,14 @@ pub(crate) fn directory() -> Result<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/ekstra"));
     }
-    Ok(super::user_home()?.join(".local/state/ekstra"))
+    let given = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let state = match given {
+        Some(path) => path,
+        None => super::user_home()
+            .context("homes without root are counted in XDG_STATE_HOME or ~/.local/state; set either")?
+            .join(".local/state"),
+    };
+    Ok(state.join("ekstra"))
 }
 
 /// What the uplinks of all homes have their addresses of, a /24 each.
@@ -116,7 +123,8 @@ fn choose(taken: &[&Settings], wish: &Wish<'_>) -> Result<Settings> {
         let first = FIRST_CLUSTER_PORT + 1000 * number;
         !taken.iter().any(|s| s.first_cluster_port == first)
             // Homes of other users are in registries that this one does not see.
-            && (!wish.rootless || [FIRST_PORT + 10 * number, first].iter().all(|port| is_unused(*port).is_ok()))
+            && is_unused(first).is_ok()
+            && (!wish.rootless || is_unused(FIRST_PORT + 10 * number).is_ok())
     };
     let number =
         (0..MOST_HOMES).find(is_free).context("there are 16 homes on this machine already; delete one")?;
