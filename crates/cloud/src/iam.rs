@@ -41,6 +41,16 @@ pub fn find_role(cloud: &Cloud, arn: &str) -> Option<Role> {
     (role.arn() == arn).then_some(role)
 }
 
+/// Whether there is such a user or role.
+pub fn exists(cloud: &Cloud, arn: &str) -> bool {
+    let user = || {
+        let parsed: Arn = arn.parse().ok()?;
+        let user: User = cloud.store.view().get_as(&places::user(&parsed.account, parsed.user_name()?))?;
+        Some(user.arn() == arn)
+    };
+    find_role(cloud, arn).is_some() || user() == Some(true)
+}
+
 /// A role, a user or a group: what has a name in an account, and policies.
 trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// As messages and ARNs have it.

@@ -1,5 +1,6 @@
 //! Clusters, node groups and updates: records, states, validation, planners.
 
+mod access;
 mod cluster;
 mod labels;
 mod nodegroup;
@@ -9,6 +10,10 @@ mod site;
 mod update;
 mod validate;
 
+pub use access::{
+    AccessEntry, AccessPolicy, Association, CLUSTER_ADMIN, NODE_KINDS, STANDARD, Wish, allows, check_groups,
+    check_username, default_username,
+};
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
 };

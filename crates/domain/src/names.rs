@@ -133,6 +133,14 @@ pub mod keys {
         format!("{NODEGROUPS}{scope}/{cluster}/{name}")
     }
 
+    pub fn access_entries(scope: &Scope, cluster: &str) -> String {
+        format!("eks/access-entries/{scope}/{cluster}/")
+    }
+
+    pub fn access_entry(scope: &Scope, cluster: &str, principal_arn: &str) -> String {
+        format!("eks/access-entries/{scope}/{cluster}/{principal_arn}")
+    }
+
     pub fn updates(scope: &Scope, cluster: &str) -> String {
         format!("eks/updates/{scope}/{cluster}/")
     }

@@ -1,6 +1,7 @@
 //! EKS's operations, one a file.
 
 mod access;
+mod access_entries;
 mod cluster_versions;
 mod create_cluster;
 mod create_nodegroup;
@@ -46,6 +47,25 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
     );
     router.serve(ops::DescribeUpdate, eks, access::describe_update, describe::update);
     router.serve(ops::ListUpdates, eks, access::list_updates, list::updates);
+    router.serve(ops::CreateAccessEntry, eks, access::create_access_entry, access_entries::create);
+    router.serve(ops::DescribeAccessEntry, eks, access::describe_access_entry, access_entries::describe);
+    router.serve(ops::ListAccessEntries, eks, access::list_access_entries, access_entries::list);
+    router.serve(ops::UpdateAccessEntry, eks, access::update_access_entry, access_entries::update);
+    router.serve(ops::DeleteAccessEntry, eks, access::delete_access_entry, access_entries::delete);
+    router.serve(ops::AssociateAccessPolicy, eks, access::associate_policy, access_entries::associate);
+    router.serve(
+        ops::DisassociateAccessPolicy,
+        eks,
+        access::disassociate_policy,
+        access_entries::disassociate,
+    );
+    router.serve(
+        ops::ListAssociatedAccessPolicies,
+        eks,
+        access::list_associated,
+        access_entries::list_associated,
+    );
+    router.serve(ops::ListAccessPolicies, eks, access::list_access_policies, access_entries::list_policies);
     router.serve(ops::TagResource, eks, access::tag_resource, tags::tag);
     router.serve(ops::UntagResource, eks, access::untag_resource, tags::untag);
     router.serve(ops::ListTagsForResource, eks, access::list_tags, tags::list);

@@ -287,6 +287,10 @@ impl ClusterReconciler {
         if program == ETCD {
             self.prepare_data(cluster, slot).await?;
         }
+        let (files, site) = (self.eks.files(&slot.id), slot.site.clone());
+        blocking(move || pki::complete(&files, &site))
+            .await
+            .map_err(|e| ClusterError::Keys(e.to_string()))?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
         on_host(&self.eks.host, move |host| host.ensure_child(&spec)).await?;
         self.restarts.note(&slot.child(program), self.eks.cloud.env.steady_ms());
@@ -345,6 +349,7 @@ impl ClusterReconciler {
         CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.forget(&slot.child(program)));
         let scope = &cluster.scope;
         updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), None).await?;
+        updates::forget_all(&self.eks.cloud.store, &keys::access_entries(scope, &cluster.name)).await?;
         let body = |txn: &mut Txn| {
             for interface in &slot.interfaces {
                 txn.delete(&keys::interface(scope, interface));

@@ -46,6 +46,21 @@ fn settle(
     Ok(())
 }
 
+/// Removes everything under a prefix, a transaction's worth at a time.
+pub(crate) async fn forget_all(store: &Store, prefix: &str) -> Result<(), CommitError> {
+    loop {
+        let body = |txn: &mut Txn| {
+            let all = txn.list::<serde_json::Value>(prefix)?;
+            let found: Vec<_> = all.into_iter().take(MAX_WRITES).collect();
+            found.iter().for_each(|(key, _)| txn.delete(key));
+            Ok::<_, CommitError>(found.len())
+        };
+        if store.transact(body).await? < MAX_WRITES {
+            return Ok(());
+        }
+    }
+}
+
 /// Removes the updates of a cluster, or of one of its node groups, a transaction's worth at a time: whoever makes
 /// another of the same name must not find them.
 pub(crate) async fn forget(store: &Store, prefix: &str, nodegroup: Option<&str>) -> Result<(), CommitError> {

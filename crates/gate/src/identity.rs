@@ -1,11 +1,11 @@
 //! Who a token's bearer is to a cluster.
 //!
-//! Source: `spec/eks-semantics.md` §3.8: the creator is an administrator; a node role's sessions are nodes, named by
-//! their instance.
+//! Source: `spec/eks-semantics.md` §3.8: access entries say who is who, where a cluster has them. Where it has not, the
+//! creator is an administrator. A node role's sessions are nodes, named by their instance.
 
 use crate::{Gate, now};
 use ekstra_domain::ec2::Instance;
-use ekstra_domain::eks::{Cluster, Nodegroup};
+use ekstra_domain::eks::{AccessEntry, Cluster, NODE_KINDS, Nodegroup};
 use ekstra_domain::iam::{AccessKey, Credential, Principal};
 use ekstra_domain::names::keys;
 use ekstra_wire::sigv4::{self, SecretKey};
@@ -43,8 +43,17 @@ fn credential(gate: &Gate, id: &str, session: Option<&str>) -> Option<Credential
 
 fn map(gate: &Gate, cluster: &Cluster, principal: &Principal) -> Option<(String, Vec<String>)> {
     let canonical = principal.canonical_arn();
-    if cluster.creator_is_admin && canonical == cluster.creator_arn {
-        return Some((principal.arn.clone(), vec!["system:masters".into()]));
+    let entry = if cluster.has_entries { entry_of(gate, cluster, &canonical) } else { None };
+    match &entry {
+        Some(entry) if !NODE_KINDS.contains(&entry.kind.as_str()) => {
+            return Some((entry.username_of(principal.session_name()), entry.groups.clone()));
+        }
+        // Nodes are let in by their role's entry.
+        None if cluster.has_entries => return None,
+        None if cluster.creator_is_admin && canonical == cluster.creator_arn => {
+            return Some((principal.arn.clone(), vec!["system:masters".into()]));
+        }
+        _ => {}
     }
     let instance: Instance = gate.view.get_as(&keys::instance(&cluster.scope, principal.session_name()?))?;
     let role_arn = instance.role_arn.as_deref()?;
@@ -60,6 +69,12 @@ fn map(gate: &Gate, cluster: &Cluster, principal: &Principal) -> Option<(String,
     }
     let groups = vec!["system:bootstrappers".to_owned(), "system:nodes".to_owned()];
     Some((format!("system:node:{}", instance.private_dns_name), groups))
+}
+
+/// The access entry of whom tokens call so.
+pub(crate) fn entry_of(gate: &Gate, cluster: &Cluster, canonical_arn: &str) -> Option<AccessEntry> {
+    let all = gate.view.list_as::<AccessEntry>(&keys::access_entries(&cluster.scope, &cluster.name));
+    all.into_iter().map(|(_, entry)| entry).find(|entry| entry.is_of(canonical_arn))
 }
 
 fn role_name(arn: &str) -> Option<String> {

@@ -1,4 +1,5 @@
-//! The token webhook of a control plane: TokenReview in, user out.
+//! The webhooks of a control plane: TokenReview in, user out; SubjectAccessReview in, what access policies say out
+//! (`authorizer.rs`).
 //!
 //! Invariant: a refusal is an error of HTTP (403, as EKS's). The API server answers both 401, but keeps
 //! `authenticated: false` of a 200 for as long as a success, two minutes, and forgets an error at once (client-go's
@@ -9,6 +10,7 @@
 
 use crate::Gate;
 use crate::accept::{self, Terms};
+use crate::authorizer;
 use crate::http::{Body, Patience, full, serve as serve_connection};
 use crate::identity::{User, authenticate};
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
@@ -91,10 +93,14 @@ async fn answer(gate: Gate, slot: String, request: Request<Incoming>) -> Respons
     if request.method() != Method::POST {
         return reply(StatusCode::METHOD_NOT_ALLOWED, json!({"authenticated": false}));
     }
+    let path = request.uri().path().to_owned();
     let body = Limited::new(request.into_body(), LARGEST).collect();
     let Ok(Ok(body)) = tokio::time::timeout(BODY_PATIENCE, body).await else {
         return reply(StatusCode::BAD_REQUEST, json!({"authenticated": false}));
     };
+    if path == authorizer::PATH {
+        return authorizer::answer(&gate, &slot, &body.to_bytes());
+    }
     let Ok(review) = serde_json::from_slice::<Review>(&body.to_bytes()) else {
         return reply(StatusCode::BAD_REQUEST, json!({"authenticated": false}));
     };

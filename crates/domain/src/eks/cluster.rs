@@ -120,6 +120,9 @@ pub struct Cluster {
     /// Its data were damaged, and are what a snapshot had.
     #[serde(default)]
     pub restored: Option<Restored>,
+    /// Whether access entries say who is who, its creator and its nodes too. Clusters of earlier versions have none.
+    #[serde(default)]
+    pub has_entries: bool,
     /// Whether it begins with kube-proxy and CoreDNS.
     #[serde(default = "yes")]
     pub self_managed_addons: bool,

@@ -165,6 +165,7 @@ pub(crate) mod tests {
             progress: None,
             unready_since_ms: None,
             restored: None,
+            has_entries: false,
             self_managed_addons: true,
         }
     }

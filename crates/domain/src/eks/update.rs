@@ -30,6 +30,7 @@ pub enum UpdateType {
     LoggingUpdate,
     DeletionProtectionUpdate,
     UpgradePolicyUpdate,
+    AccessConfigUpdate,
 }
 
 impl UpdateType {
@@ -40,6 +41,7 @@ impl UpdateType {
             Self::LoggingUpdate => "LoggingUpdate",
             Self::DeletionProtectionUpdate => "DeletionProtectionUpdate",
             Self::UpgradePolicyUpdate => "UpgradePolicyUpdate",
+            Self::AccessConfigUpdate => "AccessConfigUpdate",
         }
     }
 }

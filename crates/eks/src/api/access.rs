@@ -3,7 +3,7 @@
 use crate::Eks;
 use ekstra_cloud::access::Access;
 use ekstra_cloud::api::Call;
-use ekstra_domain::eks::{Cluster, Nodegroup};
+use ekstra_domain::eks::{AccessEntry, Cluster, Nodegroup};
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
 use std::collections::BTreeMap;
@@ -39,6 +39,7 @@ macro_rules! of_cluster {
 }
 
 of_cluster! {
+    list_access_entries ListAccessEntriesRequest cluster_name;
     describe_cluster DescribeClusterRequest name;
     delete_cluster DeleteClusterRequest name;
     update_cluster_config UpdateClusterConfigRequest name;
@@ -61,6 +62,66 @@ of_nodegroup! {
     delete_nodegroup DeleteNodegroupRequest;
     update_nodegroup_config UpdateNodegroupConfigRequest;
     update_nodegroup_version UpdateNodegroupVersionRequest;
+}
+
+/// Of an entry that is not there the id is not known, and whatever is allowed of that principal's is allowed of it.
+fn entry(eks: &Eks, call: &Call, cluster: Option<&String>, principal: Option<&String>) -> Access {
+    let (cluster, principal) = (cluster.cloned().unwrap_or_default(), principal.cloned().unwrap_or_default());
+    let key = keys::access_entry(&call.scope, &cluster, &principal);
+    match eks.cloud.store.view().get_as::<AccessEntry>(&key) {
+        Some(entry) => Access::on(entry.arn()).with_resource_tags(Some(&entry.tags)),
+        None => Access::on(call.scope.arn("eks", format_args!("access-entry/{cluster}/*"))),
+    }
+}
+
+macro_rules! of_entry {
+    ($($function:ident $input:ident;)*) => {
+        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
+            entry(eks, call, input.cluster_name.as_ref(), input.principal_arn.as_ref())
+        })*
+    };
+}
+
+of_entry! {
+    describe_access_entry DescribeAccessEntryRequest;
+    update_access_entry UpdateAccessEntryRequest;
+    delete_access_entry DeleteAccessEntryRequest;
+    list_associated ListAssociatedAccessPoliciesRequest;
+}
+
+/// The policy is a condition key, so that one may be let give away less than everything.
+pub(super) fn associate_policy(
+    eks: &Eks,
+    call: &Call,
+    input: &model::AssociateAccessPolicyRequest,
+) -> Access {
+    let scope = input.access_scope.clone().unwrap_or_default();
+    entry(eks, call, input.cluster_name.as_ref(), input.principal_arn.as_ref())
+        .with("eks:policyArn", input.policy_arn.clone())
+        .with("eks:accessScope", scope.r#type)
+        .with("eks:namespaces", scope.namespaces.unwrap_or_default())
+}
+
+pub(super) fn disassociate_policy(
+    eks: &Eks,
+    call: &Call,
+    input: &model::DisassociateAccessPolicyRequest,
+) -> Access {
+    entry(eks, call, input.cluster_name.as_ref(), input.principal_arn.as_ref())
+        .with("eks:policyArn", input.policy_arn.clone())
+}
+
+pub(super) fn create_access_entry(eks: &Eks, call: &Call, input: &model::CreateAccessEntryRequest) -> Access {
+    cluster(eks, call, input.cluster_name.as_ref())
+        .with_tags(input.tags.as_ref())
+        .with("eks:principalArn", input.principal_arn.clone())
+        .with("eks:kubernetesGroups", input.kubernetes_groups.clone().unwrap_or_default())
+        .with("eks:username", input.username.clone())
+        .with("eks:accessEntryType", input.r#type.clone())
+}
+
+pub(super) fn list_access_policies(_: &Eks, _: &Call, _: &model::ListAccessPoliciesRequest) -> Access {
+    Access::everything()
 }
 
 pub(super) fn create_cluster(_: &Eks, call: &Call, input: &model::CreateClusterRequest) -> Access {

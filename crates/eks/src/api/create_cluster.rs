@@ -2,6 +2,7 @@
 //! group and its interfaces are written in one transaction.
 
 use super::access::SERVICE;
+use super::access_entries;
 use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::Settings;
@@ -213,6 +214,10 @@ fn write(
     let cluster =
         record(eks, call, input, network.access(input, group.id), network.service_cidr, draft, slot);
     txn.put(&keys::cluster(&call.scope, &draft.name), &cluster)?;
+    if cluster.has_entries && cluster.creator_is_admin {
+        let entry = access_entries::creators(eks, &cluster);
+        txn.put(&keys::access_entry(&call.scope, &draft.name, &entry.principal_arn), &entry)?;
+    }
     Ok(cluster)
 }
 
@@ -269,6 +274,7 @@ fn record(
         progress: Some("waiting to be started".into()),
         unready_since_ms: None,
         restored: None,
+        has_entries: mode.is_some_and(|mode| mode != AuthenticationMode::ConfigMap),
         self_managed_addons: input.bootstrap_self_managed_addons.unwrap_or(true),
     }
 }

@@ -1,5 +1,6 @@
 //! CreateNodegroup.
 
+use super::access_entries;
 use super::create_cluster::find_subnets;
 use super::{digest, find_cluster, in_use, invalid, invalid_parameter, invalid_request, is_repeat, present};
 use crate::Eks;
@@ -71,6 +72,9 @@ pub(super) async fn handle(
                 return Err(Refusal::Api(invalid_request(message)));
             }
             txn.put(&key, &group)?;
+            if cluster.has_entries {
+                access_entries::ensure_of_nodes(&eks, &cluster, &group.node_role, txn)?;
+            }
             Ok::<_, Refusal>(group.clone())
         })
         .await?;

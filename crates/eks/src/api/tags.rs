@@ -1,8 +1,8 @@
-//! TagResource, UntagResource, ListTagsForResource, for clusters and node groups.
+//! TagResource, UntagResource, ListTagsForResource, for clusters, node groups and access entries.
 
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::{Cluster, Nodegroup};
+use ekstra_domain::eks::{AccessEntry, Cluster, Nodegroup};
 use ekstra_domain::names::{Arn, Scope, keys};
 use ekstra_model::eks::{self as model, errors};
 use ekstra_store::Txn;
@@ -15,6 +15,7 @@ const MOST_TAGS: usize = 50;
 enum Resource {
     Cluster(String),
     Nodegroup(String),
+    AccessEntry(String),
 }
 
 fn bad(message: impl Into<String>) -> ApiError {
@@ -25,7 +26,7 @@ fn missing(arn: &str) -> ApiError {
     ApiError::new(&errors::NOT_FOUND_EXCEPTION, format!("No resource found for ARN {arn}"))
 }
 
-fn resolve(call: &Call, text: &str) -> Result<Resource, ApiError> {
+fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<Resource, ApiError> {
     let arn: Arn = text.parse().map_err(|_| bad(format!("Invalid ARN: {text}")))?;
     let scope = Scope::new(&arn.account, &arn.region);
     if arn.service != "eks" || scope != call.scope {
@@ -35,6 +36,12 @@ fn resolve(call: &Call, text: &str) -> Result<Resource, ApiError> {
     match parts[..] {
         ["cluster", name] => Ok(Resource::Cluster(keys::cluster(&scope, name))),
         ["nodegroup", cluster, name, _] => Ok(Resource::Nodegroup(keys::nodegroup(&scope, cluster, name))),
+        ["access-entry", cluster, ..] => {
+            // The ARN has no path of the principal's; the entry knows its own.
+            let all = eks.cloud.store.view().list_as::<AccessEntry>(&keys::access_entries(&scope, cluster));
+            let found = all.into_iter().find(|(_, entry)| entry.arn() == text);
+            found.map(|(key, _)| Resource::AccessEntry(key.to_string())).ok_or_else(|| missing(text))
+        }
         _ => Err(missing(text)),
     }
 }
@@ -66,6 +73,12 @@ fn change(
             check(&group.tags)?;
             Ok(txn.put(key, &group)?)
         }
+        Resource::AccessEntry(key) => {
+            let mut entry: AccessEntry = txn.get(key)?.ok_or_else(|| missing(arn))?;
+            change(&mut entry.tags);
+            check(&entry.tags)?;
+            Ok(txn.put(key, &entry)?)
+        }
     }
 }
 
@@ -75,7 +88,7 @@ pub(super) async fn tag(
     input: model::TagResourceRequest,
 ) -> Result<model::TagResourceResponse, ApiError> {
     let arn = input.resource_arn.unwrap_or_default();
-    let resource = resolve(&call, &arn)?;
+    let resource = resolve(&eks, &call, &arn)?;
     let added = input.tags.unwrap_or_default();
     let body = |txn: &mut Txn| change(txn, &resource, &arn, |tags| tags.extend(added.clone()));
     eks.cloud.store.transact(body).await?;
@@ -88,7 +101,7 @@ pub(super) async fn untag(
     input: model::UntagResourceRequest,
 ) -> Result<model::UntagResourceResponse, ApiError> {
     let arn = input.resource_arn.unwrap_or_default();
-    let resource = resolve(&call, &arn)?;
+    let resource = resolve(&eks, &call, &arn)?;
     let removed = input.tag_keys.unwrap_or_default();
     let body =
         |txn: &mut Txn| change(txn, &resource, &arn, |tags| tags.retain(|key, _| !removed.contains(key)));
@@ -107,9 +120,10 @@ pub(super) async fn list(
 
 pub(super) fn tags_of(eks: &Eks, call: &Call, arn: &str) -> Result<BTreeMap<String, String>, ApiError> {
     let view = eks.cloud.store.view();
-    let tags = match resolve(call, arn)? {
+    let tags = match resolve(eks, call, arn)? {
         Resource::Cluster(key) => view.get_as::<Cluster>(&key).map(|c| c.tags),
         Resource::Nodegroup(key) => view.get_as::<Nodegroup>(&key).map(|g| g.tags),
+        Resource::AccessEntry(key) => view.get_as::<AccessEntry>(&key).map(|e| e.tags),
     };
     tags.ok_or_else(|| missing(arn))
 }

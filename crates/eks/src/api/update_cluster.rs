@@ -1,12 +1,16 @@
 //! UpdateClusterConfig (one kind of change a call) and UpdateClusterVersion.
 
+use super::access_entries;
 use super::create_cluster::check_cidrs;
 use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no_cluster, present};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::{Cluster, ClusterStatus, Logging, Update, UpdateStatus, UpdateType};
+use ekstra_domain::eks::{
+    AuthenticationMode, Cluster, ClusterStatus, Logging, Nodegroup, Update, UpdateStatus, UpdateType,
+};
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
+use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 use serde_json::json;
 
@@ -15,6 +19,8 @@ struct Change {
     kind: UpdateType,
     params: Vec<(String, String)>,
     after: Cluster,
+    /// Whom a cluster that begins to have entries has had until now.
+    gets_entries: bool,
 }
 
 pub(super) async fn config(
@@ -53,7 +59,11 @@ pub(super) async fn config(
                 request_token: repeat.token.clone(),
                 request_digest: repeat.digest.clone(),
             };
-            txn.put(&key, &Cluster { status: ClusterStatus::Updating, ..change.after })?;
+            let after = Cluster { status: ClusterStatus::Updating, ..change.after };
+            if change.gets_entries {
+                give_entries(&eks, &after, txn)?;
+            }
+            txn.put(&key, &after)?;
             txn.put(&keys::update(&call.scope, &name, &id), &update)?;
             Ok::<_, Refusal>(update)
         })
@@ -67,6 +77,7 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
         input.logging.is_some(),
         input.deletion_protection.is_some(),
         input.upgrade_policy.is_some(),
+        input.access_config.is_some(),
     ];
     match kinds.iter().filter(|asked| **asked).count() {
         0 => {
@@ -78,6 +89,9 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
     if let Some(access) = &input.resources_vpc_config {
         return endpoint_access(access, cluster);
     }
+    if let Some(access) = &input.access_config {
+        return authentication_mode(access, cluster);
+    }
     if let Some(logging) = &input.logging {
         let logging = enabled_logs(&cluster.logging, Some(logging));
         if logging == cluster.logging {
@@ -85,17 +99,57 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
         }
         let after = Cluster { logging, ..cluster };
         let params = vec![("ClusterLogging".to_owned(), logging_json(&after))];
-        return Ok(Change { kind: UpdateType::LoggingUpdate, params, after });
+        return Ok(Change { kind: UpdateType::LoggingUpdate, params, after, gets_entries: false });
     }
     if let Some(protect) = input.deletion_protection {
         let params = vec![("DeletionProtection".to_owned(), protect.to_string())];
         let after = Cluster { deletion_protection: protect, ..cluster };
-        return Ok(Change { kind: UpdateType::DeletionProtectionUpdate, params, after });
+        return Ok(Change { kind: UpdateType::DeletionProtectionUpdate, params, after, gets_entries: false });
     }
     let support = input.upgrade_policy.as_ref().and_then(|p| p.support_type.clone());
     let support_type = support.ok_or_else(|| invalid_parameter("upgradePolicy.supportType is required"))?;
     let params = vec![("UpgradePolicy".to_owned(), support_type.clone())];
-    Ok(Change { kind: UpdateType::UpgradePolicyUpdate, params, after: Cluster { support_type, ..cluster } })
+    let after = Cluster { support_type, ..cluster };
+    Ok(Change { kind: UpdateType::UpgradePolicyUpdate, params, after, gets_entries: false })
+}
+
+/// Forward only: who has entries keeps them, and aws-auth does not come back.
+fn authentication_mode(
+    asked: &model::UpdateAccessConfigRequest,
+    cluster: Cluster,
+) -> Result<Change, ApiError> {
+    let (before, text) =
+        (cluster.authentication_mode, asked.authentication_mode.as_deref().unwrap_or_default());
+    let order = [AuthenticationMode::ConfigMap, AuthenticationMode::ApiAndConfigMap, AuthenticationMode::Api];
+    let place = |mode| order.iter().position(|known| *known == mode);
+    let mode = AuthenticationMode::parse(text)
+        .ok_or_else(|| invalid_parameter(format!("Invalid authentication mode: {text}")))?;
+    if place(mode) < place(before)
+        || (before, mode) == (AuthenticationMode::ConfigMap, AuthenticationMode::Api)
+    {
+        let message =
+            format!("Unsupported authentication mode update from {} to {}", before.wire(), mode.wire());
+        return Err(invalid_parameter(message));
+    }
+    if mode == before {
+        return Err(invalid_parameter("Cluster is already at the desired authentication mode"));
+    }
+    let gets_entries = !cluster.has_entries;
+    let after = Cluster { authentication_mode: mode, has_entries: true, ..cluster };
+    let params = vec![("AuthenticationMode".to_owned(), mode.wire().to_owned())];
+    Ok(Change { kind: UpdateType::AccessConfigUpdate, params, after, gets_entries })
+}
+
+/// Nobody who was somebody is nobody in between: entries come in the transaction that makes them count.
+fn give_entries(eks: &Eks, cluster: &Cluster, txn: &mut Txn) -> Result<(), Refusal> {
+    if cluster.creator_is_admin {
+        let entry = access_entries::creators(eks, cluster);
+        txn.put(&keys::access_entry(&cluster.scope, &cluster.name, &entry.principal_arn), &entry)?;
+    }
+    for (_, group) in txn.list::<Nodegroup>(&keys::nodegroups(&cluster.scope, &cluster.name))? {
+        access_entries::ensure_of_nodes(eks, cluster, &group.node_role, txn)?;
+    }
+    Ok(())
 }
 
 /// The whole object, as EKS puts it into updates (`spec/eks-semantics.md` §3.6).
@@ -130,7 +184,7 @@ fn endpoint_access(asked: &model::VpcConfigRequest, mut cluster: Cluster) -> Res
         ("EndpointPrivateAccess".to_owned(), vpc.private_access.to_string()),
         ("PublicAccessCidrs".to_owned(), format!("[{}]", vpc.public_cidrs.join(", "))),
     ];
-    Ok(Change { kind: UpdateType::EndpointAccessUpdate, params, after: cluster })
+    Ok(Change { kind: UpdateType::EndpointAccessUpdate, params, after: cluster, gets_entries: false })
 }
 
 /// The log types that are on after a request.

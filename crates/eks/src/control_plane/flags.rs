@@ -1,6 +1,7 @@
 //! Command lines of the control plane's programs, as EKS sets them (`spec/eks-semantics.md` §3).
 
 use super::Files;
+use super::keys::AUTHORIZER;
 use crate::Eks;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Listener, Site};
 use ekstra_host::{ChildId, ChildSpec, Limits};
@@ -77,7 +78,13 @@ fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &str) -> Vec<S
         flag("bind-address", api_server_binds(&slot.site)),
         flag("secure-port", slot.site.port(Listener::ApiServer)),
         flag("allow-privileged", true),
-        flag("authorization-mode", "Node,RBAC"),
+        // What RBAC has no word about, access policies may have.
+        flag("authorization-mode", "Node,RBAC,Webhook"),
+        file(files, "authorization-webhook-config-file", AUTHORIZER),
+        flag("authorization-webhook-version", "v1"),
+        // Who is given access, or loses it, does so in seconds.
+        flag("authorization-webhook-cache-authorized-ttl", "10s"),
+        flag("authorization-webhook-cache-unauthorized-ttl", "5s"),
         flag("enable-admission-plugins", ADMISSION_PLUGINS.join(",")),
         flag("enable-aggregator-routing", true),
         flag("endpoint-reconciler-type", "lease"),

@@ -21,6 +21,8 @@ use std::time::{Duration, SystemTime};
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A clock that is set back after a cluster was made, as in a time zone by mistake, must not make its keys keys of the future.
 pub(crate) const BACKDATED: Duration = Duration::from_secs(26 * 3600);
+/// Where the API server asks about what RBAC does not allow.
+pub(crate) const AUTHORIZER: &str = "authorization-webhook.json";
 /// Who the service itself is to the API server.
 pub(crate) const SERVICE_USER: &str = "eks:ekstra";
 
@@ -114,9 +116,22 @@ pub(crate) fn ensure(files: &Files, names: &Names, site: &Site) -> Result<(), Ke
     write_pair(&partial, "front-proxy", front.issue("front-proxy-client", &[], vec![])?)?;
     write_service_account_key(&partial)?;
     write(&partial, "encryption.json", &encryption_config())?;
-    write(&partial, "token-webhook.json", &webhook_config(site, &authority.certificate))?;
+    for (name, path) in [("token-webhook.json", "authenticate"), (AUTHORIZER, "authorize")] {
+        write(&partial, name, &webhook_config(site, path, &authority.certificate))?;
+    }
     fs::File::open(&partial)?.sync_all()?;
     Ok(fs::rename(&partial, files.pki())?)
+}
+
+/// What a control plane that an earlier version made has not got.
+pub(crate) fn complete(files: &Files, site: &Site) -> Result<(), KeysError> {
+    if files.key(AUTHORIZER).exists() {
+        return Ok(());
+    }
+    let partial = files.pki().join(format!("{AUTHORIZER}.partial"));
+    let ca = fs::read_to_string(files.key("ca.crt"))?;
+    fs::write(&partial, webhook_config(site, "authorize", &ca))?;
+    Ok(fs::rename(&partial, files.key(AUTHORIZER))?)
 }
 
 fn write(directory: &Path, name: &str, content: &str) -> Result<(), KeysError> {
@@ -173,14 +188,14 @@ fn encryption_config() -> String {
     .to_string()
 }
 
-/// The token webhook listens on the loopback of the control plane's own namespace, where nobody else is. On the host
-/// somebody else could take its port and say who is who: there it has to have a key of this cluster's.
-fn webhook_config(site: &Site, ca: &str) -> String {
+/// The webhooks listen on the loopback of the control plane's own namespace, where nobody else is. On the host somebody
+/// else could take their port and say who is who: there they have to have a key of this cluster's.
+fn webhook_config(site: &Site, path: &str, ca: &str) -> String {
     let address = site.address(Listener::TokenWebhook);
     let cluster = match site {
-        Site::Apart { .. } => json!({"server": format!("http://{address}/authenticate")}),
+        Site::Apart { .. } => json!({"server": format!("http://{address}/{path}")}),
         Site::OnHost { .. } => json!({
-            "server": format!("https://{address}/authenticate"),
+            "server": format!("https://{address}/{path}"),
             "certificate-authority-data": base64::engine::general_purpose::STANDARD.encode(ca),
         }),
     };

@@ -12,8 +12,8 @@ pub static SERVICE: Service = Service {
     api_version: "2017-11-01",
     target_prefix: None,
     xml_namespace: None,
-    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE],
-    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/access-entries/{principalArn}/access-policies", "AssociateAccessPolicy"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/access-entries", "CreateAccessEntry"), ("POST", "/clusters/{name}/addons", "CreateAddon"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("POST", "/clusters/{name}/pod-identity-associations", "CreatePodIdentityAssociation"), ("DELETE", "/clusters/{name}/access-entries/{principalArn}", "DeleteAccessEntry"), ("DELETE", "/clusters/{name}/addons/{addonName}", "DeleteAddon"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}", "DeletePodIdentityAssociation"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/access-entries/{principalArn}", "DescribeAccessEntry"), ("GET", "/clusters/{name}/addons/{addonName}", "DescribeAddon"), ("GET", "/addons/configuration-schemas", "DescribeAddonConfiguration"), ("GET", "/addons/supported-versions", "DescribeAddonVersions"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("GET", "/clusters/{name}/insights/{id}", "DescribeInsight"), ("GET", "/clusters/{name}/insights-refresh", "DescribeInsightsRefresh"), ("GET", "/clusters/{name}/pod-identity-associations/{associationId}", "DescribePodIdentityAssociation"), ("DELETE", "/clusters/{name}/access-entries/{principalArn}/access-policies/{policyArn}", "DisassociateAccessPolicy"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/access-entries", "ListAccessEntries"), ("GET", "/access-policies", "ListAccessPolicies"), ("GET", "/clusters/{name}/addons", "ListAddons"), ("GET", "/clusters/{name}/access-entries/{principalArn}/access-policies", "ListAssociatedAccessPolicies"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("POST", "/clusters/{name}/insights", "ListInsights"), ("GET", "/clusters/{name}/pod-identity-associations", "ListPodIdentityAssociations"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/insights-refresh", "StartInsightsRefresh"), ("POST", "/clusters/{name}/access-entries/{principalArn}", "UpdateAccessEntry"), ("POST", "/clusters/{name}/addons/{addonName}/update", "UpdateAddon"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription"), ("POST", "/clusters/{name}/pod-identity-associations/{associationId}", "UpdatePodIdentityAssociation")],
+    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES],
+    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/addons", "CreateAddon"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("POST", "/clusters/{name}/pod-identity-associations", "CreatePodIdentityAssociation"), ("DELETE", "/clusters/{name}/addons/{addonName}", "DeleteAddon"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}", "DeletePodIdentityAssociation"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/addons/{addonName}", "DescribeAddon"), ("GET", "/addons/configuration-schemas", "DescribeAddonConfiguration"), ("GET", "/addons/supported-versions", "DescribeAddonVersions"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("GET", "/clusters/{name}/insights/{id}", "DescribeInsight"), ("GET", "/clusters/{name}/insights-refresh", "DescribeInsightsRefresh"), ("GET", "/clusters/{name}/pod-identity-associations/{associationId}", "DescribePodIdentityAssociation"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/addons", "ListAddons"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("POST", "/clusters/{name}/insights", "ListInsights"), ("GET", "/clusters/{name}/pod-identity-associations", "ListPodIdentityAssociations"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/insights-refresh", "StartInsightsRefresh"), ("POST", "/clusters/{name}/addons/{addonName}/update", "UpdateAddon"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription"), ("POST", "/clusters/{name}/pod-identity-associations/{associationId}", "UpdatePodIdentityAssociation")],
 };
 
 /// A marker per operation.
@@ -56,6 +56,24 @@ pub mod ops {
         .errors(&[&errors::BAD_REQUEST_EXCEPTION, &errors::NOT_FOUND_EXCEPTION]) }
     operation! { ListTagsForResource LIST_TAGS_FOR_RESOURCE: super::ListTagsForResourceRequest => super::ListTagsForResourceResponse = Operation::new("eks", "ListTagsForResource").http("GET", "/tags/{resourceArn}")
         .errors(&[&errors::BAD_REQUEST_EXCEPTION, &errors::NOT_FOUND_EXCEPTION]) }
+    operation! { CreateAccessEntry CREATE_ACCESS_ENTRY: super::CreateAccessEntryRequest => super::CreateAccessEntryResponse = Operation::new("eks", "CreateAccessEntry").http("POST", "/clusters/{name}/access-entries")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION]) }
+    operation! { DescribeAccessEntry DESCRIBE_ACCESS_ENTRY: super::DescribeAccessEntryRequest => super::DescribeAccessEntryResponse = Operation::new("eks", "DescribeAccessEntry").http("GET", "/clusters/{name}/access-entries/{principalArn}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION]) }
+    operation! { ListAccessEntries LIST_ACCESS_ENTRIES: super::ListAccessEntriesRequest => super::ListAccessEntriesResponse = Operation::new("eks", "ListAccessEntries").http("GET", "/clusters/{name}/access-entries")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { UpdateAccessEntry UPDATE_ACCESS_ENTRY: super::UpdateAccessEntryRequest => super::UpdateAccessEntryResponse = Operation::new("eks", "UpdateAccessEntry").http("POST", "/clusters/{name}/access-entries/{principalArn}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { DeleteAccessEntry DELETE_ACCESS_ENTRY: super::DeleteAccessEntryRequest => super::DeleteAccessEntryResponse = Operation::new("eks", "DeleteAccessEntry").http("DELETE", "/clusters/{name}/access-entries/{principalArn}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION]) }
+    operation! { AssociateAccessPolicy ASSOCIATE_ACCESS_POLICY: super::AssociateAccessPolicyRequest => super::AssociateAccessPolicyResponse = Operation::new("eks", "AssociateAccessPolicy").http("POST", "/clusters/{name}/access-entries/{principalArn}/access-policies")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { DisassociateAccessPolicy DISASSOCIATE_ACCESS_POLICY: super::DisassociateAccessPolicyRequest => super::DisassociateAccessPolicyResponse = Operation::new("eks", "DisassociateAccessPolicy").http("DELETE", "/clusters/{name}/access-entries/{principalArn}/access-policies/{policyArn}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION]) }
+    operation! { ListAssociatedAccessPolicies LIST_ASSOCIATED_ACCESS_POLICIES: super::ListAssociatedAccessPoliciesRequest => super::ListAssociatedAccessPoliciesResponse = Operation::new("eks", "ListAssociatedAccessPolicies").http("GET", "/clusters/{name}/access-entries/{principalArn}/access-policies")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION]) }
+    operation! { ListAccessPolicies LIST_ACCESS_POLICIES: super::ListAccessPoliciesRequest => super::ListAccessPoliciesResponse = Operation::new("eks", "ListAccessPolicies").http("GET", "/access-policies")
+        .errors(&[&errors::SERVER_EXCEPTION]) }
 }
 
 /// What each exception answers.
@@ -78,7 +96,10 @@ pub mod errors {
 }
 
 static AMI_TYPES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AL2_x86_64", "AL2_x86_64_GPU", "AL2_ARM_64", "CUSTOM", "BOTTLEROCKET_ARM_64", "BOTTLEROCKET_x86_64", "BOTTLEROCKET_ARM_64_FIPS", "BOTTLEROCKET_x86_64_FIPS", "BOTTLEROCKET_ARM_64_NVIDIA", "BOTTLEROCKET_x86_64_NVIDIA", "BOTTLEROCKET_ARM_64_NVIDIA_FIPS", "BOTTLEROCKET_x86_64_NVIDIA_FIPS", "WINDOWS_CORE_2019_x86_64", "WINDOWS_FULL_2019_x86_64", "WINDOWS_CORE_2022_x86_64", "WINDOWS_FULL_2022_x86_64", "WINDOWS_CORE_2025_x86_64", "WINDOWS_FULL_2025_x86_64", "AL2023_x86_64_STANDARD", "AL2023_ARM_64_STANDARD", "AL2023_x86_64_NEURON", "AL2023_x86_64_NVIDIA", "AL2023_ARM_64_NVIDIA"]));
+static ACCESS_POLICIES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ACCESS_POLICY)));
+static ACCESS_SCOPE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["cluster", "namespace"]));
 static ALLOWED_VALUES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).max(20));
+static ASSOCIATED_ACCESS_POLICIES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ASSOCIATED_ACCESS_POLICY)));
 static AUTHENTICATION_MODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["API", "API_AND_CONFIG_MAP", "CONFIG_MAP"]));
 static AUTO_SCALING_GROUP_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&AUTO_SCALING_GROUP)));
 static CANCELLATION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["InProgress", "Failed", "Successful"]));
@@ -100,6 +121,9 @@ static ERROR_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema:
 static INCLUDE_CLUSTERS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
 static IP_FAMILY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ipv4", "ipv6"]));
 static ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ISSUE)));
+static LIST_ACCESS_ENTRIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_CLUSTERS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_NODEGROUPS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_UPDATES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
@@ -149,6 +173,28 @@ shape! { AccessConfigResponse ACCESS_CONFIG_RESPONSE = StructSchema::new("Access
     authentication_mode: String = member("authenticationMode", &AUTHENTICATION_MODE);
 }
 
+shape! { AccessEntry ACCESS_ENTRY = StructSchema::new("AccessEntry");
+    cluster_name: String = member("clusterName", &STRING);
+    principal_arn: String = member("principalArn", &STRING);
+    kubernetes_groups: Vec<String> = member("kubernetesGroups", &STRING_LIST);
+    access_entry_arn: String = member("accessEntryArn", &STRING);
+    created_at: Timestamp = member("createdAt", &TIME);
+    modified_at: Timestamp = member("modifiedAt", &TIME);
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    username: String = member("username", &STRING);
+    r#type: String = member("type", &STRING);
+}
+
+shape! { AccessPolicy ACCESS_POLICY = StructSchema::new("AccessPolicy");
+    name: String = member("name", &STRING);
+    arn: String = member("arn", &STRING);
+}
+
+shape! { AccessScope ACCESS_SCOPE = StructSchema::new("AccessScope");
+    r#type: String = member("type", &ACCESS_SCOPE_TYPE);
+    namespaces: Vec<String> = member("namespaces", &STRING_LIST);
+}
+
 shape! { ActiveCertificateAuthority ACTIVE_CERTIFICATE_AUTHORITY = StructSchema::new("ActiveCertificateAuthority");
     id: String = member("id", &STRING);
     activated_by: String = member("activatedBy", &CERTIFICATE_AUTHORITY_ACTIVATED_BY);
@@ -156,6 +202,26 @@ shape! { ActiveCertificateAuthority ACTIVE_CERTIFICATE_AUTHORITY = StructSchema:
 
 shape! { AllowedValuesConstraint ALLOWED_VALUES_CONSTRAINT = StructSchema::new("AllowedValuesConstraint");
     allowed_values: Vec<String> = member("allowedValues", &ALLOWED_VALUES_LIST);
+}
+
+shape! { AssociateAccessPolicyRequest ASSOCIATE_ACCESS_POLICY_REQUEST = StructSchema::new("AssociateAccessPolicyRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
+    policy_arn: String = member("policyArn", &STRING).required();
+    access_scope: AccessScope = member("accessScope", &TypeSchema::Struct(&ACCESS_SCOPE)).required();
+}
+
+shape! { AssociateAccessPolicyResponse ASSOCIATE_ACCESS_POLICY_RESPONSE = StructSchema::new("AssociateAccessPolicyResponse");
+    cluster_name: String = member("clusterName", &STRING);
+    principal_arn: String = member("principalArn", &STRING);
+    associated_access_policy: AssociatedAccessPolicy = member("associatedAccessPolicy", &TypeSchema::Struct(&ASSOCIATED_ACCESS_POLICY));
+}
+
+shape! { AssociatedAccessPolicy ASSOCIATED_ACCESS_POLICY = StructSchema::new("AssociatedAccessPolicy");
+    policy_arn: String = member("policyArn", &STRING);
+    access_scope: AccessScope = member("accessScope", &TypeSchema::Struct(&ACCESS_SCOPE));
+    associated_at: Timestamp = member("associatedAt", &TIME);
+    modified_at: Timestamp = member("modifiedAt", &TIME);
 }
 
 shape! { AutoScalingGroup AUTO_SCALING_GROUP = StructSchema::new("AutoScalingGroup");
@@ -304,6 +370,20 @@ shape! { CreateAccessConfigRequest CREATE_ACCESS_CONFIG_REQUEST = StructSchema::
     authentication_mode: String = member("authenticationMode", &AUTHENTICATION_MODE);
 }
 
+shape! { CreateAccessEntryRequest CREATE_ACCESS_ENTRY_REQUEST = StructSchema::new("CreateAccessEntryRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    principal_arn: String = member("principalArn", &STRING).required();
+    kubernetes_groups: Vec<String> = member("kubernetesGroups", &STRING_LIST);
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    username: String = member("username", &STRING);
+    r#type: String = member("type", &STRING);
+}
+
+shape! { CreateAccessEntryResponse CREATE_ACCESS_ENTRY_RESPONSE = StructSchema::new("CreateAccessEntryResponse");
+    access_entry: AccessEntry = member("accessEntry", &TypeSchema::Struct(&ACCESS_ENTRY));
+}
+
 shape! { CreateClusterRequest CREATE_CLUSTER_REQUEST = StructSchema::new("CreateClusterRequest");
     name: String = member("name", &CLUSTER_NAME).required();
     version: String = member("version", &STRING);
@@ -360,6 +440,14 @@ shape! { CreateNodegroupResponse CREATE_NODEGROUP_RESPONSE = StructSchema::new("
     nodegroup: Nodegroup = member("nodegroup", &TypeSchema::Struct(&NODEGROUP));
 }
 
+shape! { DeleteAccessEntryRequest DELETE_ACCESS_ENTRY_REQUEST = StructSchema::new("DeleteAccessEntryRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
+}
+
+shape! { DeleteAccessEntryResponse DELETE_ACCESS_ENTRY_RESPONSE = StructSchema::new("DeleteAccessEntryResponse");
+}
+
 shape! { DeleteClusterRequest DELETE_CLUSTER_REQUEST = StructSchema::new("DeleteClusterRequest");
     name: String = member("name", &STRING).at(Location::Uri).required();
 }
@@ -375,6 +463,15 @@ shape! { DeleteNodegroupRequest DELETE_NODEGROUP_REQUEST = StructSchema::new("De
 
 shape! { DeleteNodegroupResponse DELETE_NODEGROUP_RESPONSE = StructSchema::new("DeleteNodegroupResponse");
     nodegroup: Nodegroup = member("nodegroup", &TypeSchema::Struct(&NODEGROUP));
+}
+
+shape! { DescribeAccessEntryRequest DESCRIBE_ACCESS_ENTRY_REQUEST = StructSchema::new("DescribeAccessEntryRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribeAccessEntryResponse DESCRIBE_ACCESS_ENTRY_RESPONSE = StructSchema::new("DescribeAccessEntryResponse");
+    access_entry: AccessEntry = member("accessEntry", &TypeSchema::Struct(&ACCESS_ENTRY));
 }
 
 shape! { DescribeClusterRequest DESCRIBE_CLUSTER_REQUEST = StructSchema::new("DescribeClusterRequest");
@@ -420,6 +517,15 @@ shape! { DescribeUpdateRequest DESCRIBE_UPDATE_REQUEST = StructSchema::new("Desc
 
 shape! { DescribeUpdateResponse DESCRIBE_UPDATE_RESPONSE = StructSchema::new("DescribeUpdateResponse");
     update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+}
+
+shape! { DisassociateAccessPolicyRequest DISASSOCIATE_ACCESS_POLICY_REQUEST = StructSchema::new("DisassociateAccessPolicyRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
+    policy_arn: String = member("policyArn", &STRING).at(Location::Uri).required();
+}
+
+shape! { DisassociateAccessPolicyResponse DISASSOCIATE_ACCESS_POLICY_RESPONSE = StructSchema::new("DisassociateAccessPolicyResponse");
 }
 
 shape! { DurationConstraints DURATION_CONSTRAINTS = StructSchema::new("DurationConstraints");
@@ -578,6 +684,42 @@ shape! { LaunchTemplateSpecification LAUNCH_TEMPLATE_SPECIFICATION = StructSchem
     name: String = member("name", &STRING);
     version: String = member("version", &STRING);
     id: String = member("id", &STRING);
+}
+
+shape! { ListAccessEntriesRequest LIST_ACCESS_ENTRIES_REQUEST = StructSchema::new("ListAccessEntriesRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    associated_policy_arn: String = member("associatedPolicyArn", &STRING).at(Location::Query);
+    max_results: i32 = member("maxResults", &LIST_ACCESS_ENTRIES_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListAccessEntriesResponse LIST_ACCESS_ENTRIES_RESPONSE = StructSchema::new("ListAccessEntriesResponse");
+    access_entries: Vec<String> = member("accessEntries", &STRING_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
+shape! { ListAccessPoliciesRequest LIST_ACCESS_POLICIES_REQUEST = StructSchema::new("ListAccessPoliciesRequest");
+    max_results: i32 = member("maxResults", &LIST_ACCESS_POLICIES_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListAccessPoliciesResponse LIST_ACCESS_POLICIES_RESPONSE = StructSchema::new("ListAccessPoliciesResponse");
+    access_policies: Vec<AccessPolicy> = member("accessPolicies", &ACCESS_POLICIES_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
+shape! { ListAssociatedAccessPoliciesRequest LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST = StructSchema::new("ListAssociatedAccessPoliciesRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
+    max_results: i32 = member("maxResults", &LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListAssociatedAccessPoliciesResponse LIST_ASSOCIATED_ACCESS_POLICIES_RESPONSE = StructSchema::new("ListAssociatedAccessPoliciesResponse");
+    cluster_name: String = member("clusterName", &STRING);
+    principal_arn: String = member("principalArn", &STRING);
+    next_token: String = member("nextToken", &STRING);
+    associated_access_policies: Vec<AssociatedAccessPolicy> = member("associatedAccessPolicies", &ASSOCIATED_ACCESS_POLICIES_LIST);
 }
 
 shape! { ListClustersRequest LIST_CLUSTERS_REQUEST = StructSchema::new("ListClustersRequest");
@@ -902,6 +1044,18 @@ shape! { Update UPDATE = StructSchema::new("Update");
 
 shape! { UpdateAccessConfigRequest UPDATE_ACCESS_CONFIG_REQUEST = StructSchema::new("UpdateAccessConfigRequest");
     authentication_mode: String = member("authenticationMode", &AUTHENTICATION_MODE);
+}
+
+shape! { UpdateAccessEntryRequest UPDATE_ACCESS_ENTRY_REQUEST = StructSchema::new("UpdateAccessEntryRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
+    kubernetes_groups: Vec<String> = member("kubernetesGroups", &STRING_LIST);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    username: String = member("username", &STRING);
+}
+
+shape! { UpdateAccessEntryResponse UPDATE_ACCESS_ENTRY_RESPONSE = StructSchema::new("UpdateAccessEntryResponse");
+    access_entry: AccessEntry = member("accessEntry", &TypeSchema::Struct(&ACCESS_ENTRY));
 }
 
 shape! { UpdateClusterConfigRequest UPDATE_CLUSTER_CONFIG_REQUEST = StructSchema::new("UpdateClusterConfigRequest");

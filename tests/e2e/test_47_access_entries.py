@@ -1,0 +1,167 @@
+"""Access entries and access policies: who of IAM is who in a cluster, and may what. Stock clients only."""
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+from ekstra_service import ACCOUNT, REGION, wait
+
+POLICY = "arn:aws:eks::aws:cluster-access-policy/AmazonEKS{}Policy"
+PRINCIPAL = f"arn:aws:iam::{ACCOUNT}:role/team/developer"
+EVERYTHING = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+
+
+def refusal(call, **arguments):
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    error = caught.value.response["Error"]
+    return f"{error['Code']}: {error['Message']}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def entries(service, cluster):
+    """The cluster has access entries from now on, and its nodes stay nodes."""
+    service.client("eks").update_cluster_config(name=cluster, accessConfig={"authenticationMode": "API_AND_CONFIG_MAP"})
+    service.wait_cluster(cluster)
+
+
+@pytest.fixture(scope="module")
+def kubectl(service, cluster):
+    """kubectl of a session of a role that has a path; it answers what was said."""
+    iam = service.client("iam")
+    trust = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "sts:AssumeRole"}
+    document = lambda statement: json.dumps({"Version": "2012-10-17", "Statement": statement})  # noqa: E731
+    iam.create_role(RoleName="developer", Path="/team/", AssumeRolePolicyDocument=document(trust))
+    iam.put_role_policy(RoleName="developer", PolicyName="all", PolicyDocument=document(EVERYTHING))
+    session = service.client("sts").assume_role(RoleArn=PRINCIPAL, RoleSessionName="ada")["Credentials"]
+    env = service.plain_env(
+        AWS_ACCESS_KEY_ID=session["AccessKeyId"],
+        AWS_SECRET_ACCESS_KEY=session["SecretAccessKey"],
+        AWS_SESSION_TOKEN=session["SessionToken"],
+        AWS_ENDPOINT_URL=service.aws_env()["AWS_ENDPOINT_URL"],
+        AWS_DEFAULT_REGION=REGION,
+        KUBECONFIG=f"{service.work}/developer",
+    )
+    service.run("aws", "eks", "update-kubeconfig", "--name", cluster, env=env)
+
+    def kubectl(*words):
+        said = service.run("kubectl", *words, env=env, check=False)
+        return said.stdout + said.stderr
+
+    for namespace in ("team-blue", "team-green", "others"):
+        service.kubectl("create", "namespace", namespace)
+    yield kubectl
+    for namespace in ("team-blue", "team-green", "others"):
+        service.kubectl("delete", "namespace", namespace, "--wait=false")
+    iam.delete_role_policy(RoleName="developer", PolicyName="all")
+    iam.delete_role(RoleName="developer")
+
+
+@pytest.fixture
+def entry(service, cluster, kubectl):
+    """The role's entry, with neither groups nor policies."""
+    eks = service.client("eks")
+    made = eks.create_access_entry(clusterName=cluster, principalArn=PRINCIPAL, tags={"of": "tests"})["accessEntry"]
+    yield made
+    try:
+        eks.delete_access_entry(clusterName=cluster, principalArn=PRINCIPAL)
+    except eks.exceptions.ResourceNotFoundException:
+        pass
+
+
+def may(kubectl, *words):
+    """Whether it is allowed now: answers of before are remembered for ten seconds at most."""
+    return lambda: ((said := kubectl("auth", "can-i", *words)).startswith("yes"), said)
+
+
+def may_not(kubectl, *words):
+    return lambda: ((said := kubectl("auth", "can-i", *words)).startswith("no"), said)
+
+
+def test_the_creator_and_the_nodes_have_entries(service, cluster):
+    eks = service.client("eks")
+    creator, nodes = f"arn:aws:iam::{ACCOUNT}:user/admin", service.role("eksNodeRole")
+    assert {creator, nodes} <= set(eks.list_access_entries(clusterName=cluster)["accessEntries"])
+    of = lambda arn: eks.describe_access_entry(clusterName=cluster, principalArn=arn)["accessEntry"]  # noqa: E731
+    assert (of(creator)["type"], of(creator)["username"]) == ("STANDARD", creator)
+    assert (of(nodes)["type"], of(nodes)["kubernetesGroups"]) == ("EC2_LINUX", ["system:nodes"])
+    (policy,) = eks.list_associated_access_policies(clusterName=cluster, principalArn=creator)["associatedAccessPolicies"]
+    assert (policy["policyArn"], policy["accessScope"]["type"]) == (POLICY.format("ClusterAdmin"), "cluster")
+    assert eks.list_access_entries(clusterName=cluster, associatedPolicyArn=POLICY.format("ClusterAdmin"))["accessEntries"] == [creator]
+    assert service.kubectl("auth", "can-i", "*", "*", "-A").stdout.strip() == "yes"
+    service.wait_nodes(2)
+    assert "InvalidParameterException" in refusal(eks.update_access_entry, clusterName=cluster, principalArn=creator, username="system:root")
+
+
+def test_an_entry_names_whom_groups_may_be_given_to(service, cluster, kubectl, entry):
+    assert entry["username"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/developer/{{{{SessionName}}}}"
+    assert f":access-entry/{cluster}/role/{ACCOUNT}/developer/" in entry["accessEntryArn"]
+    eks = service.client("eks")
+    assert eks.list_tags_for_resource(resourceArn=entry["accessEntryArn"])["tags"] == {"of": "tests"}
+    wait("a name", lambda: ((said := kubectl("auth", "whoami")).find("assumed-role/developer/ada") >= 0, said), 20)
+    assert "forbidden" in kubectl("get", "pods")
+    eks.update_access_entry(clusterName=cluster, principalArn=PRINCIPAL, kubernetesGroups=["lookers"], username="dev:{{SessionName}}")
+    service.kubectl("create", "clusterrolebinding", "lookers", "--clusterrole=view", "--group=lookers")
+    try:
+        wait("the group's rights", may(kubectl, "get", "pods"), 150, 1)
+        assert "dev:ada" in kubectl("auth", "whoami")
+    finally:
+        service.kubectl("delete", "clusterrolebinding", "lookers")
+    again = refusal(eks.create_access_entry, clusterName=cluster, principalArn=PRINCIPAL)
+    assert again == "ResourceInUseException: " + again.split(": ", 1)[1] and "already in use" in again, again
+    assert "InvalidParameterException" in refusal(eks.create_access_entry, clusterName=cluster, principalArn=f"{PRINCIPAL}s")
+
+
+def test_a_policy_holds_in_its_namespaces_and_goes(service, cluster, kubectl, entry):
+    eks = service.client("eks")
+    where = {"type": "namespace", "namespaces": ["team-*"]}
+    rules = ["get", "roles,rolebindings,clusterroles,clusterrolebindings", "-A", "-o", "name"]
+    before = service.kubectl(*rules).stdout
+    associate = lambda policy, scope: eks.associate_access_policy(  # noqa: E731
+        clusterName=cluster, principalArn=PRINCIPAL, policyArn=POLICY.format(policy), accessScope=scope
+    )
+    associate("View", where)
+    wait("a view", may(kubectl, "list", "pods", "-n", "team-blue"), 20, 0.5)
+    assert "No resources" in kubectl("get", "pods", "-n", "team-green")
+    for words in (["get", "secrets", "-n", "team-blue"], ["create", "pods", "-n", "team-blue"], ["get", "pods", "-n", "others"], ["get", "nodes"]):
+        assert kubectl("auth", "can-i", *words).startswith("no"), words
+    associate("Edit", where)
+    wait("an editor", may(kubectl, "create", "pods", "-n", "team-blue"), 20, 0.5)
+    assert "configmap/made created" in kubectl("create", "configmap", "made", "-n", "team-blue")
+    assert "forbidden" in kubectl("create", "configmap", "made", "-n", "others")
+    associate("ClusterAdmin", {"type": "cluster"})
+    wait("everything", may(kubectl, "*", "*", "-A"), 20, 0.5)
+    assert "healthz check passed" in kubectl("get", "--raw", "/healthz?verbose")
+    for policy in ("ClusterAdmin", "Edit"):
+        eks.disassociate_access_policy(clusterName=cluster, principalArn=PRINCIPAL, policyArn=POLICY.format(policy))
+    wait("a viewer again", may_not(kubectl, "create", "pods", "-n", "team-blue"), 30, 0.5)
+    assert service.kubectl(*rules).stdout == before, "access policies leave nothing in a cluster"
+    assert "InvalidParameterException" in refusal(
+        eks.associate_access_policy, clusterName=cluster, principalArn=PRINCIPAL, policyArn=POLICY.format("Unheard"), accessScope=where
+    )
+    eks.delete_access_entry(clusterName=cluster, principalArn=PRINCIPAL)
+    wait("nobody", lambda: ("Unauthorized" in (said := kubectl("get", "pods")) or "logged in" in said, said), 150, 1)
+    assert "ResourceNotFoundException" in refusal(eks.describe_access_entry, clusterName=cluster, principalArn=PRINCIPAL)
+
+
+def test_modes_go_forward_only_and_lock_nobody_out(fresh_service):
+    own = fresh_service
+    own.start()
+    eks = own.client("eks")
+    own.create_cluster("modes", accessConfig={"authenticationMode": "CONFIG_MAP"})
+    own.wait_cluster("modes")
+    own.cli("update-kubeconfig", "--name", "modes", "--kubeconfig", own.kubeconfig)
+    known = lambda: own.kubectl("get", "namespaces", check=False).returncode == 0  # noqa: E731
+    wait("the creator", lambda: (known(), ""), 20)
+    assert "authentication mode must be set" in refusal(eks.list_access_entries, clusterName="modes")
+    update = lambda mode: eks.update_cluster_config(name="modes", accessConfig={"authenticationMode": mode})  # noqa: E731
+    assert "InvalidParameterException" in refusal(update, mode="API")
+    assert update("API_AND_CONFIG_MAP")["update"]["type"] == "AccessConfigUpdate"
+    own.wait_cluster("modes")
+    assert eks.list_access_entries(clusterName="modes")["accessEntries"] == [f"arn:aws:iam::{ACCOUNT}:user/admin"]
+    assert known()
+    update("API")
+    own.wait_cluster("modes")
+    assert known() and "InvalidParameterException" in refusal(update, mode="API_AND_CONFIG_MAP")
+    assert eks.describe_cluster(name="modes")["cluster"]["accessConfig"]["authenticationMode"] == "API"
+    own.delete_cluster("modes")
