@@ -148,6 +148,13 @@ def test_a_claim_becomes_a_volume_of_its_pods_zone(service, data):
     assert "ext4" in service.exec("writer", "grep ' /data ' /proc/mounts").stdout
 
 
+def test_no_class_is_the_default_as_at_eks(service, cluster):
+    classes = service.kubectl_json("get", "storageclasses")["items"]
+    assert sorted(c["metadata"]["name"] for c in classes) == ["gp2", "gp3"]
+    default = "storageclass.kubernetes.io/is-default-class"
+    assert not any((c["metadata"].get("annotations") or {}).get(default) == "true" for c in classes), classes
+
+
 def test_the_old_class_still_works(service, cluster):
     service.apply(claim("old", storage_class="gp2"))
     service.run_pod("old", f"echo x > /data/x; {SLEEP}", **with_volume("old"))
@@ -175,6 +182,15 @@ def test_a_volume_grows_under_its_pod(service, data):
     assert volume_of(service, data)["Size"] == 2
 
 
+SNAPSHOT_CLASS = {
+    "apiVersion": "snapshot.storage.k8s.io/v1",
+    "kind": "VolumeSnapshotClass",
+    "metadata": {"name": "ebs"},
+    "driver": "ebs.csi.aws.com",
+    "deletionPolicy": "Delete",
+}
+
+
 def snapshot(name, claim_name):
     return {
         "apiVersion": "snapshot.storage.k8s.io/v1",
@@ -185,16 +201,7 @@ def snapshot(name, claim_name):
 
 
 def test_a_snapshot_is_of_its_moment(service, data):
-    service.apply(
-        {
-            "apiVersion": "snapshot.storage.k8s.io/v1",
-            "kind": "VolumeSnapshotClass",
-            "metadata": {"name": "ebs"},
-            "driver": "ebs.csi.aws.com",
-            "deletionPolicy": "Delete",
-        },
-        snapshot("moment", data),
-    )
+    service.apply(SNAPSHOT_CLASS, snapshot("moment", data))
     status = lambda: service.kubectl_json("get", "volumesnapshot", "moment").get("status", {})  # noqa: E731
     wait("the snapshot", lambda: ((s := status()).get("readyToUse"), s), 60)
     service.exec("writer", "echo later > /data/later; sync")

@@ -177,6 +177,11 @@ def of_instances(service, name):
     return [pid for pid, args in processes() if args and args[0].endswith(f"/{name}") and group in cgroup(pid)]
 
 
+def machines(service):
+    """PID 1 of each node."""
+    return [json.loads(file.read_text())["pid"] for file in Path(service.home, "run").glob("i-*.pid")]
+
+
 def kubelets(service):
     return of_instances(service, "kubelet")
 

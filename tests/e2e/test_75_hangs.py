@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from ekstra_service import alive, processes, wait
-from test_70_faults import everything_works, kubelets, of_instances, programs
+from test_70_faults import everything_works, kubelets, machines, of_instances, programs
 
 
 @contextmanager
@@ -48,6 +48,21 @@ def test_programs_that_serve_nobody_directly(service, cluster, web):
     service.kubectl("create", "deployment", "after", "--image=e2e/busybox:1", "--", "sleep", "600")
     service.wait_pods("app=after", 1)
     service.kubectl("delete", "deployment", "after", "--grace-period=1")
+
+
+def test_who_looks_after_the_others(service, cluster, web):
+    """Nobody ends the service or a machine's PID 1 for hanging: what they look after goes on, and so do they."""
+    assert len(machines(service)) == 2
+    with stopped(*service.service_pids("serve"), *machines(service)):
+        time.sleep(15)
+        assert everything_works(service, web[0]["metadata"]["name"])[0]
+        status = service.cli("status", check=False, timeout=60)
+        assert status.returncode != 0 and "does not answer" in status.stderr, status
+    service.client("eks").describe_cluster(name=cluster)
+    kubelet = kubelets(service)[0]
+    os.kill(kubelet, signal.SIGKILL)
+    wait("a kubelet again", lambda: (len(now := kubelets(service)) == 2 and kubelet not in now, now), 30)
+    service.wait_nodes(2, 60)
 
 
 @pytest.mark.faults

@@ -9,7 +9,9 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from ekstra_service import output, wait
+from test_25_storage import claim, with_volume
 from test_80_damage import has, spare  # noqa: F401: a fixture
 
 
@@ -63,9 +65,24 @@ def remove(group):
     return False
 
 
-def test_a_cluster_comes_back_after_a_reboot(spare):  # noqa: F811
+@pytest.fixture
+def second(spare):  # noqa: F811
+    """Another cluster of the same service, without nodes: its kubeconfig."""
+    spare.create_cluster("second")
+    spare.wait_cluster("second")
+    config = f"{spare.work}/second"
+    spare.cli("update-kubeconfig", "--name", "second", "--kubeconfig", config)
+    yield config
+    spare.delete_cluster("second")
+
+
+def test_clusters_come_back_with_data_nodes_and_volumes(spare, second):  # noqa: F811
     spare.kubectl("create", "configmap", "before-the-reboot")
-    spare.run_pod("survivor", "echo written > /kept; sleep 3600")
+    spare.kubectl("--kubeconfig", second, "create", "configmap", "of-the-second")
+    spare.apply(claim("disk"))
+    spare.run_pod("survivor", "echo written > /kept; sleep 3600", **with_volume("disk"))
+    # A power cut keeps what was synced.
+    spare.exec("survivor", "echo stored > /data/kept && sync")
     pids = {file.stem: json.loads(file.read_text()) for file in Path(spare.home, "run").glob("*.pid")}
     reboot(spare)
     # Numbers are given again after a boot: the recorded ones are those of others now.
@@ -75,11 +92,14 @@ def test_a_cluster_comes_back_after_a_reboot(spare):  # noqa: F811
     spare.wait_nodes(1, 120)
     wait("its pod", lambda: ((t := spare.kubectl("get", "pod", "survivor", "-o", "jsonpath={.status.phase}", check=False).stdout) == "Running", t), 120)
     wait("exec", lambda: ((t := spare.kubectl("exec", "survivor", "--", "cat", "/kept", check=False, timeout=20).stdout) == "written\n", t), 60)
+    assert spare.exec("survivor", "cat /data/kept").stdout == "stored\n"
+    others = lambda: spare.kubectl("--kubeconfig", second, "get", "configmap", "of-the-second", check=False, timeout=20)  # noqa: E731
+    wait("the second cluster's data", lambda: ((said := others()).returncode == 0, said), 60, 0.5)
     again = {file.stem: json.loads(file.read_text()) for file in Path(spare.home, "run").glob("*.pid")}
     assert set(again) == set(pids)
     assert all(again[name]["boot_id"] == pids[name]["boot_id"] for name in pids)
     assert all(again[name] != pids[name] for name in pids)
-    spare.delete_pod("survivor")
+    spare.kubectl("delete", "pod/survivor", "pvc/disk", "--timeout=60s")
     # What is stopped ends for good, as ever.
     spare.run_pod("after", "sleep 600", timeout=90)
     spare.delete_pod("after")

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import closing, new_service
 from ekstra_service import BINARY, WEB, deployment, wait
-from test_25_storage import claim, with_volume
+from test_25_storage import SNAPSHOT_CLASS, claim, snapshot, snapshot_status, with_volume
 from test_27_services import balancer
+from test_70_faults import programs
+from test_80_damage import has, slot, spoil
 import images
 
 pytestmark = pytest.mark.faults
@@ -81,11 +83,32 @@ def test_a_whole_life(mortal):
     service.cli("update-kubeconfig", "--name", "c", "--kubeconfig", service.kubeconfig)
     settled(service)
 
+    service.kubectl("create", "configmap", "kept")
+    # Takes a snapshot of etcd.
+    service.cli("backup", Path(service.work, "backup.tar.gz"))
+    service.cli("stop")
+    pid = programs(service)["etcd"]
+    os.kill(pid, signal.SIGSTOP)
+    spoil(slot(service) / "etcd/member/snap/db")
+    os.kill(pid, signal.SIGKILL)
+    # Whether it was damaged is told once it is whole again.
+    restored = lambda: said(lambda: eks.describe_cluster(name="c")["cluster"]["health"]["issues"]) and has(service, "kept")[0]  # noqa: E731
+    lives(service, "etcd's last snapshot in the place of damaged data", restored)
+    settled(service)
+
     service.create_nodegroup("c", "ng", 1)
     group = lambda: said(lambda: eks.describe_nodegroup(clusterName="c", nodegroupName="ng")["nodegroup"]["status"])  # noqa: E731
     lives(service, "a node group", lambda: group() == "ACTIVE")
     service.wait_nodes(1)
     settled(service)
+
+    ready = lambda: (said(service.nodes), group())  # noqa: E731
+    for size in (2, 1):
+        scaling = {"minSize": 0, "maxSize": 2, "desiredSize": size}
+        eks.update_nodegroup_config(clusterName="c", nodegroupName="ng", scalingConfig=scaling)
+        lives(service, f"the group at {size}", lambda: (r := ready())[1] == "ACTIVE" and len(r[0] or []) == size)
+        service.wait_nodes(size)
+        settled(service)
 
     pod = deployment("data", 1, WEB, spread=False)
     spec = pod["spec"]["template"]["spec"]
@@ -101,13 +124,18 @@ def test_a_whole_life(mortal):
     lives(service, "a volume and a load balancer", served)
     settled(service)
 
-    service.kubectl("delete", "service/data", "deployment/data", "pvc/data", "--wait=false")
-    left = lambda: service.kubectl("get", "service,pvc,pv,volumeattachment", "-o", "name", check=False, timeout=10)  # noqa: E731
+    service.apply(SNAPSHOT_CLASS, snapshot("moment", "data"))
+    lives(service, "a snapshot", lambda: (said(lambda: snapshot_status(service, "moment")) or {}).get("readyToUse"))
+    settled(service)
+
+    service.kubectl("delete", "volumesnapshot/moment", "service/data", "deployment/data", "pvc/data", "--wait=false")
+    left = lambda: service.kubectl("get", "service,pvc,pv,volumeattachment,volumesnapshot,volumesnapshotcontent", "-o", "name", check=False, timeout=10)  # noqa: E731
 
     def cleared():
         told = left()
         names = [n for n in told.stdout.split() if n != "service/kubernetes"]
-        return told.returncode == 0 and not names and said(lambda: ec2.describe_volumes()["Volumes"]) == []
+        records = said(lambda: ec2.describe_volumes()["Volumes"] + ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"])
+        return told.returncode == 0 and not names and records == []
 
     lives(service, "their end", cleared)
     settled(service)

@@ -110,7 +110,10 @@ impl Client {
             built = built.header(name, value);
         }
         let sent = self.http.request(built.body(Full::new(request.body.into()))?);
-        let answer = tokio::time::timeout(PATIENCE, sent).await.context("the service does not answer")?;
+        let answer = tokio::time::timeout(PATIENCE, sent).await.with_context(|| {
+            let seconds = PATIENCE.as_secs();
+            format!("the service does not answer after {seconds} s; `ekstra status` says whether it hangs")
+        })?;
         let answer = answer.map_err(|error| match error.is_connect() {
             true => anyhow::anyhow!("the service does not run; `ekstra start` starts it"),
             false => error.into(),

@@ -266,6 +266,12 @@ impl Home {
         Ok(Some(text.trim().parse().context("the service's lock names no process")?))
     }
 
+    /// How long ago whoever holds the lock took it; nothing, where a clock was set back since.
+    pub(crate) fn locked_for(&self) -> Result<Duration> {
+        let taken = fs::metadata(self.path("serve.lock"))?.modified()?;
+        Ok(taken.elapsed().unwrap_or_default())
+    }
+
     fn try_lock(&self) -> Result<Option<Flock<fs::File>>> {
         let path = self.path("serve.lock");
         let mut options = fs::OpenOptions::new();

@@ -6,27 +6,60 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 const PERIOD: Duration = Duration::from_secs(10);
+/// Between checks of one that has not answered since it was started.
+const STARTING_PERIOD: Duration = Duration::from_millis(250);
 /// For one answer. A machine that is short of everything is slow, not dead.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Checks in a row that fail before a program counts as hung.
-const FAILURES: u32 = 3;
+/// One that has not answered for so long counts as hung.
+const SILENCE: Duration = Duration::from_secs(50);
 
-/// Set by a check, taken by the supervisor.
+/// Set by a check, read by the supervisor.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Alarm(Arc<AtomicBool>);
+pub(crate) struct Alarm(Arc<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    hung: AtomicBool,
+    answered: AtomicBool,
+    /// Counts starts: an answer that was asked for before one is another program's.
+    starts: AtomicU32,
+}
 
 impl Alarm {
     /// Whether it went off since the last look.
     pub(crate) fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
+        self.0.hung.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.hung.store(true, Ordering::Relaxed);
+    }
+
+    /// The program is started: nothing is known of this one yet.
+    pub(crate) fn reset(&self) {
+        self.0.starts.fetch_add(1, Ordering::Relaxed);
+        self.0.hung.store(false, Ordering::Relaxed);
+        self.0.answered.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it has answered since it was started.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn starts(&self) -> u32 {
+        self.0.starts.load(Ordering::Relaxed)
+    }
+
+    /// Of the program that was the last one when so many had been started.
+    pub(crate) fn note_answer(&self, starts: u32) {
+        if self.starts() == starts {
+            self.0.answered.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -37,8 +70,14 @@ pub(crate) fn watch(check: impl Fn() -> io::Result<()> + Send + 'static) -> io::
     let rounds = move || {
         let mut verdict = Verdict::default();
         loop {
-            std::thread::sleep(PERIOD);
-            if verdict.is_hung(check().is_ok()) {
+            let began = Instant::now();
+            std::thread::sleep(if raised.has_answered() { PERIOD } else { STARTING_PERIOD });
+            let starts = raised.starts();
+            let answered = check().is_ok();
+            if answered {
+                raised.note_answer(starts);
+            }
+            if verdict.is_hung(answered, began.elapsed()) {
                 raised.raise();
             }
         }
@@ -49,17 +88,17 @@ pub(crate) fn watch(check: impl Fn() -> io::Result<()> + Send + 'static) -> io::
 
 #[derive(Debug, Default)]
 struct Verdict {
-    failures: u32,
+    silent: Duration,
 }
 
 impl Verdict {
-    /// Says so once; the program that is started in its place has as many tries.
-    fn is_hung(&mut self, answered: bool) -> bool {
-        self.failures = if answered { 0 } else { self.failures + 1 };
-        if self.failures < FAILURES {
+    /// Says so once; the program that is started in its place has as much time.
+    fn is_hung(&mut self, answered: bool, waited: Duration) -> bool {
+        self.silent = if answered { Duration::ZERO } else { self.silent + waited };
+        if self.silent < SILENCE {
             return false;
         }
-        self.failures = 0;
+        self.silent = Duration::ZERO;
         true
     }
 }
@@ -127,10 +166,11 @@ mod tests {
     }
 
     #[test]
-    fn three_silences_in_a_row_are_a_hang_and_then_it_starts_over() {
+    fn a_long_silence_is_a_hang_and_then_it_starts_over() {
         let mut verdict = Verdict::default();
         let answers = [false, false, true, false, false, false, false, false, false, true];
-        let hung: Vec<bool> = answers.into_iter().map(|answered| verdict.is_hung(answered)).collect();
+        let hung: Vec<bool> =
+            answers.into_iter().map(|answered| verdict.is_hung(answered, PERIOD + PATIENCE)).collect();
         assert_eq!(hung, [false, false, false, false, false, true, false, false, true, false]);
     }
 

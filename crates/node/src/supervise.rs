@@ -13,10 +13,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// After the first failure; doubled by each one that follows.
+/// After the second failure in a row, the first being no reason to wait; doubled by each one that follows.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
-/// Who has run for so long starts afresh.
+/// Who has run for so long, or has answered, was not one that cannot run.
 const HEALTHY: Duration = Duration::from_secs(60);
 
 /// A program that should always run.
@@ -74,6 +74,9 @@ impl Service {
     fn start(&mut self) {
         self.next_start = None;
         self.started = Instant::now();
+        if let Some(alarm) = &self.alarm {
+            alarm.reset();
+        }
         match self.spawn() {
             Ok(pid) => self.pid = Some(pid),
             Err(error) => self.failed(&format!("cannot be started: {error}"), Instant::now()),
@@ -100,10 +103,14 @@ impl Service {
 
     fn failed(&mut self, how: &str, now: Instant) {
         self.pid = None;
-        if now.saturating_duration_since(self.started) >= HEALTHY {
+        let has_worked = self.alarm.as_ref().is_some_and(Alarm::has_answered);
+        if has_worked || now.saturating_duration_since(self.started) >= HEALTHY {
             self.failures = 0;
         }
-        let delay = FIRST_DELAY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_DELAY);
+        let delay = match self.failures {
+            0 => Duration::ZERO,
+            before => FIRST_DELAY.saturating_mul(1 << (before - 1).min(16)).min(LONGEST_DELAY),
+        };
         self.failures += 1;
         self.next_start = Some(now + delay);
         eprintln!("ekstra-node: {} {how}; again in {} s", self.name, delay.as_secs());
@@ -238,11 +245,25 @@ mod tests {
             service.failed("ended", service.started);
             delays.push(delay(&service, service.started));
         }
-        assert_eq!(delays[..7], [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(delays[..8], [0, 1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(delays[39], 30);
         let later = service.started + HEALTHY;
         service.failed("ended", later);
-        assert_eq!(delay(&service, later), 1);
+        assert_eq!(delay(&service, later), 0);
+    }
+
+    #[test]
+    fn one_that_answered_before_it_ended_is_started_at_once_each_time() {
+        let alarm = Alarm::default();
+        let mut service = Service::new("kubelet", "/bin/false", Vec::new()).with_alarm(alarm.clone());
+        for _ in 0..5 {
+            alarm.note_answer(alarm.starts());
+            service.failed("ended", service.started);
+            assert_eq!(delay(&service, service.started), 0);
+            alarm.reset();
+        }
+        service.failed("ended", service.started);
+        assert_eq!(delay(&service, service.started), 1, "this one has never answered");
     }
 
     #[test]

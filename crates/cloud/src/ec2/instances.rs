@@ -247,17 +247,12 @@ impl InstanceReconciler {
         match on_host(&self.host, move |host| host.child_status(&id)).await? {
             ChildStatus::Running(running) => {
                 let mut head = self.cloud.store.head();
-                let changed = async {
-                    loop {
-                        if head.changed().await.is_err() {
-                            return;
-                        }
-                        let now = self.cloud.store.view().get_as::<Instance>(key);
-                        if now.is_none_or(|i| i.state != InstanceState::Running) {
-                            return;
-                        }
-                    }
+                let runs = || {
+                    let now = self.cloud.store.view().get_as::<Instance>(key);
+                    now.is_some_and(|i| i.state == InstanceState::Running)
                 };
+                // Also what has changed since it was looked at, before anybody listened.
+                let changed = async { while runs() && head.changed().await.is_ok() {} };
                 tokio::select! {
                     ended = child_exit(&running) => {
                         ended.map_err(HostError::wait(&instance.id))?;

@@ -7,6 +7,7 @@ use crate::store::{MANIFEST as COMPONENT, State, Store};
 use crate::tools::Tools;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 struct Bench {
@@ -155,6 +156,52 @@ fn what_is_no_bundle_says_so() {
     assert!(refused.contains("is not a bundle of components"), "{refused}");
     let gone = Bundle { origin: Origin::File("/nowhere".into()), digest: "0".repeat(64) };
     assert!(other.take(&gone, &Silent).expect_err("refused").to_string().starts_with("/nowhere: "));
+}
+
+/// Answers one request after another on the loopback, as long as it is asked: a redirect, then the file, else 404.
+fn web_server(file: Vec<u8>) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut asked = String::new();
+            BufReader::new(&stream).read_line(&mut asked).expect("a request");
+            let (head, body): (&str, &[u8]) = match asked.split(' ').nth(1) {
+                Some("/latest") => ("302 Found\r\nLocation: /x.tar.zst", b""),
+                Some("/x.tar.zst") => ("200 OK", &file),
+                _ => ("404 Not Found", b"no"),
+            };
+            let head =
+                format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            // A client may have seen enough.
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    address
+}
+
+#[test]
+fn from_a_url_it_is_the_digest_that_counts() {
+    let bench = Bench::new();
+    let address = web_server(fs::read(&bench.bundle.path).expect("packed"));
+    let take = |cache: &str, path: &str, digest: &str| {
+        let origin = Origin::Url(format!("http://{address}{path}"));
+        let other = Store::with_tools(&bench.home.path().join(cache), None, Tools::of_environment());
+        other.expect("opens").take(&Bundle { origin, digest: digest.to_owned() }, &Silent).map(drop)
+    };
+    take("by-redirect", "/latest", &bench.bundle.digest).expect("taken");
+    let control = Recipes::get().group(Group::ControlPlane, release());
+    bench.other("by-redirect").ensure(&control, &Silent).expect("nothing has to be built");
+    let refused = take("other-digest", "/x.tar.zst", &"0".repeat(64)).expect_err("refused").to_string();
+    assert!(refused.contains(&bench.bundle.digest), "{refused}");
+    let refused = take("no-file", "/elsewhere", &bench.bundle.digest).expect_err("refused").to_string();
+    assert!(refused.contains("404"), "{refused}");
+    for cache in ["other-digest", "no-file"] {
+        let left =
+            |part: &str| fs::read_dir(bench.home.path().join(cache).join(part)).map_or(0, Iterator::count);
+        assert_eq!((left("components"), left("tmp")), (0, 0), "{cache}");
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::serve::Options;
 use crate::takedown;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +21,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Whoever does not take a request within it hangs.
+const ASK_PATIENCE: Duration = Duration::from_secs(5);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Everything has its grace, and the service finishes what it is doing.
 const STOP_ALL_PATIENCE: Duration = Duration::from_secs(60);
@@ -184,6 +188,7 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
         }
         return Ok(());
     }
+    refuse_hung(home)?;
     let rootless = serve.rootless || home.is_rootless();
     if !rootless {
         show::check_tools()?;
@@ -202,6 +207,21 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
     let lender = ["--lender".into(), std::path::absolute(cache)?.into()];
     let start = std::iter::once("start".into()).chain(words).chain(lender).collect::<Vec<OsString>>();
     tokio::task::block_in_place(|| as_root(home, &start))
+}
+
+/// Told of one that holds the home, and does not answer.
+fn hangs(pid: i32) -> anyhow::Error {
+    anyhow!(
+        "the service (pid {pid}) does not answer; if that lasts, `ekstra restart` ends it and starts it anew, clusters go on"
+    )
+}
+
+/// Nobody gets past a service that has had the time to start and does not answer.
+fn refuse_hung(home: &Home) -> Result<()> {
+    match home.serving_process() {
+        Ok(Some(pid)) if home.locked_for()? > START_PATIENCE => Err(hangs(pid)),
+        _ => Ok(()),
+    }
 }
 
 /// Of the same version, as after `cargo build`. Who may not look does not know.
@@ -263,27 +283,32 @@ pub(super) async fn stop(home: &Home, all: bool) -> Result<()> {
 }
 
 async fn end_service(home: &Home, all: bool) -> Result<()> {
-    match Control::connect(home).await? {
-        Some(service) => {
-            service.stop(all).await?;
-            wait_unlocked(home, if all { STOP_ALL_PATIENCE } else { STOP_PATIENCE }).await
-        }
-        None if home.may_serve() => stop_directly(home, all).await,
-        None if all || home.serving_process()?.is_some() => {
-            let words: Vec<OsString> =
-                ["stop"].into_iter().chain(all.then_some("--all")).map(Into::into).collect();
-            tokio::task::block_in_place(|| as_root(home, &words))
-        }
-        None => Ok(()),
+    if let Some(service) = Control::connect(home).await?
+        && let Ok(asked) = tokio::time::timeout(ASK_PATIENCE, service.stop(all)).await
+    {
+        asked?;
+        return wait_unlocked(home, if all { STOP_ALL_PATIENCE } else { STOP_PATIENCE }).await;
     }
+    if home.may_serve() {
+        return stop_directly(home, all).await;
+    }
+    if all || home.serving_process()?.is_some() {
+        let words: Vec<OsString> =
+            ["stop"].into_iter().chain(all.then_some("--all")).map(Into::into).collect();
+        return tokio::task::block_in_place(|| as_root(home, &words));
+    }
+    Ok(())
 }
 
-/// Of a service that does not answer, or none.
+/// Of a service that does not answer, or none. Whatever it was doing, the next one goes on from there.
 async fn stop_directly(home: &Home, all: bool) -> Result<()> {
     if let Some(pid) = home.serving_process()? {
-        let process = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)?;
-        wait_unlocked(home, STOP_PATIENCE).await?;
+        let process = Pid::from_raw(pid);
+        kill(process, Signal::SIGTERM)?;
+        if wait_unlocked(home, STOP_PATIENCE).await.is_err() && home.serving_process()? == Some(pid) {
+            kill(process, Signal::SIGKILL)?;
+            wait_unlocked(home, STOP_PATIENCE).await?;
+        }
     }
     let Some(settings) = home.settings().filter(|_| all) else {
         return Ok(());
@@ -315,6 +340,9 @@ pub(super) async fn status(home: &Home) -> Result<i32> {
         return Ok(3);
     };
     let (Some(version), Some(service)) = (running(home).await, Control::connect(home).await?) else {
+        if let Ok(Some(pid)) = home.serving_process() {
+            return Err(hangs(pid));
+        }
         println!("the service in {} does not run; `ekstra start` starts it", home.root.display());
         return Ok(3);
     };
