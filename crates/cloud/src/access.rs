@@ -119,6 +119,11 @@ pub(crate) fn check(
     action: &str,
     access: Access,
 ) -> Result<(), ApiError> {
+    // Sessions of users do not reach IAM, as long as nobody has shown a second factor (IAM User Guide, GetSessionToken).
+    if call.is_session && call.principal.session_name().is_none() && action.starts_with("iam:") {
+        let message = "The security token included in the request is invalid";
+        return Err(ApiError::client("InvalidClientTokenId", 403, message));
+    }
     let Access::On { resources, context, also } = access else { return Ok(()) };
     let own = Need { action: action.to_owned(), resources, context };
     let standing = Standing::of(cloud, call);
@@ -255,6 +260,10 @@ impl Standing {
                 ("aws:userid".into(), principal.user_id.clone()),
             ],
         };
+        // Of keys that last there is no such thing (IAM User Guide, global condition keys).
+        if call.is_session {
+            standing.context.push(("aws:MultiFactorAuthPresent".into(), "false".into()));
+        }
         standing.look_up(cloud, principal);
         standing.context.push(("aws:PrincipalArn".into(), standing.arn.clone()));
         standing
@@ -265,7 +274,6 @@ impl Standing {
         let Ok(arn) = principal.arn.parse::<Arn>() else { return };
         if let Some(name) = arn.role_name() {
             self.context.push(("aws:PrincipalType".into(), "AssumedRole".into()));
-            self.context.push(("aws:MultiFactorAuthPresent".into(), "false".into()));
             let role = view.get_as::<Role>(&keys::role(&principal.account, name));
             // One that was made anew under the name of another is not the other.
             let id = principal.user_id.split(':').next();

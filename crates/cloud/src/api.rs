@@ -21,6 +21,8 @@ pub struct Call {
     pub principal: Principal,
     /// Documents that narrow what the caller's session may do; none at all narrow nothing.
     pub session_policies: Vec<String>,
+    /// Whether the caller's key is a session's, which has an end.
+    pub is_session: bool,
     pub scope: Scope,
     pub request_id: String,
     pub origin: Origin,

@@ -4,10 +4,13 @@
 
 mod grants;
 mod groups;
+mod instance_profiles;
 mod keys;
+mod oidc_providers;
 mod policies;
 mod roles;
 mod simulate;
+mod tagging;
 mod users;
 
 use crate::Cloud;
@@ -28,6 +31,8 @@ pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     roles::serve(router, cloud);
     users::serve(router, cloud);
     groups::serve(router, cloud);
+    instance_profiles::serve(router, cloud);
+    oidc_providers::serve(router, cloud);
     keys::serve(router, cloud);
     policies::serve(router, cloud);
     grants::serve(router, cloud);
@@ -51,16 +56,20 @@ pub fn exists(cloud: &Cloud, arn: &str) -> bool {
     find_role(cloud, arn).is_some() || user() == Some(true)
 }
 
-/// A role, a user or a group: what has a name in an account, and policies.
+/// What has a name in an account.
 trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// As messages and ARNs have it.
     const KIND: &'static str;
 
     fn place(account: &str, name: &str) -> String;
     fn arn(&self) -> String;
-    fn grants(&self) -> &Grants;
-    fn grants_mut(&mut self) -> &mut Grants;
     fn tags(&self) -> Option<&BTreeMap<String, String>>;
+    fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>>;
+
+    /// The ARN of its permissions boundary.
+    fn boundary(&self) -> Option<String> {
+        None
+    }
 
     fn missing(name: &str) -> ApiError {
         no_such_entity(format!("The {} with name {name} cannot be found.", Self::KIND))
@@ -82,12 +91,18 @@ trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
         for (key, value) in found.tags().into_iter().flatten() {
             access = access.with(&format!("iam:ResourceTag/{key}"), [value.clone()]);
         }
-        access.with("iam:PermissionsBoundary", found.grants().boundary.clone())
+        access.with("iam:PermissionsBoundary", found.boundary())
     }
 }
 
+/// A role, a user or a group: what has policies.
+trait Grantee: Entity {
+    fn grants(&self) -> &Grants;
+    fn grants_mut(&mut self) -> &mut Grants;
+}
+
 macro_rules! entity {
-    ($name:ident, $kind:literal, $place:path, $tags:path) => {
+    ($name:ident, $kind:literal, $place:path $(, $tags:ident)?) => {
         impl Entity for $name {
             const KIND: &'static str = $kind;
 
@@ -99,6 +114,20 @@ macro_rules! entity {
                 $name::arn(self)
             }
 
+            fn tags(&self) -> Option<&BTreeMap<String, String>> {
+                [$(&self.$tags)?].into_iter().next()
+            }
+
+            fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>> {
+                [$(&mut self.$tags)?].into_iter().next()
+            }
+
+            fn boundary(&self) -> Option<String> {
+                self.grants.boundary.clone()
+            }
+        }
+
+        impl Grantee for $name {
             fn grants(&self) -> &Grants {
                 &self.grants
             }
@@ -106,29 +135,13 @@ macro_rules! entity {
             fn grants_mut(&mut self) -> &mut Grants {
                 &mut self.grants
             }
-
-            fn tags(&self) -> Option<&BTreeMap<String, String>> {
-                $tags(self)
-            }
         }
     };
 }
 
-entity!(Role, "role", places::role, role_tags);
-entity!(User, "user", places::user, user_tags);
-entity!(Group, "group", places::group, no_tags);
-
-fn role_tags(role: &Role) -> Option<&BTreeMap<String, String>> {
-    Some(&role.tags)
-}
-
-fn user_tags(user: &User) -> Option<&BTreeMap<String, String>> {
-    Some(&user.tags)
-}
-
-fn no_tags(_: &Group) -> Option<&BTreeMap<String, String>> {
-    None
-}
+entity!(Role, "role", places::role, tags);
+entity!(User, "user", places::user, tags);
+entity!(Group, "group", places::group);
 
 /// The ARN that one to be made will have.
 fn future_arn(call: &Call, kind: &str, path: Option<&String>, name: Option<&String>) -> String {

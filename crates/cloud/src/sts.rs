@@ -14,6 +14,8 @@ pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     // Everybody may ask who they are. Whether a role may be assumed its own policy says, too.
     router.serve(ops::GetCallerIdentity, cloud, |_: &Cloud, _, _| Access::Unasked, get_caller_identity);
     router.serve(ops::AssumeRole, cloud, |_: &Cloud, _, _| Access::Unasked, assume_role);
+    // No policy is asked: who has a key has what it may do (IAM User Guide, GetSessionToken).
+    router.serve(ops::GetSessionToken, cloud, |_: &Cloud, _, _| Access::Unasked, get_session_token);
 }
 
 async fn get_caller_identity(
@@ -89,17 +91,54 @@ async fn assume_role(
         expires: cloud.env.now() + seconds,
         policies,
     };
-    let token = cloud.master.seal(&session);
     Ok(model::AssumeRoleResponse {
-        credentials: Some(model::Credentials {
-            access_key_id: Some(session.access_key_id),
-            secret_access_key: Some(cloud.master.secret(&token).0),
-            session_token: Some(token),
-            expiration: Some(Timestamp::from_secs(session.expires)),
-        }),
+        credentials: Some(credentials(&cloud, session)),
         assumed_role_user: Some(model::AssumedRoleUser { assumed_role_id: Some(user_id), arn: Some(arn) }),
         ..Default::default()
     })
+}
+
+/// Seconds of a session of a user, unless it says otherwise.
+const USERS: i64 = 12 * 3600;
+/// Seconds of a session of an account's root at most.
+const ROOTS: i64 = 3600;
+
+/// The caller once more, for a while.
+async fn get_session_token(
+    cloud: Cloud,
+    call: Call,
+    input: model::GetSessionTokenRequest,
+) -> Result<model::GetSessionTokenResponse, ApiError> {
+    if input.serial_number.is_some() || input.token_code.is_some() {
+        let message = "MFA (SerialNumber, TokenCode) is not supported by ekstra";
+        return Err(ApiError::client("ValidationError", 400, message));
+    }
+    if call.is_session {
+        let message = "Cannot call GetSessionToken with session credentials";
+        return Err(ApiError::client("AccessDenied", 403, message));
+    }
+    let most = if call.principal.arn.ends_with(":root") { ROOTS } else { i64::MAX };
+    let seconds = input.duration_seconds.map_or(USERS, i64::from).min(most);
+    let session = Session {
+        access_key_id: cloud.env.access_key_id("ASIA"),
+        principal: call.principal,
+        expires: cloud.env.now() + seconds,
+        policies: Vec::new(),
+    };
+    Ok(model::GetSessionTokenResponse {
+        credentials: Some(credentials(&cloud, session)),
+        ..Default::default()
+    })
+}
+
+fn credentials(cloud: &Cloud, session: Session) -> model::Credentials {
+    let token = cloud.master.seal(&session);
+    model::Credentials {
+        access_key_id: Some(session.access_key_id),
+        secret_access_key: Some(cloud.master.secret(&token).0),
+        session_token: Some(token),
+        expiration: Some(Timestamp::from_secs(session.expires)),
+    }
 }
 
 /// What narrows a session: one document, and managed policies as they are now.

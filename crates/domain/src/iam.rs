@@ -5,7 +5,10 @@ mod entities;
 mod session;
 
 pub use aws_managed::{aws_managed, aws_managed_arns};
-pub use entities::{Grants, Group, MOST_VERSIONS, ManagedPolicy, PolicyVersion, User};
+pub use entities::{
+    Grants, Group, InstanceProfile, MOST_CLIENT_IDS, MOST_THUMBPRINTS, MOST_VERSIONS, ManagedPolicy,
+    OidcProvider, PolicyVersion, User,
+};
 pub use session::{Credential, MasterKey, Session, SessionError};
 
 use serde::{Deserialize, Serialize};

@@ -104,6 +104,7 @@ pub mod keys {
     pub const CLUSTERS: &str = "eks/clusters/";
     pub const SLOTS: &str = "eks/slots/";
     pub const NODEGROUPS: &str = "eks/nodegroups/";
+    pub const ADDONS: &str = "eks/addons/";
     pub const INSTANCES: &str = "ec2/instances/";
     pub const INTERFACES: &str = "ec2/interfaces/";
     pub const VOLUMES: &str = "ec2/volumes/";
@@ -131,6 +132,14 @@ pub mod keys {
 
     pub fn nodegroup(scope: &Scope, cluster: &str, name: &str) -> String {
         format!("{NODEGROUPS}{scope}/{cluster}/{name}")
+    }
+
+    pub fn addons(scope: &Scope, cluster: &str) -> String {
+        format!("{ADDONS}{scope}/{cluster}/")
+    }
+
+    pub fn addon(scope: &Scope, cluster: &str, name: &str) -> String {
+        format!("{ADDONS}{scope}/{cluster}/{name}")
     }
 
     pub fn access_entries(scope: &Scope, cluster: &str) -> String {
@@ -197,6 +206,23 @@ pub mod keys {
 
     pub fn role(account: &str, name: &str) -> String {
         format!("iam/roles/{account}/{name}")
+    }
+
+    pub fn instance_profiles(account: &str) -> String {
+        format!("iam/instance-profiles/{account}/")
+    }
+
+    pub fn instance_profile(account: &str, name: &str) -> String {
+        format!("iam/instance-profiles/{account}/{name}")
+    }
+
+    pub fn oidc_providers(account: &str) -> String {
+        format!("iam/oidc-providers/{account}/")
+    }
+
+    /// Its issuer is a URL without `https://`.
+    pub fn oidc_provider(account: &str, issuer: &str) -> String {
+        format!("iam/oidc-providers/{account}/{issuer}")
     }
 
     pub const ACCESS_KEYS: &str = "iam/access-keys/";

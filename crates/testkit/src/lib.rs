@@ -108,6 +108,7 @@ impl TestEnv {
         input: O::Input,
     ) -> Result<O::Output, ApiError> {
         let call = Call {
+            is_session: principal.session_name().is_some(),
             principal,
             session_policies,
             scope: self.scope.clone(),

@@ -1,6 +1,8 @@
 //! What identities may do: managed policies attached to them, policies of their own, boundaries.
 
-use super::{Entity, change, change_with, check_document, no_such_entity, not_attachable, page, unit};
+use super::{
+    Entity, Grantee, change, change_with, check_document, no_such_entity, not_attachable, page, unit,
+};
 use crate::Cloud;
 use crate::access::{Access, document};
 use crate::api::{Call, Router};
@@ -14,7 +16,7 @@ use ekstra_wire::{ApiError, uri_encode};
 /// Managed policies of one identity (IAM quotas).
 const MOST_ATTACHED: usize = 10;
 
-async fn attach<E: Entity>(cloud: Cloud, call: Call, name: String, arn: String) -> Result<Unit, ApiError> {
+async fn attach<E: Grantee>(cloud: Cloud, call: Call, name: String, arn: String) -> Result<Unit, ApiError> {
     check_attachable(&cloud, &call, &arn)?;
     let attach = |entity: &mut E| {
         let policies = &mut entity.grants_mut().attached_policies;
@@ -46,7 +48,7 @@ fn check_attachable(cloud: &Cloud, call: &Call, arn: &str) -> Result<(), ApiErro
     }
 }
 
-async fn detach<E: Entity>(cloud: Cloud, call: Call, name: String, arn: String) -> Result<Unit, ApiError> {
+async fn detach<E: Grantee>(cloud: Cloud, call: Call, name: String, arn: String) -> Result<Unit, ApiError> {
     let detach = |entity: &mut E| {
         let policies = &mut entity.grants_mut().attached_policies;
         let before = policies.len();
@@ -61,7 +63,7 @@ async fn detach<E: Entity>(cloud: Cloud, call: Call, name: String, arn: String) 
 }
 
 /// A page of what is attached, and the marker of the next one.
-fn attached<E: Entity>(
+fn attached<E: Grantee>(
     cloud: &Cloud,
     call: &Call,
     name: &str,
@@ -77,7 +79,7 @@ fn attached<E: Entity>(
     Ok((page.items.into_iter().map(attached).collect(), page.next))
 }
 
-async fn put<E: Entity>(
+async fn put<E: Grantee>(
     cloud: Cloud,
     call: Call,
     name: String,
@@ -93,12 +95,12 @@ async fn put<E: Entity>(
     unit()
 }
 
-fn no_policy<E: Entity>(policy: &str) -> ApiError {
+fn no_policy<E: Grantee>(policy: &str) -> ApiError {
     no_such_entity(format!("The {} policy with name {policy} cannot be found.", E::KIND))
 }
 
 /// Percent-encoded, as IAM answers documents.
-fn text_of<E: Entity>(cloud: &Cloud, call: &Call, name: &str, policy: &str) -> Result<String, ApiError> {
+fn text_of<E: Grantee>(cloud: &Cloud, call: &Call, name: &str, policy: &str) -> Result<String, ApiError> {
     let entity = E::load(cloud, call, name)?;
     entity
         .grants()
@@ -108,7 +110,12 @@ fn text_of<E: Entity>(cloud: &Cloud, call: &Call, name: &str, policy: &str) -> R
         .ok_or_else(|| no_policy::<E>(policy))
 }
 
-async fn remove<E: Entity>(cloud: Cloud, call: Call, name: String, policy: String) -> Result<Unit, ApiError> {
+async fn remove<E: Grantee>(
+    cloud: Cloud,
+    call: Call,
+    name: String,
+    policy: String,
+) -> Result<Unit, ApiError> {
     let remove = |entity: &mut E| {
         let removed = entity.grants_mut().inline_policies.remove(&policy);
         removed.map(drop).ok_or_else(|| no_policy::<E>(&policy))
@@ -117,7 +124,7 @@ async fn remove<E: Entity>(cloud: Cloud, call: Call, name: String, policy: Strin
     unit()
 }
 
-async fn set_boundary<E: Entity>(
+async fn set_boundary<E: Grantee>(
     cloud: Cloud,
     call: Call,
     name: String,

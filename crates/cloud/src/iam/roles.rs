@@ -3,12 +3,12 @@
 use super::grants::check_boundary;
 use super::{
     Entity, already_exists, boundary, change, check_document, delete_conflict, described, future_arn, page,
-    tags_of, unit,
+    tagging, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
-use ekstra_domain::iam::{Grants, Role};
+use ekstra_domain::iam::{Grants, InstanceProfile, Role};
 use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, ops};
 use ekstra_model::{Timestamp, Unit};
@@ -41,19 +41,17 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::UpdateRole, cloud, about!(UpdateRoleRequest), update_role);
     router.serve(ops::UpdateAssumeRolePolicy, cloud, about!(UpdateAssumeRolePolicyRequest), update_trust);
     let tagging = |cloud: &Cloud, call: &Call, input: &model::TagRoleRequest| {
-        let access = Role::access(cloud, call, input.role_name.as_ref());
-        access.with_tags(Some(&tags_of(input.tags.clone())))
+        tagging::giving(Role::access(cloud, call, input.role_name.as_ref()), input.tags.as_ref())
     };
     router.serve(ops::TagRole, cloud, tagging, tag_role);
     let untagging = |cloud: &Cloud, call: &Call, input: &model::UntagRoleRequest| {
-        let access = Role::access(cloud, call, input.role_name.as_ref());
-        access.with("aws:TagKeys", input.tag_keys.clone().unwrap_or_default())
+        tagging::taking(Role::access(cloud, call, input.role_name.as_ref()), input.tag_keys.as_ref())
     };
     router.serve(ops::UntagRole, cloud, untagging, untag_role);
     router.serve(ops::ListRoleTags, cloud, about!(ListRoleTagsRequest), list_role_tags);
 }
 
-fn describe(role: &Role) -> model::Role {
+pub(super) fn describe(role: &Role) -> model::Role {
     model::Role {
         path: Some(role.path.clone()),
         role_name: Some(role.name.clone()),
@@ -132,12 +130,18 @@ async fn list_roles(
 async fn delete_role(cloud: Cloud, call: Call, input: model::DeleteRoleRequest) -> Result<Unit, ApiError> {
     let name = input.role_name.unwrap_or_default();
     let key = keys::role(&call.scope.account, &name);
+    let profiles = keys::instance_profiles(&call.scope.account);
     cloud
         .store
         .transact(|txn| {
             let role: Role = txn.get(&key)?.ok_or_else(|| Role::missing(&name))?;
             if !role.grants.attached_policies.is_empty() {
                 return Err(delete_conflict("Cannot delete entity, must detach all policies first.").into());
+            }
+            let uses = |profile: &InstanceProfile| profile.role.as_ref() == Some(&name);
+            if txn.list::<InstanceProfile>(&profiles)?.iter().any(|(_, profile)| uses(profile)) {
+                let message = "Cannot delete entity, must remove roles from instance profile first.";
+                return Err(delete_conflict(message).into());
             }
             if !role.grants.inline_policies.is_empty() {
                 return Err(delete_conflict("Cannot delete entity, must delete policies first.").into());
@@ -181,22 +185,12 @@ async fn update_trust(
 }
 
 async fn tag_role(cloud: Cloud, call: Call, input: model::TagRoleRequest) -> Result<Unit, ApiError> {
-    let tags = tags_of(input.tags);
-    let tag = |role: &mut Role| {
-        role.tags.extend(tags.clone());
-        Ok(())
-    };
-    change(&cloud, &call, &input.role_name.unwrap_or_default(), tag).await?;
+    tagging::tag::<Role>(&cloud, &call, &input.role_name.unwrap_or_default(), input.tags).await?;
     unit()
 }
 
 async fn untag_role(cloud: Cloud, call: Call, input: model::UntagRoleRequest) -> Result<Unit, ApiError> {
-    let gone = input.tag_keys.unwrap_or_default();
-    let untag = |role: &mut Role| {
-        role.tags.retain(|key, _| !gone.contains(key));
-        Ok(())
-    };
-    change(&cloud, &call, &input.role_name.unwrap_or_default(), untag).await?;
+    tagging::untag::<Role>(&cloud, &call, &input.role_name.unwrap_or_default(), input.tag_keys).await?;
     unit()
 }
 
@@ -205,9 +199,8 @@ async fn list_role_tags(
     call: Call,
     input: model::ListRoleTagsRequest,
 ) -> Result<model::ListRoleTagsResponse, ApiError> {
-    let role = Role::load(&cloud, &call, &input.role_name.unwrap_or_default())?;
-    let key = |tag: &model::Tag| tag.key.clone().unwrap_or_default();
-    let page = page(described(&role.tags), key, input.marker.as_deref(), input.max_items)?;
+    let name = input.role_name.unwrap_or_default();
+    let page = tagging::list::<Role>(&cloud, &call, &name, input.marker.as_deref(), input.max_items)?;
     Ok(model::ListRoleTagsResponse {
         tags: Some(page.items),
         is_truncated: Some(page.next.is_some()),

@@ -102,3 +102,47 @@ impl ManagedPolicy {
         self.versions.get(&self.default_version).map(|version| version.document.as_str())
     }
 }
+
+/// What gives a role to instances.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceProfile {
+    pub name: String,
+    pub account: String,
+    /// Starts and ends with `/`.
+    pub path: String,
+    /// `AIPA…`.
+    pub id: String,
+    pub created_ms: i64,
+    /// The name of the role; there is at most one.
+    pub role: Option<String>,
+    pub tags: BTreeMap<String, String>,
+}
+
+impl InstanceProfile {
+    pub fn arn(&self) -> String {
+        format!("arn:aws:iam::{}:instance-profile{}{}", self.account, self.path, self.name)
+    }
+}
+
+/// An issuer of tokens that an account trusts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OidcProvider {
+    /// Its URL without `https://`.
+    pub issuer: String,
+    pub account: String,
+    /// Audiences of the tokens that count.
+    pub client_ids: Vec<String>,
+    pub thumbprints: Vec<String>,
+    pub created_ms: i64,
+    pub tags: BTreeMap<String, String>,
+}
+
+/// IAM quotas.
+pub const MOST_CLIENT_IDS: usize = 100;
+pub const MOST_THUMBPRINTS: usize = 5;
+
+impl OidcProvider {
+    pub fn arn(&self) -> String {
+        format!("arn:aws:iam::{}:oidc-provider/{}", self.account, self.issuer)
+    }
+}

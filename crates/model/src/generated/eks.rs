@@ -12,8 +12,8 @@ pub static SERVICE: Service = Service {
     api_version: "2017-11-01",
     target_prefix: None,
     xml_namespace: None,
-    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES],
-    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/addons", "CreateAddon"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("POST", "/clusters/{name}/pod-identity-associations", "CreatePodIdentityAssociation"), ("DELETE", "/clusters/{name}/addons/{addonName}", "DeleteAddon"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}", "DeletePodIdentityAssociation"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/addons/{addonName}", "DescribeAddon"), ("GET", "/addons/configuration-schemas", "DescribeAddonConfiguration"), ("GET", "/addons/supported-versions", "DescribeAddonVersions"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("GET", "/clusters/{name}/insights/{id}", "DescribeInsight"), ("GET", "/clusters/{name}/insights-refresh", "DescribeInsightsRefresh"), ("GET", "/clusters/{name}/pod-identity-associations/{associationId}", "DescribePodIdentityAssociation"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/addons", "ListAddons"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("POST", "/clusters/{name}/insights", "ListInsights"), ("GET", "/clusters/{name}/pod-identity-associations", "ListPodIdentityAssociations"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/insights-refresh", "StartInsightsRefresh"), ("POST", "/clusters/{name}/addons/{addonName}/update", "UpdateAddon"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription"), ("POST", "/clusters/{name}/pod-identity-associations/{associationId}", "UpdatePodIdentityAssociation")],
+    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION],
+    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("POST", "/clusters/{name}/pod-identity-associations", "CreatePodIdentityAssociation"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}", "DeletePodIdentityAssociation"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("GET", "/clusters/{name}/insights/{id}", "DescribeInsight"), ("GET", "/clusters/{name}/insights-refresh", "DescribeInsightsRefresh"), ("GET", "/clusters/{name}/pod-identity-associations/{associationId}", "DescribePodIdentityAssociation"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("POST", "/clusters/{name}/insights", "ListInsights"), ("GET", "/clusters/{name}/pod-identity-associations", "ListPodIdentityAssociations"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/insights-refresh", "StartInsightsRefresh"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription"), ("POST", "/clusters/{name}/pod-identity-associations/{associationId}", "UpdatePodIdentityAssociation")],
 };
 
 /// A marker per operation.
@@ -74,6 +74,20 @@ pub mod ops {
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION]) }
     operation! { ListAccessPolicies LIST_ACCESS_POLICIES: super::ListAccessPoliciesRequest => super::ListAccessPoliciesResponse = Operation::new("eks", "ListAccessPolicies").http("GET", "/access-policies")
         .errors(&[&errors::SERVER_EXCEPTION]) }
+    operation! { CreateAddon CREATE_ADDON: super::CreateAddonRequest => super::CreateAddonResponse = Operation::new("eks", "CreateAddon").http("POST", "/clusters/{name}/addons")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { DescribeAddon DESCRIBE_ADDON: super::DescribeAddonRequest => super::DescribeAddonResponse = Operation::new("eks", "DescribeAddon").http("GET", "/clusters/{name}/addons/{addonName}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { ListAddons LIST_ADDONS: super::ListAddonsRequest => super::ListAddonsResponse = Operation::new("eks", "ListAddons").http("GET", "/clusters/{name}/addons")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { UpdateAddon UPDATE_ADDON: super::UpdateAddonRequest => super::UpdateAddonResponse = Operation::new("eks", "UpdateAddon").http("POST", "/clusters/{name}/addons/{addonName}/update")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { DeleteAddon DELETE_ADDON: super::DeleteAddonRequest => super::DeleteAddonResponse = Operation::new("eks", "DeleteAddon").http("DELETE", "/clusters/{name}/addons/{addonName}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { DescribeAddonVersions DESCRIBE_ADDON_VERSIONS: super::DescribeAddonVersionsRequest => super::DescribeAddonVersionsResponse = Operation::new("eks", "DescribeAddonVersions").http("GET", "/addons/supported-versions")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { DescribeAddonConfiguration DESCRIBE_ADDON_CONFIGURATION: super::DescribeAddonConfigurationRequest => super::DescribeAddonConfigurationResponse = Operation::new("eks", "DescribeAddonConfiguration").http("GET", "/addons/configuration-schemas")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
 }
 
 /// What each exception answers.
@@ -98,6 +112,13 @@ pub mod errors {
 static AMI_TYPES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AL2_x86_64", "AL2_x86_64_GPU", "AL2_ARM_64", "CUSTOM", "BOTTLEROCKET_ARM_64", "BOTTLEROCKET_x86_64", "BOTTLEROCKET_ARM_64_FIPS", "BOTTLEROCKET_x86_64_FIPS", "BOTTLEROCKET_ARM_64_NVIDIA", "BOTTLEROCKET_x86_64_NVIDIA", "BOTTLEROCKET_ARM_64_NVIDIA_FIPS", "BOTTLEROCKET_x86_64_NVIDIA_FIPS", "WINDOWS_CORE_2019_x86_64", "WINDOWS_FULL_2019_x86_64", "WINDOWS_CORE_2022_x86_64", "WINDOWS_FULL_2022_x86_64", "WINDOWS_CORE_2025_x86_64", "WINDOWS_FULL_2025_x86_64", "AL2023_x86_64_STANDARD", "AL2023_ARM_64_STANDARD", "AL2023_x86_64_NEURON", "AL2023_x86_64_NVIDIA", "AL2023_ARM_64_NVIDIA"]));
 static ACCESS_POLICIES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ACCESS_POLICY)));
 static ACCESS_SCOPE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["cluster", "namespace"]));
+static ADDON_ISSUE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AccessDenied", "InternalFailure", "ClusterUnreachable", "InsufficientNumberOfReplicas", "ConfigurationConflict", "AdmissionRequestDenied", "UnsupportedAddonModification", "K8sResourceNotFound", "AddonSubscriptionNeeded", "AddonPermissionFailure"]));
+static ADDON_ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_ISSUE)));
+static ADDON_POD_IDENTITY_ASSOCIATIONS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_POD_IDENTITY_ASSOCIATIONS)));
+static ADDON_POD_IDENTITY_CONFIGURATION_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_POD_IDENTITY_CONFIGURATION)));
+static ADDON_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["CREATING", "ACTIVE", "CREATE_FAILED", "UPDATING", "DELETING", "DELETE_FAILED", "DEGRADED", "UPDATE_FAILED"]));
+static ADDON_VERSION_INFO_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_VERSION_INFO)));
+static ADDONS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_INFO)));
 static ALLOWED_VALUES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).max(20));
 static ASSOCIATED_ACCESS_POLICIES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ASSOCIATED_ACCESS_POLICY)));
 static AUTHENTICATION_MODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["API", "API_AND_CONFIG_MAP", "CONFIG_MAP"]));
@@ -112,8 +133,10 @@ static CLUSTER_NAME: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max
 static CLUSTER_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["CREATING", "ACTIVE", "DELETING", "FAILED", "UPDATING", "PENDING"]));
 static CLUSTER_VERSION_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CLUSTER_VERSION_INFORMATION)));
 static CLUSTER_VERSION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["unsupported", "standard-support", "extended-support"]));
+static COMPATIBILITIES: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&COMPATIBILITY)));
 static CONTROL_PLANE_EGRESS_MODE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AWS_MANAGED", "CUSTOMER_ROUTED", "CUSTOMER_ISOLATED"]));
 static CONTROL_PLANE_SCALING_TIER_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CONTROL_PLANE_SCALING_TIER_INFO)).max(10));
+static DESCRIBE_ADDON_VERSIONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static DESCRIBE_CLUSTER_VERSION_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static ENCRYPTION_CONFIG_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ENCRYPTION_CONFIG)).max(1));
 static ERROR_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["SubnetNotFound", "SecurityGroupNotFound", "EniLimitReached", "IpNotAvailable", "AccessDenied", "OperationNotPermitted", "VpcIdNotFound", "Unknown", "NodeCreationFailure", "PodEvictionFailure", "InsufficientFreeAddresses", "ClusterUnreachable", "InsufficientNumberOfReplicas", "ConfigurationConflict", "AdmissionRequestDenied", "UnsupportedAddonModification", "K8sResourceNotFound"]));
@@ -123,6 +146,7 @@ static IP_FAMILY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ipv
 static ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ISSUE)));
 static LIST_ACCESS_ENTRIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_ADDONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_CLUSTERS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_NODEGROUPS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
@@ -140,9 +164,11 @@ static PROVISIONED_CONTROL_PLANE_TIER: TypeSchema = TypeSchema::Str(StringSchema
 static REMOTE_NODE_NETWORK_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&REMOTE_NODE_NETWORK)).max(1));
 static REMOTE_POD_NETWORK_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&REMOTE_POD_NETWORK)).max(1));
 static REPAIR_ACTION: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["Replace", "Reboot", "NoAction"]));
+static RESOLVE_CONFLICTS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["OVERWRITE", "NONE", "PRESERVE"]));
 static RESOURCE_WEIGHT_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&RESOURCE_WEIGHT)).max(100));
 static RESOURCE_WEIGHT_NAME: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(253));
 static RESOURCE_WEIGHT_VALUE: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static ROLE_ARN: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(255));
 static SCORING_STRATEGY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["LeastAllocated", "MostAllocated"]));
 static SPREAD_LEVEL: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["host", "rack"]));
 static STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
@@ -164,6 +190,7 @@ static LABEL_KEY: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63
 static LABEL_VALUE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
 static LABELS_KEY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
 static LABELS_MAP: TypeSchema = TypeSchema::Map(MapSchema::new(&LABEL_KEY, &LABEL_VALUE));
+static NAMESPACE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
 static TAINT_KEY: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
 static TAINT_VALUE: TypeSchema = TypeSchema::Str(StringSchema::new().min(0).max(63));
 static TAINTS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&TAINT)));
@@ -198,6 +225,72 @@ shape! { AccessScope ACCESS_SCOPE = StructSchema::new("AccessScope");
 shape! { ActiveCertificateAuthority ACTIVE_CERTIFICATE_AUTHORITY = StructSchema::new("ActiveCertificateAuthority");
     id: String = member("id", &STRING);
     activated_by: String = member("activatedBy", &CERTIFICATE_AUTHORITY_ACTIVATED_BY);
+}
+
+shape! { Addon ADDON = StructSchema::new("Addon");
+    addon_name: String = member("addonName", &STRING);
+    cluster_name: String = member("clusterName", &CLUSTER_NAME);
+    status: String = member("status", &ADDON_STATUS);
+    addon_version: String = member("addonVersion", &STRING);
+    health: AddonHealth = member("health", &TypeSchema::Struct(&ADDON_HEALTH));
+    addon_arn: String = member("addonArn", &STRING);
+    created_at: Timestamp = member("createdAt", &TIME);
+    modified_at: Timestamp = member("modifiedAt", &TIME);
+    service_account_role_arn: String = member("serviceAccountRoleArn", &STRING);
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    publisher: String = member("publisher", &STRING);
+    owner: String = member("owner", &STRING);
+    marketplace_information: MarketplaceInformation = member("marketplaceInformation", &TypeSchema::Struct(&MARKETPLACE_INFORMATION));
+    configuration_values: String = member("configurationValues", &STRING);
+    pod_identity_associations: Vec<String> = member("podIdentityAssociations", &STRING_LIST);
+    namespace_config: AddonNamespaceConfigResponse = member("namespaceConfig", &TypeSchema::Struct(&ADDON_NAMESPACE_CONFIG_RESPONSE));
+}
+
+shape! { AddonHealth ADDON_HEALTH = StructSchema::new("AddonHealth");
+    issues: Vec<AddonIssue> = member("issues", &ADDON_ISSUE_LIST);
+}
+
+shape! { AddonInfo ADDON_INFO = StructSchema::new("AddonInfo");
+    addon_name: String = member("addonName", &STRING);
+    r#type: String = member("type", &STRING);
+    addon_versions: Vec<AddonVersionInfo> = member("addonVersions", &ADDON_VERSION_INFO_LIST);
+    publisher: String = member("publisher", &STRING);
+    owner: String = member("owner", &STRING);
+    marketplace_information: MarketplaceInformation = member("marketplaceInformation", &TypeSchema::Struct(&MARKETPLACE_INFORMATION));
+    default_namespace: String = member("defaultNamespace", &STRING);
+}
+
+shape! { AddonIssue ADDON_ISSUE = StructSchema::new("AddonIssue");
+    code: String = member("code", &ADDON_ISSUE_CODE);
+    message: String = member("message", &STRING);
+    resource_ids: Vec<String> = member("resourceIds", &STRING_LIST);
+}
+
+shape! { AddonNamespaceConfigRequest ADDON_NAMESPACE_CONFIG_REQUEST = StructSchema::new("AddonNamespaceConfigRequest");
+    namespace: String = member("namespace", &NAMESPACE);
+}
+
+shape! { AddonNamespaceConfigResponse ADDON_NAMESPACE_CONFIG_RESPONSE = StructSchema::new("AddonNamespaceConfigResponse");
+    namespace: String = member("namespace", &NAMESPACE);
+}
+
+shape! { AddonPodIdentityAssociations ADDON_POD_IDENTITY_ASSOCIATIONS = StructSchema::new("AddonPodIdentityAssociations");
+    service_account: String = member("serviceAccount", &STRING).required();
+    role_arn: String = member("roleArn", &STRING).required();
+}
+
+shape! { AddonPodIdentityConfiguration ADDON_POD_IDENTITY_CONFIGURATION = StructSchema::new("AddonPodIdentityConfiguration");
+    service_account: String = member("serviceAccount", &STRING);
+    recommended_managed_policies: Vec<String> = member("recommendedManagedPolicies", &STRING_LIST);
+}
+
+shape! { AddonVersionInfo ADDON_VERSION_INFO = StructSchema::new("AddonVersionInfo");
+    addon_version: String = member("addonVersion", &STRING);
+    architecture: Vec<String> = member("architecture", &STRING_LIST);
+    compute_types: Vec<String> = member("computeTypes", &STRING_LIST);
+    compatibilities: Vec<Compatibility> = member("compatibilities", &COMPATIBILITIES);
+    requires_configuration: bool = member("requiresConfiguration", &BOOL);
+    requires_iam_permissions: bool = member("requiresIamPermissions", &BOOL);
 }
 
 shape! { AllowedValuesConstraint ALLOWED_VALUES_CONSTRAINT = StructSchema::new("AllowedValuesConstraint");
@@ -313,6 +406,12 @@ shape! { ClusterVersionInformation CLUSTER_VERSION_INFORMATION = StructSchema::n
     control_plane_component_config: ControlPlaneConfigInfo = member("controlPlaneComponentConfig", &TypeSchema::Struct(&CONTROL_PLANE_CONFIG_INFO));
 }
 
+shape! { Compatibility COMPATIBILITY = StructSchema::new("Compatibility");
+    cluster_version: String = member("clusterVersion", &STRING);
+    platform_versions: Vec<String> = member("platformVersions", &STRING_LIST);
+    default_version: bool = member("defaultVersion", &BOOL);
+}
+
 shape! { ComputeConfigRequest COMPUTE_CONFIG_REQUEST = StructSchema::new("ComputeConfigRequest");
     enabled: bool = member("enabled", &BOOL);
     node_pools: Vec<String> = member("nodePools", &STRING_LIST);
@@ -384,6 +483,23 @@ shape! { CreateAccessEntryResponse CREATE_ACCESS_ENTRY_RESPONSE = StructSchema::
     access_entry: AccessEntry = member("accessEntry", &TypeSchema::Struct(&ACCESS_ENTRY));
 }
 
+shape! { CreateAddonRequest CREATE_ADDON_REQUEST = StructSchema::new("CreateAddonRequest");
+    cluster_name: String = member("clusterName", &CLUSTER_NAME).wire("name").at(Location::Uri).required();
+    addon_name: String = member("addonName", &STRING).required();
+    addon_version: String = member("addonVersion", &STRING);
+    service_account_role_arn: String = member("serviceAccountRoleArn", &ROLE_ARN);
+    resolve_conflicts: String = member("resolveConflicts", &RESOLVE_CONFLICTS);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    configuration_values: String = member("configurationValues", &STRING);
+    pod_identity_associations: Vec<AddonPodIdentityAssociations> = member("podIdentityAssociations", &ADDON_POD_IDENTITY_ASSOCIATIONS_LIST);
+    namespace_config: AddonNamespaceConfigRequest = member("namespaceConfig", &TypeSchema::Struct(&ADDON_NAMESPACE_CONFIG_REQUEST));
+}
+
+shape! { CreateAddonResponse CREATE_ADDON_RESPONSE = StructSchema::new("CreateAddonResponse");
+    addon: Addon = member("addon", &TypeSchema::Struct(&ADDON));
+}
+
 shape! { CreateClusterRequest CREATE_CLUSTER_REQUEST = StructSchema::new("CreateClusterRequest");
     name: String = member("name", &CLUSTER_NAME).required();
     version: String = member("version", &STRING);
@@ -448,6 +564,16 @@ shape! { DeleteAccessEntryRequest DELETE_ACCESS_ENTRY_REQUEST = StructSchema::ne
 shape! { DeleteAccessEntryResponse DELETE_ACCESS_ENTRY_RESPONSE = StructSchema::new("DeleteAccessEntryResponse");
 }
 
+shape! { DeleteAddonRequest DELETE_ADDON_REQUEST = StructSchema::new("DeleteAddonRequest");
+    cluster_name: String = member("clusterName", &CLUSTER_NAME).wire("name").at(Location::Uri).required();
+    addon_name: String = member("addonName", &STRING).at(Location::Uri).required();
+    preserve: bool = member("preserve", &BOOL).at(Location::Query);
+}
+
+shape! { DeleteAddonResponse DELETE_ADDON_RESPONSE = StructSchema::new("DeleteAddonResponse");
+    addon: Addon = member("addon", &TypeSchema::Struct(&ADDON));
+}
+
 shape! { DeleteClusterRequest DELETE_CLUSTER_REQUEST = StructSchema::new("DeleteClusterRequest");
     name: String = member("name", &STRING).at(Location::Uri).required();
 }
@@ -472,6 +598,42 @@ shape! { DescribeAccessEntryRequest DESCRIBE_ACCESS_ENTRY_REQUEST = StructSchema
 
 shape! { DescribeAccessEntryResponse DESCRIBE_ACCESS_ENTRY_RESPONSE = StructSchema::new("DescribeAccessEntryResponse");
     access_entry: AccessEntry = member("accessEntry", &TypeSchema::Struct(&ACCESS_ENTRY));
+}
+
+shape! { DescribeAddonConfigurationRequest DESCRIBE_ADDON_CONFIGURATION_REQUEST = StructSchema::new("DescribeAddonConfigurationRequest");
+    addon_name: String = member("addonName", &STRING).at(Location::Query).required();
+    addon_version: String = member("addonVersion", &STRING).at(Location::Query).required();
+}
+
+shape! { DescribeAddonConfigurationResponse DESCRIBE_ADDON_CONFIGURATION_RESPONSE = StructSchema::new("DescribeAddonConfigurationResponse");
+    addon_name: String = member("addonName", &STRING);
+    addon_version: String = member("addonVersion", &STRING);
+    configuration_schema: String = member("configurationSchema", &STRING);
+    pod_identity_configuration: Vec<AddonPodIdentityConfiguration> = member("podIdentityConfiguration", &ADDON_POD_IDENTITY_CONFIGURATION_LIST);
+}
+
+shape! { DescribeAddonRequest DESCRIBE_ADDON_REQUEST = StructSchema::new("DescribeAddonRequest");
+    cluster_name: String = member("clusterName", &CLUSTER_NAME).wire("name").at(Location::Uri).required();
+    addon_name: String = member("addonName", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribeAddonResponse DESCRIBE_ADDON_RESPONSE = StructSchema::new("DescribeAddonResponse");
+    addon: Addon = member("addon", &TypeSchema::Struct(&ADDON));
+}
+
+shape! { DescribeAddonVersionsRequest DESCRIBE_ADDON_VERSIONS_REQUEST = StructSchema::new("DescribeAddonVersionsRequest");
+    kubernetes_version: String = member("kubernetesVersion", &STRING).at(Location::Query);
+    max_results: i32 = member("maxResults", &DESCRIBE_ADDON_VERSIONS_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+    addon_name: String = member("addonName", &STRING).at(Location::Query);
+    types: Vec<String> = member("types", &STRING_LIST).at(Location::Query);
+    publishers: Vec<String> = member("publishers", &STRING_LIST).at(Location::Query);
+    owners: Vec<String> = member("owners", &STRING_LIST).at(Location::Query);
+}
+
+shape! { DescribeAddonVersionsResponse DESCRIBE_ADDON_VERSIONS_RESPONSE = StructSchema::new("DescribeAddonVersionsResponse");
+    addons: Vec<AddonInfo> = member("addons", &ADDONS);
+    next_token: String = member("nextToken", &STRING);
 }
 
 shape! { DescribeClusterRequest DESCRIBE_CLUSTER_REQUEST = StructSchema::new("DescribeClusterRequest");
@@ -708,6 +870,17 @@ shape! { ListAccessPoliciesResponse LIST_ACCESS_POLICIES_RESPONSE = StructSchema
     next_token: String = member("nextToken", &STRING);
 }
 
+shape! { ListAddonsRequest LIST_ADDONS_REQUEST = StructSchema::new("ListAddonsRequest");
+    cluster_name: String = member("clusterName", &CLUSTER_NAME).wire("name").at(Location::Uri).required();
+    max_results: i32 = member("maxResults", &LIST_ADDONS_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListAddonsResponse LIST_ADDONS_RESPONSE = StructSchema::new("ListAddonsResponse");
+    addons: Vec<String> = member("addons", &STRING_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
 shape! { ListAssociatedAccessPoliciesRequest LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST = StructSchema::new("ListAssociatedAccessPoliciesRequest");
     cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
     principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
@@ -773,6 +946,11 @@ shape! { LogSetup LOG_SETUP = StructSchema::new("LogSetup");
 
 shape! { Logging LOGGING = StructSchema::new("Logging");
     cluster_logging: Vec<LogSetup> = member("clusterLogging", &LOG_SETUPS);
+}
+
+shape! { MarketplaceInformation MARKETPLACE_INFORMATION = StructSchema::new("MarketplaceInformation");
+    product_id: String = member("productId", &STRING);
+    product_url: String = member("productUrl", &STRING);
 }
 
 shape! { NodeRepairConfig NODE_REPAIR_CONFIG = StructSchema::new("NodeRepairConfig");
@@ -1056,6 +1234,21 @@ shape! { UpdateAccessEntryRequest UPDATE_ACCESS_ENTRY_REQUEST = StructSchema::ne
 
 shape! { UpdateAccessEntryResponse UPDATE_ACCESS_ENTRY_RESPONSE = StructSchema::new("UpdateAccessEntryResponse");
     access_entry: AccessEntry = member("accessEntry", &TypeSchema::Struct(&ACCESS_ENTRY));
+}
+
+shape! { UpdateAddonRequest UPDATE_ADDON_REQUEST = StructSchema::new("UpdateAddonRequest");
+    cluster_name: String = member("clusterName", &CLUSTER_NAME).wire("name").at(Location::Uri).required();
+    addon_name: String = member("addonName", &STRING).at(Location::Uri).required();
+    addon_version: String = member("addonVersion", &STRING);
+    service_account_role_arn: String = member("serviceAccountRoleArn", &ROLE_ARN);
+    resolve_conflicts: String = member("resolveConflicts", &RESOLVE_CONFLICTS);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    configuration_values: String = member("configurationValues", &STRING);
+    pod_identity_associations: Vec<AddonPodIdentityAssociations> = member("podIdentityAssociations", &ADDON_POD_IDENTITY_ASSOCIATIONS_LIST);
+}
+
+shape! { UpdateAddonResponse UPDATE_ADDON_RESPONSE = StructSchema::new("UpdateAddonResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
 }
 
 shape! { UpdateClusterConfigRequest UPDATE_CLUSTER_CONFIG_REQUEST = StructSchema::new("UpdateClusterConfigRequest");

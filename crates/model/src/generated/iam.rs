@@ -12,7 +12,7 @@ pub static SERVICE: Service = Service {
     api_version: "2010-05-08",
     target_prefix: None,
     xml_namespace: Some("https://iam.amazonaws.com/doc/2010-05-08/"),
-    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION, &ops::SIMULATE_PRINCIPAL_POLICY],
+    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION, &ops::SIMULATE_PRINCIPAL_POLICY, &ops::CREATE_INSTANCE_PROFILE, &ops::GET_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES, &ops::DELETE_INSTANCE_PROFILE, &ops::ADD_ROLE_TO_INSTANCE_PROFILE, &ops::REMOVE_ROLE_FROM_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES_FOR_ROLE, &ops::TAG_INSTANCE_PROFILE, &ops::UNTAG_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILE_TAGS, &ops::CREATE_OPEN_ID_CONNECT_PROVIDER, &ops::GET_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDERS, &ops::DELETE_OPEN_ID_CONNECT_PROVIDER, &ops::ADD_CLIENT_ID_TO_OPEN_ID_CONNECT_PROVIDER, &ops::REMOVE_CLIENT_ID_FROM_OPEN_ID_CONNECT_PROVIDER, &ops::UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT, &ops::TAG_OPEN_ID_CONNECT_PROVIDER, &ops::UNTAG_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDER_TAGS],
     unserved: &[],
 };
 
@@ -138,6 +138,46 @@ pub mod ops {
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { SimulatePrincipalPolicy SIMULATE_PRINCIPAL_POLICY: super::SimulatePrincipalPolicyRequest => super::SimulatePolicyResponse = Operation::new("iam", "SimulatePrincipalPolicy").wrapper("SimulatePrincipalPolicyResult")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::POLICY_EVALUATION_EXCEPTION]) }
+    operation! { CreateInstanceProfile CREATE_INSTANCE_PROFILE: super::CreateInstanceProfileRequest => super::CreateInstanceProfileResponse = Operation::new("iam", "CreateInstanceProfile").wrapper("CreateInstanceProfileResult")
+        .errors(&[&errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetInstanceProfile GET_INSTANCE_PROFILE: super::GetInstanceProfileRequest => super::GetInstanceProfileResponse = Operation::new("iam", "GetInstanceProfile").wrapper("GetInstanceProfileResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListInstanceProfiles LIST_INSTANCE_PROFILES: super::ListInstanceProfilesRequest => super::ListInstanceProfilesResponse = Operation::new("iam", "ListInstanceProfiles").wrapper("ListInstanceProfilesResult")
+        .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteInstanceProfile DELETE_INSTANCE_PROFILE: super::DeleteInstanceProfileRequest => Unit = Operation::new("iam", "DeleteInstanceProfile")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { AddRoleToInstanceProfile ADD_ROLE_TO_INSTANCE_PROFILE: super::AddRoleToInstanceProfileRequest => Unit = Operation::new("iam", "AddRoleToInstanceProfile")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { RemoveRoleFromInstanceProfile REMOVE_ROLE_FROM_INSTANCE_PROFILE: super::RemoveRoleFromInstanceProfileRequest => Unit = Operation::new("iam", "RemoveRoleFromInstanceProfile")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListInstanceProfilesForRole LIST_INSTANCE_PROFILES_FOR_ROLE: super::ListInstanceProfilesForRoleRequest => super::ListInstanceProfilesForRoleResponse = Operation::new("iam", "ListInstanceProfilesForRole").wrapper("ListInstanceProfilesForRoleResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { TagInstanceProfile TAG_INSTANCE_PROFILE: super::TagInstanceProfileRequest => Unit = Operation::new("iam", "TagInstanceProfile")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { UntagInstanceProfile UNTAG_INSTANCE_PROFILE: super::UntagInstanceProfileRequest => Unit = Operation::new("iam", "UntagInstanceProfile")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListInstanceProfileTags LIST_INSTANCE_PROFILE_TAGS: super::ListInstanceProfileTagsRequest => super::ListInstanceProfileTagsResponse = Operation::new("iam", "ListInstanceProfileTags").wrapper("ListInstanceProfileTagsResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { CreateOpenIDConnectProvider CREATE_OPEN_ID_CONNECT_PROVIDER: super::CreateOpenIDConnectProviderRequest => super::CreateOpenIDConnectProviderResponse = Operation::new("iam", "CreateOpenIDConnectProvider").wrapper("CreateOpenIDConnectProviderResult")
+        .errors(&[&errors::INVALID_INPUT_EXCEPTION, &errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION, &errors::OPEN_ID_IDP_COMMUNICATION_ERROR_EXCEPTION]) }
+    operation! { GetOpenIDConnectProvider GET_OPEN_ID_CONNECT_PROVIDER: super::GetOpenIDConnectProviderRequest => super::GetOpenIDConnectProviderResponse = Operation::new("iam", "GetOpenIDConnectProvider").wrapper("GetOpenIDConnectProviderResult")
+        .errors(&[&errors::INVALID_INPUT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListOpenIDConnectProviders LIST_OPEN_ID_CONNECT_PROVIDERS: super::ListOpenIDConnectProvidersRequest => super::ListOpenIDConnectProvidersResponse = Operation::new("iam", "ListOpenIDConnectProviders").wrapper("ListOpenIDConnectProvidersResult")
+        .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteOpenIDConnectProvider DELETE_OPEN_ID_CONNECT_PROVIDER: super::DeleteOpenIDConnectProviderRequest => Unit = Operation::new("iam", "DeleteOpenIDConnectProvider")
+        .errors(&[&errors::INVALID_INPUT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { AddClientIDToOpenIDConnectProvider ADD_CLIENT_ID_TO_OPEN_ID_CONNECT_PROVIDER: super::AddClientIDToOpenIDConnectProviderRequest => Unit = Operation::new("iam", "AddClientIDToOpenIDConnectProvider")
+        .errors(&[&errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { RemoveClientIDFromOpenIDConnectProvider REMOVE_CLIENT_ID_FROM_OPEN_ID_CONNECT_PROVIDER: super::RemoveClientIDFromOpenIDConnectProviderRequest => Unit = Operation::new("iam", "RemoveClientIDFromOpenIDConnectProvider")
+        .errors(&[&errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { UpdateOpenIDConnectProviderThumbprint UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT: super::UpdateOpenIDConnectProviderThumbprintRequest => Unit = Operation::new("iam", "UpdateOpenIDConnectProviderThumbprint")
+        .errors(&[&errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { TagOpenIDConnectProvider TAG_OPEN_ID_CONNECT_PROVIDER: super::TagOpenIDConnectProviderRequest => Unit = Operation::new("iam", "TagOpenIDConnectProvider")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { UntagOpenIDConnectProvider UNTAG_OPEN_ID_CONNECT_PROVIDER: super::UntagOpenIDConnectProviderRequest => Unit = Operation::new("iam", "UntagOpenIDConnectProvider")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { ListOpenIDConnectProviderTags LIST_OPEN_ID_CONNECT_PROVIDER_TAGS: super::ListOpenIDConnectProviderTagsRequest => super::ListOpenIDConnectProviderTagsResponse = Operation::new("iam", "ListOpenIDConnectProviderTags").wrapper("ListOpenIDConnectProviderTagsResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION]) }
 }
 
 /// What each exception answers.
@@ -151,6 +191,7 @@ pub mod errors {
     pub static LIMIT_EXCEEDED_EXCEPTION: ErrorSchema = ErrorSchema { code: "LimitExceeded", status: 409, fault: Fault::Client };
     pub static MALFORMED_POLICY_DOCUMENT_EXCEPTION: ErrorSchema = ErrorSchema { code: "MalformedPolicyDocument", status: 400, fault: Fault::Client };
     pub static NO_SUCH_ENTITY_EXCEPTION: ErrorSchema = ErrorSchema { code: "NoSuchEntity", status: 404, fault: Fault::Client };
+    pub static OPEN_ID_IDP_COMMUNICATION_ERROR_EXCEPTION: ErrorSchema = ErrorSchema { code: "OpenIdIdpCommunicationError", status: 400, fault: Fault::Client };
     pub static POLICY_EVALUATION_EXCEPTION: ErrorSchema = ErrorSchema { code: "PolicyEvaluation", status: 500, fault: Fault::Server };
     pub static POLICY_NOT_ATTACHABLE_EXCEPTION: ErrorSchema = ErrorSchema { code: "PolicyNotAttachable", status: 400, fault: Fault::Client };
     pub static SERVICE_FAILURE_EXCEPTION: ErrorSchema = ErrorSchema { code: "ServiceFailure", status: 500, fault: Fault::Server };
@@ -169,6 +210,8 @@ static CONTEXT_KEY_VALUE_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::ne
 static EVAL_DECISION_DETAILS_TYPE: TypeSchema = TypeSchema::Map(MapSchema::new(&EVAL_DECISION_SOURCE_TYPE, &POLICY_EVALUATION_DECISION_TYPE));
 static EVAL_DECISION_SOURCE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(3).max(256));
 static EVALUATION_RESULTS_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&EVALUATION_RESULT)));
+static OPEN_ID_CONNECT_PROVIDER_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&OPEN_ID_CONNECT_PROVIDER_LIST_ENTRY)));
+static OPEN_ID_CONNECT_PROVIDER_URL_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(255));
 static PERMISSIONS_BOUNDARY_ATTACHMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PermissionsBoundaryPolicy"]));
 static POLICY_EVALUATION_DECISION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["allowed", "explicitDeny", "implicitDeny"]));
 static POLICY_EXCLUSIONS_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&POLICY_IDENTIFIER)).max(256));
@@ -186,10 +229,14 @@ static ACCESS_KEY_METADATA_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::
 static ACCESS_KEY_SECRET_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().secret());
 static ARN_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(20).max(2048));
 static ATTACHED_POLICIES_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ATTACHED_POLICY)));
+static CLIENT_ID_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&CLIENT_ID_TYPE));
+static CLIENT_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(255));
 static EXISTING_USER_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
 static GROUP_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&GROUP)));
 static GROUP_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
 static ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(16).max(128).pattern("[\\w]+"));
+static INSTANCE_PROFILE_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&INSTANCE_PROFILE)));
+static INSTANCE_PROFILE_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
 static MARKER_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(320).pattern("[\\u0020-\\u00FF]+"));
 static MAX_ITEMS_TYPE: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(1000) };
 static PATH_PREFIX_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(512).pattern("\\u002F[\\u0021-\\u007F]*"));
@@ -212,6 +259,8 @@ static TAG_KEY_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TAG_KEY
 static TAG_KEY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]+"));
 static TAG_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&TAG)).max(50));
 static TAG_VALUE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(0).max(256).pattern("[\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*"));
+static THUMBPRINT_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&THUMBPRINT_TYPE));
+static THUMBPRINT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(40).max(40));
 static USER_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&USER)));
 static USER_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(64).pattern("[\\w+=,.@-]+"));
 
@@ -228,6 +277,16 @@ shape! { AccessKeyMetadata ACCESS_KEY_METADATA = StructSchema::new("AccessKeyMet
     access_key_id: String = member("AccessKeyId", &ACCESS_KEY_ID_TYPE);
     status: String = member("Status", &STATUS_TYPE);
     create_date: Timestamp = member("CreateDate", &TIME);
+}
+
+shape! { AddClientIDToOpenIDConnectProviderRequest ADD_CLIENT_ID_TO_OPEN_ID_CONNECT_PROVIDER_REQUEST = StructSchema::new("AddClientIDToOpenIDConnectProviderRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
+    client_id: String = member("ClientID", &CLIENT_ID_TYPE).required();
+}
+
+shape! { AddRoleToInstanceProfileRequest ADD_ROLE_TO_INSTANCE_PROFILE_REQUEST = StructSchema::new("AddRoleToInstanceProfileRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
 }
 
 shape! { AddUserToGroupRequest ADD_USER_TO_GROUP_REQUEST = StructSchema::new("AddUserToGroupRequest");
@@ -285,6 +344,28 @@ shape! { CreateGroupRequest CREATE_GROUP_REQUEST = StructSchema::new("CreateGrou
 
 shape! { CreateGroupResponse CREATE_GROUP_RESPONSE = StructSchema::new("CreateGroupResponse");
     group: Group = member("Group", &TypeSchema::Struct(&GROUP)).required();
+}
+
+shape! { CreateInstanceProfileRequest CREATE_INSTANCE_PROFILE_REQUEST = StructSchema::new("CreateInstanceProfileRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+    path: String = member("Path", &PATH_TYPE);
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
+}
+
+shape! { CreateInstanceProfileResponse CREATE_INSTANCE_PROFILE_RESPONSE = StructSchema::new("CreateInstanceProfileResponse");
+    instance_profile: InstanceProfile = member("InstanceProfile", &TypeSchema::Struct(&INSTANCE_PROFILE)).required();
+}
+
+shape! { CreateOpenIDConnectProviderRequest CREATE_OPEN_ID_CONNECT_PROVIDER_REQUEST = StructSchema::new("CreateOpenIDConnectProviderRequest");
+    url: String = member("Url", &OPEN_ID_CONNECT_PROVIDER_URL_TYPE).required();
+    client_id_list: Vec<String> = member("ClientIDList", &CLIENT_ID_LIST_TYPE);
+    thumbprint_list: Vec<String> = member("ThumbprintList", &THUMBPRINT_LIST_TYPE);
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
+}
+
+shape! { CreateOpenIDConnectProviderResponse CREATE_OPEN_ID_CONNECT_PROVIDER_RESPONSE = StructSchema::new("CreateOpenIDConnectProviderResponse");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE);
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
 }
 
 shape! { CreatePolicyRequest CREATE_POLICY_REQUEST = StructSchema::new("CreatePolicyRequest");
@@ -350,6 +431,14 @@ shape! { DeleteGroupPolicyRequest DELETE_GROUP_POLICY_REQUEST = StructSchema::ne
 
 shape! { DeleteGroupRequest DELETE_GROUP_REQUEST = StructSchema::new("DeleteGroupRequest");
     group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
+}
+
+shape! { DeleteInstanceProfileRequest DELETE_INSTANCE_PROFILE_REQUEST = StructSchema::new("DeleteInstanceProfileRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+}
+
+shape! { DeleteOpenIDConnectProviderRequest DELETE_OPEN_ID_CONNECT_PROVIDER_REQUEST = StructSchema::new("DeleteOpenIDConnectProviderRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
 }
 
 shape! { DeletePolicyRequest DELETE_POLICY_REQUEST = StructSchema::new("DeletePolicyRequest");
@@ -442,6 +531,26 @@ shape! { GetGroupResponse GET_GROUP_RESPONSE = StructSchema::new("GetGroupRespon
     marker: String = member("Marker", &STRING);
 }
 
+shape! { GetInstanceProfileRequest GET_INSTANCE_PROFILE_REQUEST = StructSchema::new("GetInstanceProfileRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+}
+
+shape! { GetInstanceProfileResponse GET_INSTANCE_PROFILE_RESPONSE = StructSchema::new("GetInstanceProfileResponse");
+    instance_profile: InstanceProfile = member("InstanceProfile", &TypeSchema::Struct(&INSTANCE_PROFILE)).required();
+}
+
+shape! { GetOpenIDConnectProviderRequest GET_OPEN_ID_CONNECT_PROVIDER_REQUEST = StructSchema::new("GetOpenIDConnectProviderRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
+}
+
+shape! { GetOpenIDConnectProviderResponse GET_OPEN_ID_CONNECT_PROVIDER_RESPONSE = StructSchema::new("GetOpenIDConnectProviderResponse");
+    url: String = member("Url", &OPEN_ID_CONNECT_PROVIDER_URL_TYPE);
+    client_id_list: Vec<String> = member("ClientIDList", &CLIENT_ID_LIST_TYPE);
+    thumbprint_list: Vec<String> = member("ThumbprintList", &THUMBPRINT_LIST_TYPE);
+    create_date: Timestamp = member("CreateDate", &TIME);
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
+}
+
 shape! { GetPolicyRequest GET_POLICY_REQUEST = StructSchema::new("GetPolicyRequest");
     policy_arn: String = member("PolicyArn", &ARN_TYPE).required();
 }
@@ -509,6 +618,16 @@ shape! { InlinePolicyIdentifierType INLINE_POLICY_IDENTIFIER_TYPE = StructSchema
     policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
     attachment_type: String = member("AttachmentType", &ATTACHMENT_TYPE).required();
     attachment_name: String = member("AttachmentName", &ATTACHMENT_NAME).required();
+}
+
+shape! { InstanceProfile INSTANCE_PROFILE = StructSchema::new("InstanceProfile");
+    path: String = member("Path", &PATH_TYPE).required();
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+    instance_profile_id: String = member("InstanceProfileId", &ID_TYPE).required();
+    arn: String = member("Arn", &ARN_TYPE).required();
+    create_date: Timestamp = member("CreateDate", &TIME).required();
+    roles: Vec<Role> = member("Roles", &ROLE_LIST_TYPE).required();
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE);
 }
 
 shape! { InvalidInputException INVALID_INPUT_EXCEPTION = StructSchema::new("InvalidInputException").error(&errors::INVALID_INPUT_EXCEPTION);
@@ -606,6 +725,61 @@ shape! { ListGroupsResponse LIST_GROUPS_RESPONSE = StructSchema::new("ListGroups
     marker: String = member("Marker", &STRING);
 }
 
+shape! { ListInstanceProfileTagsRequest LIST_INSTANCE_PROFILE_TAGS_REQUEST = StructSchema::new("ListInstanceProfileTagsRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListInstanceProfileTagsResponse LIST_INSTANCE_PROFILE_TAGS_RESPONSE = StructSchema::new("ListInstanceProfileTagsResponse");
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListInstanceProfilesForRoleRequest LIST_INSTANCE_PROFILES_FOR_ROLE_REQUEST = StructSchema::new("ListInstanceProfilesForRoleRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListInstanceProfilesForRoleResponse LIST_INSTANCE_PROFILES_FOR_ROLE_RESPONSE = StructSchema::new("ListInstanceProfilesForRoleResponse");
+    instance_profiles: Vec<InstanceProfile> = member("InstanceProfiles", &INSTANCE_PROFILE_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListInstanceProfilesRequest LIST_INSTANCE_PROFILES_REQUEST = StructSchema::new("ListInstanceProfilesRequest");
+    path_prefix: String = member("PathPrefix", &PATH_PREFIX_TYPE);
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListInstanceProfilesResponse LIST_INSTANCE_PROFILES_RESPONSE = StructSchema::new("ListInstanceProfilesResponse");
+    instance_profiles: Vec<InstanceProfile> = member("InstanceProfiles", &INSTANCE_PROFILE_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListOpenIDConnectProviderTagsRequest LIST_OPEN_ID_CONNECT_PROVIDER_TAGS_REQUEST = StructSchema::new("ListOpenIDConnectProviderTagsRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
+    marker: String = member("Marker", &MARKER_TYPE);
+    max_items: i32 = member("MaxItems", &MAX_ITEMS_TYPE);
+}
+
+shape! { ListOpenIDConnectProviderTagsResponse LIST_OPEN_ID_CONNECT_PROVIDER_TAGS_RESPONSE = StructSchema::new("ListOpenIDConnectProviderTagsResponse");
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE).required();
+    is_truncated: bool = member("IsTruncated", &BOOL);
+    marker: String = member("Marker", &STRING);
+}
+
+shape! { ListOpenIDConnectProvidersRequest LIST_OPEN_ID_CONNECT_PROVIDERS_REQUEST = StructSchema::new("ListOpenIDConnectProvidersRequest");
+}
+
+shape! { ListOpenIDConnectProvidersResponse LIST_OPEN_ID_CONNECT_PROVIDERS_RESPONSE = StructSchema::new("ListOpenIDConnectProvidersResponse");
+    open_id_connect_provider_list: Vec<OpenIDConnectProviderListEntry> = member("OpenIDConnectProviderList", &OPEN_ID_CONNECT_PROVIDER_LIST_TYPE);
+}
+
 shape! { ListPoliciesRequest LIST_POLICIES_REQUEST = StructSchema::new("ListPoliciesRequest");
     scope: String = member("Scope", &POLICY_SCOPE_TYPE);
     only_attached: bool = member("OnlyAttached", &BOOL);
@@ -701,6 +875,14 @@ shape! { NoSuchEntityException NO_SUCH_ENTITY_EXCEPTION = StructSchema::new("NoS
     message: String = member("message", &STRING);
 }
 
+shape! { OpenIDConnectProviderListEntry OPEN_ID_CONNECT_PROVIDER_LIST_ENTRY = StructSchema::new("OpenIDConnectProviderListEntry");
+    arn: String = member("Arn", &ARN_TYPE);
+}
+
+shape! { OpenIdIdpCommunicationErrorException OPEN_ID_IDP_COMMUNICATION_ERROR_EXCEPTION = StructSchema::new("OpenIdIdpCommunicationErrorException").error(&errors::OPEN_ID_IDP_COMMUNICATION_ERROR_EXCEPTION);
+    message: String = member("message", &STRING);
+}
+
 shape! { OrganizationsDecisionDetail ORGANIZATIONS_DECISION_DETAIL = StructSchema::new("OrganizationsDecisionDetail");
     allowed_by_organizations: bool = member("AllowedByOrganizations", &BOOL);
 }
@@ -776,6 +958,16 @@ shape! { PutUserPolicyRequest PUT_USER_POLICY_REQUEST = StructSchema::new("PutUs
     user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
     policy_name: String = member("PolicyName", &POLICY_NAME_TYPE).required();
     policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { RemoveClientIDFromOpenIDConnectProviderRequest REMOVE_CLIENT_ID_FROM_OPEN_ID_CONNECT_PROVIDER_REQUEST = StructSchema::new("RemoveClientIDFromOpenIDConnectProviderRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
+    client_id: String = member("ClientID", &CLIENT_ID_TYPE).required();
+}
+
+shape! { RemoveRoleFromInstanceProfileRequest REMOVE_ROLE_FROM_INSTANCE_PROFILE_REQUEST = StructSchema::new("RemoveRoleFromInstanceProfileRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
 }
 
 shape! { RemoveUserFromGroupRequest REMOVE_USER_FROM_GROUP_REQUEST = StructSchema::new("RemoveUserFromGroupRequest");
@@ -860,6 +1052,16 @@ shape! { Tag TAG = StructSchema::new("Tag");
     value: String = member("Value", &TAG_VALUE_TYPE).required();
 }
 
+shape! { TagInstanceProfileRequest TAG_INSTANCE_PROFILE_REQUEST = StructSchema::new("TagInstanceProfileRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE).required();
+}
+
+shape! { TagOpenIDConnectProviderRequest TAG_OPEN_ID_CONNECT_PROVIDER_REQUEST = StructSchema::new("TagOpenIDConnectProviderRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
+    tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE).required();
+}
+
 shape! { TagRoleRequest TAG_ROLE_REQUEST = StructSchema::new("TagRoleRequest");
     role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
     tags: Vec<Tag> = member("Tags", &TAG_LIST_TYPE).required();
@@ -867,6 +1069,16 @@ shape! { TagRoleRequest TAG_ROLE_REQUEST = StructSchema::new("TagRoleRequest");
 
 shape! { UnmodifiableEntityException UNMODIFIABLE_ENTITY_EXCEPTION = StructSchema::new("UnmodifiableEntityException").error(&errors::UNMODIFIABLE_ENTITY_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { UntagInstanceProfileRequest UNTAG_INSTANCE_PROFILE_REQUEST = StructSchema::new("UntagInstanceProfileRequest");
+    instance_profile_name: String = member("InstanceProfileName", &INSTANCE_PROFILE_NAME_TYPE).required();
+    tag_keys: Vec<String> = member("TagKeys", &TAG_KEY_LIST_TYPE).required();
+}
+
+shape! { UntagOpenIDConnectProviderRequest UNTAG_OPEN_ID_CONNECT_PROVIDER_REQUEST = StructSchema::new("UntagOpenIDConnectProviderRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
+    tag_keys: Vec<String> = member("TagKeys", &TAG_KEY_LIST_TYPE).required();
 }
 
 shape! { UntagRoleRequest UNTAG_ROLE_REQUEST = StructSchema::new("UntagRoleRequest");
@@ -883,6 +1095,11 @@ shape! { UpdateAccessKeyRequest UPDATE_ACCESS_KEY_REQUEST = StructSchema::new("U
 shape! { UpdateAssumeRolePolicyRequest UPDATE_ASSUME_ROLE_POLICY_REQUEST = StructSchema::new("UpdateAssumeRolePolicyRequest");
     role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
     policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
+}
+
+shape! { UpdateOpenIDConnectProviderThumbprintRequest UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT_REQUEST = StructSchema::new("UpdateOpenIDConnectProviderThumbprintRequest");
+    open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
+    thumbprint_list: Vec<String> = member("ThumbprintList", &THUMBPRINT_LIST_TYPE).required();
 }
 
 shape! { UpdateRoleRequest UPDATE_ROLE_REQUEST = StructSchema::new("UpdateRoleRequest");

@@ -12,7 +12,7 @@ pub static SERVICE: Service = Service {
     api_version: "2011-06-15",
     target_prefix: None,
     xml_namespace: Some("https://sts.amazonaws.com/doc/2011-06-15/"),
-    operations: &[&ops::GET_CALLER_IDENTITY, &ops::ASSUME_ROLE],
+    operations: &[&ops::GET_CALLER_IDENTITY, &ops::ASSUME_ROLE, &ops::GET_SESSION_TOKEN],
     unserved: &[],
 };
 
@@ -23,6 +23,8 @@ pub mod ops {
     operation! { GetCallerIdentity GET_CALLER_IDENTITY: super::GetCallerIdentityRequest => super::GetCallerIdentityResponse = Operation::new("sts", "GetCallerIdentity").wrapper("GetCallerIdentityResult") }
     operation! { AssumeRole ASSUME_ROLE: super::AssumeRoleRequest => super::AssumeRoleResponse = Operation::new("sts", "AssumeRole").wrapper("AssumeRoleResult")
         .errors(&[&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::PACKED_POLICY_TOO_LARGE_EXCEPTION, &errors::REGION_DISABLED_EXCEPTION, &errors::EXPIRED_TOKEN_EXCEPTION]) }
+    operation! { GetSessionToken GET_SESSION_TOKEN: super::GetSessionTokenRequest => super::GetSessionTokenResponse = Operation::new("sts", "GetSessionToken").wrapper("GetSessionTokenResult")
+        .errors(&[&errors::REGION_DISABLED_EXCEPTION]) }
 }
 
 /// What each exception answers.
@@ -41,6 +43,7 @@ static ACCESS_KEY_SECRET_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().
 static ARN_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(20).max(2048).pattern("[\\u0009\\u000A\\u000D\\u0020-\\u007E\\u0085\\u00A0-\\uD7FF\\uE000-\\uFFFD\\u10000-\\u10FFFF]+"));
 static ASSUMED_ROLE_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(2).max(193).pattern("[\\w+=,.@:-]*"));
 static CONTEXT_ASSERTION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(4).max(2048));
+static DURATION_SECONDS_TYPE: TypeSchema = TypeSchema::Int { min: Some(900), max: Some(129600) };
 static EXTERNAL_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(2).max(1224).pattern("[\\w+=,.@:\\/-]*"));
 static MINIMUM_SESSION_TOKEN_SIZE_TYPE: TypeSchema = TypeSchema::Int { min: Some(0), max: Some(4096) };
 static NON_NEGATIVE_INTEGER_TYPE: TypeSchema = TypeSchema::Int { min: Some(0), max: None };
@@ -107,6 +110,19 @@ shape! { GetCallerIdentityResponse GET_CALLER_IDENTITY_RESPONSE = StructSchema::
     user_id: String = member("UserId", &STRING);
     account: String = member("Account", &STRING);
     arn: String = member("Arn", &ARN_TYPE);
+}
+
+shape! { GetSessionTokenRequest GET_SESSION_TOKEN_REQUEST = StructSchema::new("GetSessionTokenRequest");
+    duration_seconds: i32 = member("DurationSeconds", &DURATION_SECONDS_TYPE);
+    serial_number: String = member("SerialNumber", &SERIAL_NUMBER_TYPE);
+    token_code: String = member("TokenCode", &TOKEN_CODE_TYPE);
+    minimum_session_token_size: i32 = member("MinimumSessionTokenSize", &MINIMUM_SESSION_TOKEN_SIZE_TYPE);
+}
+
+shape! { GetSessionTokenResponse GET_SESSION_TOKEN_RESPONSE = StructSchema::new("GetSessionTokenResponse");
+    credentials: Credentials = member("Credentials", &TypeSchema::Struct(&CREDENTIALS));
+    session_token_utilization: i32 = member("SessionTokenUtilization", &SESSION_TOKEN_UTILIZATION_TYPE);
+    session_token_size: i32 = member("SessionTokenSize", &SESSION_TOKEN_SIZE_TYPE);
 }
 
 shape! { MalformedPolicyDocumentException MALFORMED_POLICY_DOCUMENT_EXCEPTION = StructSchema::new("MalformedPolicyDocumentException").error(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION);
