@@ -1,6 +1,7 @@
 //! Clusters, node groups and updates: records, states, validation, planners.
 
 mod access;
+mod addon;
 mod cluster;
 mod labels;
 mod nodegroup;
@@ -14,6 +15,7 @@ pub use access::{
     AccessEntry, AccessPolicy, Association, CLUSTER_ADMIN, NODE_KINDS, STANDARD, Wish, allows, check_groups,
     check_username, default_username,
 };
+pub use addon::{ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Conflicts, Workload, plan_addon};
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
 };
@@ -22,7 +24,7 @@ pub use nodegroup::{NodeChange, Nodegroup, NodegroupStatus, Scaling, Taint, Upda
 pub use plan_cluster::{ClusterAction, ObservedCluster, plan_cluster};
 pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegroup};
 pub use site::{Listener, Site};
-pub use update::{Update, UpdateStatus, UpdateType};
+pub use update::{Update, UpdateOf, UpdateStatus, UpdateType};
 pub use validate::{
     Invalid, check_cluster_name, check_nodegroup_name, check_scaling, check_service_cidr, check_version,
     page_size,

@@ -2,6 +2,7 @@
 
 mod access;
 mod access_entries;
+mod addons;
 mod cluster_versions;
 mod create_cluster;
 mod create_nodegroup;
@@ -66,6 +67,18 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
         access_entries::list_associated,
     );
     router.serve(ops::ListAccessPolicies, eks, access::list_access_policies, access_entries::list_policies);
+    router.serve(ops::CreateAddon, eks, access::create_addon, addons::create);
+    router.serve(ops::DescribeAddon, eks, access::describe_addon, addons::describe);
+    router.serve(ops::ListAddons, eks, access::list_addons, list::addons);
+    router.serve(ops::UpdateAddon, eks, access::update_addon, addons::update);
+    router.serve(ops::DeleteAddon, eks, access::delete_addon, addons::delete);
+    router.serve(ops::DescribeAddonVersions, eks, access::describe_addon_versions, addons::describe_versions);
+    router.serve(
+        ops::DescribeAddonConfiguration,
+        eks,
+        access::describe_addon_configuration,
+        addons::describe_configuration,
+    );
     router.serve(ops::TagResource, eks, access::tag_resource, tags::tag);
     router.serve(ops::UntagResource, eks, access::untag_resource, tags::untag);
     router.serve(ops::ListTagsForResource, eks, access::list_tags, tags::list);

@@ -13,7 +13,7 @@ use ekstra_cloud::elb;
 use ekstra_cloud::on_host;
 use ekstra_domain::eks::{
     CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup,
-    ObservedCluster, plan_cluster,
+    ObservedCluster, UpdateOf, plan_cluster,
 };
 use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
@@ -47,6 +47,8 @@ pub struct ClusterReconciler {
     bootstrapped: Mutex<HashSet<String>>,
     /// Slots whose links this process has made, and between which namespaces.
     networked: Mutex<HashMap<String, Ends>>,
+    /// Since when a slot's programs, by their process ids, have all run with nothing left to do.
+    settled: Mutex<HashMap<String, (Vec<i32>, i64)>>,
     restarts: Restarts,
     waits: Waits,
 }
@@ -99,12 +101,14 @@ impl Reconciler for ClusterReconciler {
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, ClusterError>> {
         async move {
             let view = self.eks.cloud.store.view();
+            // First, so that it is never newer than what is read of it.
+            let seen = view.get(&key).map(|entry| entry.revision);
             let Some(cluster) = view.get_as::<Cluster>(&key) else {
                 return Ok(Next::OnChange);
             };
             let slot = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot));
             let slot = slot.ok_or_else(|| ClusterError::Unrecorded(cluster.slot.clone()))?;
-            let step = self.step(&key, &cluster, &slot).await;
+            let step = self.step(&key, seen, &cluster, &slot).await;
             if let Err(error) = &step
                 && cluster.status == ClusterStatus::Creating
             {
@@ -122,6 +126,7 @@ impl ClusterReconciler {
             eks,
             bootstrapped: Mutex::default(),
             networked: Mutex::default(),
+            settled: Mutex::default(),
             restarts: Restarts::default(),
             waits: Waits::default(),
         }
@@ -130,6 +135,7 @@ impl ClusterReconciler {
     async fn step(
         &self,
         key: &str,
+        seen: Option<u64>,
         cluster: &Cluster,
         slot: &ControlPlaneSlot,
     ) -> Result<Next, ClusterError> {
@@ -161,7 +167,7 @@ impl ClusterReconciler {
         match cluster.status {
             _ if !idle => Ok(Next::After(Duration::from_millis(1))),
             ClusterStatus::Deleting | ClusterStatus::Failed => Ok(Next::OnChange),
-            _ => self.watch(key, slot).await,
+            _ => self.watch(key, seen, slot).await,
         }
     }
 
@@ -300,14 +306,7 @@ impl ClusterReconciler {
     async fn bootstrap(&self, cluster: &Cluster, slot: &ControlPlaneSlot) -> Result<(), ClusterError> {
         let fail = |e: &dyn std::fmt::Display| ClusterError::Bootstrap(e.to_string());
         let client = self.eks.clients.get(slot).await.map_err(|e| fail(&e))?;
-        let patch =
-            self.eks.programs.versions().into_iter().find(|v| v.minor == cluster.version).map(|v| v.patch);
-        let facts = bootstrap::Facts {
-            endpoint: self.eks.endpoint(slot),
-            service_cidr: cluster.service_cidr,
-            kubernetes_version: patch.unwrap_or_default(),
-            addons: cluster.self_managed_addons,
-        };
+        let facts = bootstrap::Facts::of(&self.eks, cluster, slot);
         bootstrap::apply(&client, &facts).await.map_err(|e| fail(&e))?;
         self.bootstrapped.lock().unwrap_or_else(PoisonError::into_inner).insert(slot.id.clone());
         Ok(())
@@ -345,10 +344,14 @@ impl ClusterReconciler {
         let of_cluster = |balancer: &LoadBalancer| balancer.cluster_uid == cluster.uid;
         elb::remove(&self.eks.cloud, &cluster.scope, of_cluster).await?;
         self.eks.clients.forget(&slot.id);
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot.id);
         self.waits.end(key);
         CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.forget(&slot.child(program)));
         let scope = &cluster.scope;
-        updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), None).await?;
+        // Without add-ons nobody asks for updates of them any more.
+        updates::forget_all(&self.eks.cloud.store, &keys::addons(scope, &cluster.name)).await?;
+        updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), UpdateOf::Cluster)
+            .await?;
         updates::forget_all(&self.eks.cloud.store, &keys::access_entries(scope, &cluster.name)).await?;
         let body = |txn: &mut Txn| {
             for interface in &slot.interfaces {
@@ -362,8 +365,13 @@ impl ClusterReconciler {
         Ok(self.eks.cloud.store.transact(body).await?)
     }
 
-    /// Waits until a program ends or the record changes.
-    async fn watch(&self, key: &str, slot: &ControlPlaneSlot) -> Result<Next, ClusterError> {
+    /// Waits until a program ends or the record is no longer the one that was seen.
+    async fn watch(
+        &self,
+        key: &str,
+        seen: Option<u64>,
+        slot: &ControlPlaneSlot,
+    ) -> Result<Next, ClusterError> {
         let ids: Vec<ChildId> = CONTROL_PLANE_PROGRAMS.iter().map(|p| ChildId(slot.child(p))).collect();
         let running: Vec<Running> = on_host(&self.eks.host, move |host| {
             let statuses: Result<Vec<_>, _> = ids.iter().map(|id| host.child_status(id)).collect();
@@ -377,12 +385,12 @@ impl ClusterReconciler {
         if running.len() < CONTROL_PLANE_PROGRAMS.len() {
             return Ok(Next::After(Duration::from_millis(1)));
         }
-        let began = self.eks.cloud.env.steady_ms();
+        let began = self.settled_since(slot, &running);
         let mut head = self.eks.cloud.store.head();
-        let before = self.eks.cloud.store.view().get(key).map(|e| e.revision);
         let changed = async {
-            while head.changed().await.is_ok() {
-                if self.eks.cloud.store.view().get(key).map(|e| e.revision) != before {
+            // Also what has changed since it was looked at, before anybody listened.
+            while self.eks.cloud.store.view().get(key).map(|e| e.revision) == seen {
+                if head.changed().await.is_err() {
                     return;
                 }
             }
@@ -397,5 +405,17 @@ impl ClusterReconciler {
             CONTROL_PLANE_PROGRAMS.iter().for_each(|program| self.restarts.works(&slot.child(program)));
         }
         Ok(Next::After(Duration::from_millis(1)))
+    }
+
+    /// The record may change often meanwhile: only another process begins it anew.
+    fn settled_since(&self, slot: &ControlPlaneSlot, running: &[Running]) -> i64 {
+        let pids: Vec<i32> = running.iter().map(|r| r.pid).collect();
+        let now = self.eks.cloud.env.steady_ms();
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = settled.entry(slot.id.clone()).or_insert_with(|| (pids.clone(), now));
+        if known.0 != pids {
+            *known = (pids, now);
+        }
+        known.1
     }
 }

@@ -30,6 +30,21 @@ fn is_cordoned(node: &Node) -> bool {
     closed && node.labels().get(EXCLUDED).is_some_and(|value| value == "true")
 }
 
+/// Whether a node other than these is ready for further pods.
+pub(crate) async fn takes_pods(client: &Client, but: &[&str]) -> Result<bool, kube::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let takes = |node: &Node| {
+        let closed = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+        is_ready(node) && !closed && !but.contains(&node.name_any().as_str())
+    };
+    Ok(nodes.list(&ListParams::default()).await?.items.iter().any(takes))
+}
+
+pub(crate) fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
 /// Pods that keep the node from being empty.
 pub(crate) async fn pods_left(client: &Client, node: &str) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::all(client.clone());
@@ -45,8 +60,9 @@ fn holds_node(pod: &Pod) -> bool {
     !of_daemon_set && !mirror && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Asks for the end of every such pod. A disruption budget may refuse (429): it is asked again later.
-pub(crate) async fn evict_all(client: &Client, node: &str) -> Result<(), kube::Error> {
+/// Asks for the end of every such pod; answers how many a disruption budget keeps (429). They are asked again later.
+pub(crate) async fn evict_all(client: &Client, node: &str) -> Result<usize, kube::Error> {
+    let (mut kept, mut failed) = (0, None);
     for pod in pods_left(client, node).await? {
         if pod.metadata.deletion_timestamp.is_some() {
             continue;
@@ -56,10 +72,12 @@ pub(crate) async fn evict_all(client: &Client, node: &str) -> Result<(), kube::E
         match pods.evict(&pod.name_any(), &EvictParams::default()).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 429) => {
+                kept += usize::from(status.code == 429);
                 tracing::info!(node, pod = pod.name_any(), reason = status.message, "not evicted yet");
             }
-            Err(error) => return Err(error),
+            // The others are asked all the same.
+            Err(error) => failed = Some(error),
         }
     }
-    Ok(())
+    failed.map_or(Ok(kept), Err)
 }

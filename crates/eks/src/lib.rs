@@ -3,6 +3,7 @@
 //! Invariant: an operation (`api`) writes intent and answers; reconcilers make it true. What a plan is lies in
 //! `ekstra_domain::eks`; here it is observed and applied.
 
+mod addons;
 mod api;
 mod bootstrap;
 mod cluster;
@@ -14,6 +15,7 @@ mod finalizers;
 mod kubernetes;
 mod liveness;
 mod load_balancers;
+mod manifest;
 mod metrics_api;
 mod nodegroup;
 mod nodes;
@@ -24,6 +26,7 @@ mod storage;
 mod updates;
 mod user_data;
 
+pub use addons::AddonReconciler;
 pub use cluster::ClusterReconciler;
 pub use etcd::EtcdSnapshots;
 pub use liveness::Liveness;

@@ -1,13 +1,13 @@
 //! The node group reconciler: instances are launched, drained and terminated until the group is as its record says.
 
-use crate::{Eks, drain, relabel, storage, updates, user_data};
+use crate::{Eks, addons, drain, relabel, storage, updates, user_data};
 use ekstra_cloud::Cloud;
 use ekstra_cloud::api::Refusal;
 use ekstra_cloud::ec2::instances::{Launch, launch, terminate};
 use ekstra_domain::ec2::{Instance, InstanceState, Subnet};
 use ekstra_domain::eks::{
     Cluster, ControlPlaneSlot, HealthIssue, Member, Nodegroup, NodegroupAction, NodegroupStatus,
-    ObservedNodegroup, plan_nodegroup,
+    ObservedNodegroup, UpdateOf, plan_nodegroup,
 };
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, Waits};
@@ -44,6 +44,8 @@ pub struct NodegroupReconciler {
     eks: Eks,
     /// Draining instances without pods that have to go, since when.
     emptied: Mutex<HashMap<String, Instant>>,
+    /// See [`Self::kept`].
+    kept: Mutex<HashMap<String, usize>>,
     waits: Waits,
 }
 
@@ -133,7 +135,7 @@ impl Reconciler for NodegroupReconciler {
 
 impl NodegroupReconciler {
     pub fn new(eks: Eks) -> Self {
-        Self { eks, emptied: Mutex::default(), waits: Waits::default() }
+        Self { eks, emptied: Mutex::default(), kept: Mutex::default(), waits: Waits::default() }
     }
 
     /// Until the next look at a group that is changing.
@@ -208,11 +210,34 @@ impl NodegroupReconciler {
                 alive: instance.state.is_alive(),
                 node_ready: nodes.get(&instance.private_dns_name).copied().unwrap_or(false),
                 pods_left,
+                pods_kept: self.kept(&instance.id),
                 volumes_left: if draining { self.volumes_left(instance, pods_left) } else { 0 },
             });
         }
         let unsettled_for_ms = self.unsettled_for_ms(&context.group);
-        ObservedNodegroup { members, unsettled_for_ms, drain_limit_seconds: self.eks.drain_limit_seconds }
+        let last_nodes = match &context.client {
+            Some(client) if context.group.status == NodegroupStatus::Deleting => {
+                let own: Vec<_> =
+                    context.instances.iter().map(|(_, i)| i.private_dns_name.as_str()).collect();
+                drain::takes_pods(client, &own).await.is_ok_and(|elsewhere| !elsewhere)
+            }
+            _ => false,
+        };
+        let drain_limit_seconds = self.eks.drain_limit_seconds;
+        ObservedNodegroup { members, unsettled_for_ms, drain_limit_seconds, last_nodes }
+    }
+
+    /// How many pods of a draining instance disruption budgets have kept at the last try.
+    fn kept(&self, instance: &str) -> usize {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(instance).copied().unwrap_or(0)
+    }
+
+    fn note_kept(&self, instance: &str, pods: usize) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match pods {
+            0 => kept.remove(instance),
+            _ => kept.insert(instance.to_owned(), pods),
+        };
     }
 
     /// How long this has been awaited of the group; each update counts anew.
@@ -237,14 +262,17 @@ impl NodegroupReconciler {
                         drain::evict_all(client, node).await
                     };
                     // An API server that does not answer must not keep the group: its limit runs.
-                    if let Err(error) = emptied.await {
-                        tracing::info!(node, %error, "not drained yet");
-                    }
+                    let kept =
+                        emptied.await.inspect_err(|error| tracing::info!(node, %error, "not drained yet"));
+                    self.note_kept(&instance, kept.unwrap_or(0));
                     Ok(())
                 }
                 _ => Ok(()),
             },
-            NodegroupAction::Terminate { instance } => self.terminate(context, &instance).await,
+            NodegroupAction::Terminate { instance } => {
+                self.note_kept(&instance, 0);
+                self.terminate(context, &instance).await
+            }
             NodegroupAction::SyncNodes => self.sync_nodes(context).await,
             NodegroupAction::MarkActive => self.mark_active(context).await,
             NodegroupAction::MarkUnjoined { missing } => {
@@ -259,8 +287,15 @@ impl NodegroupReconciler {
     async fn launch(&self, context: &Context, count: u32) -> Result<(), NodegroupError> {
         let group = &context.group;
         let image = format!("ami-ekstra-{}", context.cluster.version.replace('.', "-"));
-        let user_data = user_data::render(&self.eks, &context.cluster, &context.slot, group, &image)
-            .ok_or_else(|| NodegroupError::Unrecorded("the cluster's certificate authority".into()))?;
+        let has_network = match &context.client {
+            Some(client) if context.cluster.network_by_addon => {
+                addons::gives_network(&self.eks, &context.cluster, client).await?
+            }
+            _ => true,
+        };
+        let user_data =
+            user_data::render(&self.eks, &context.cluster, &context.slot, group, &image, has_network)
+                .ok_or_else(|| NodegroupError::Unrecorded("the cluster's certificate authority".into()))?;
         let view = self.eks.cloud.store.view();
         let find = |id: &String| view.get_as::<Subnet>(&keys::subnet(&group.scope, id));
         let subnets: Vec<Subnet> = group.subnets.iter().filter_map(find).collect();
@@ -328,7 +363,7 @@ impl NodegroupReconciler {
             if group != before {
                 txn.put(&context.key, &group)?;
             }
-            updates::fail(txn, &pending, Some(&group.name), &issue)
+            updates::fail(txn, &pending, UpdateOf::Nodegroup(&group.name), &issue)
         };
         Ok(self.eks.cloud.store.transact::<_, CommitError>(body).await?)
     }
@@ -383,7 +418,7 @@ impl NodegroupReconciler {
             group.modified_ms = self.eks.cloud.env.now_ms();
             group.issues.clear();
             group.draining.clear();
-            updates::finish(txn, &updates, Some(&group.name))?;
+            updates::finish(txn, &updates, UpdateOf::Nodegroup(&group.name))?;
             Ok::<_, CommitError>(txn.put(&context.key, &group)?)
         };
         Ok(self.eks.cloud.store.transact(body).await?)
@@ -391,7 +426,7 @@ impl NodegroupReconciler {
 
     async fn forget(&self, context: &Context) -> Result<(), NodegroupError> {
         let updates = keys::updates(&context.group.scope, &context.cluster.name);
-        updates::forget(&self.eks.cloud.store, &updates, Some(&context.group.name)).await?;
+        updates::forget(&self.eks.cloud.store, &updates, UpdateOf::Nodegroup(&context.group.name)).await?;
         let body = |txn: &mut Txn| {
             txn.delete(&context.key);
             Ok::<_, CommitError>(())
@@ -477,16 +512,11 @@ fn launch_one<'a>(
 /// Nodes of the group that are Ready and initialised, by name.
 async fn ready_nodes(client: &Client, group: &str) -> Result<HashMap<String, bool>, kube::Error> {
     let nodes = nodes_of(client, group).await?;
-    Ok(nodes.into_iter().map(|node| (node.name_any(), is_ready(&node))).collect())
+    Ok(nodes.into_iter().map(|node| (node.name_any(), drain::is_ready(&node))).collect())
 }
 
 async fn nodes_of(client: &Client, group: &str) -> Result<Vec<Node>, kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let of_group = ListParams::default().labels(&format!("eks.amazonaws.com/nodegroup={group}"));
     Ok(nodes.list(&of_group).await?.items)
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }

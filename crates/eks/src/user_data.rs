@@ -36,6 +36,7 @@ pub(crate) fn render(
     slot: &ControlPlaneSlot,
     group: &Nodegroup,
     image: &str,
+    has_network: bool,
 ) -> Option<String> {
     let ca = slot.certificate_authority.as_ref()?;
     let labels: Vec<String> = group.node_labels(image).iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -58,6 +59,9 @@ pub(crate) fn render(
             "kubelet": {"flags": flags},
         },
     });
+    if !has_network {
+        config["metadata"] = json!({"annotations": {"ekstra.dev/pod-network": "none"}});
+    }
     if !eks.proxies.is_empty() {
         let direct = exceptions(eks, cluster, eks.proxies.get(NO_PROXY));
         let mut variables = eks.proxies.clone();

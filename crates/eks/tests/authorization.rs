@@ -125,6 +125,16 @@ const OF_MY_TEAM: &str = r#"{"Version":"2012-10-17","Statement":[
 const ELSEWHERE: &str = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*",
     "Condition":{"StringNotEquals":{"aws:RequestedRegion":"us-east-1"}}}]}"#;
 
+/// Lets people in, and to nothing but reading within namespaces.
+const GATEKEEPER: &str = r#"{"Version":"2012-10-17","Statement":[
+    {"Effect":"Allow","Action":["eks:CreateAccessEntry","eks:ListAccess*"],"Resource":"*"},
+    {"Effect":"Allow","Action":"eks:AssociateAccessPolicy","Resource":"arn:aws:eks:*:*:access-entry/one/*",
+     "Condition":{"StringEquals":{"eks:accessScope":"namespace"},
+                  "ArnEquals":{"eks:policyArn":"arn:aws:eks::aws:cluster-access-policy/AmazonEKSViewPolicy"}}}]}"#;
+/// Whatever there is to do with add-ons, but for giving them a role.
+const ADDONS: &str = r#"{"Version":"2012-10-17","Statement":[
+    {"Effect":"Allow","Action":"eks:*Addon*","Resource":"*"}]}"#;
+
 async fn people(world: &World) -> Vec<Actor> {
     world.user("reader", &allow(r#"["eks:Describe*","eks:List*"]"#, "*")).await;
     world.user("of-one", &allow(r#""eks:*""#, "arn:aws:eks:us-east-1:000000000000:cluster/one")).await;
@@ -132,6 +142,8 @@ async fn people(world: &World) -> Vec<Actor> {
     world.user("blue", OF_MY_TEAM).await;
     world.user("abroad", ELSEWHERE).await;
     world.user("nobody", "").await;
+    world.user("gatekeeper", GATEKEEPER).await;
+    world.user("addons", ADDONS).await;
     world.user("bounded", &allow(r#""*""#, "*")).await;
     let policy = iam::CreatePolicyRequest {
         policy_name: text("edge"),
@@ -163,7 +175,19 @@ async fn people(world: &World) -> Vec<Actor> {
         arn: format!("arn:aws:sts::{ACCOUNT}:assumed-role/eksNodeRole/i-1"),
         session: if session { vec![allow(r#""ec2:*""#, "*")] } else { Vec::new() },
     };
-    let names = ["admin", "reader", "of-one", "careful", "blue", "abroad", "bounded", "member", "nobody"];
+    let names = [
+        "admin",
+        "reader",
+        "of-one",
+        "careful",
+        "blue",
+        "abroad",
+        "bounded",
+        "member",
+        "nobody",
+        "gatekeeper",
+        "addons",
+    ];
     let mut actors: Vec<Actor> = names.into_iter().map(Actor::user).collect();
     actors.extend([node(false), node(true)]);
     actors.push(Actor { name: "root", arn: format!("arn:aws:iam::{ACCOUNT}:root"), session: Vec::new() });
@@ -236,7 +260,7 @@ async fn answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
     let assume =
         sts::AssumeRoleRequest { role_arn: text(ROLE), role_session_name: text("s"), ..Default::default() };
     use eks::ops::{CreateCluster, DeleteCluster, DescribeCluster, ListClusters};
-    vec![
+    let mut answers = vec![
         ("GetCallerIdentity", world.asked(actor, sts::ops::GetCallerIdentity, Default::default()).await),
         ("ListClusters", world.asked(actor, ListClusters, Default::default()).await),
         ("DescribeCluster one", world.asked(actor, DescribeCluster, cluster("one")).await),
@@ -259,6 +283,66 @@ async fn answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
             world.asked(actor, iam::ops::GetUser, iam::GetUserRequest { user_name: text("nobody") }).await,
         ),
         ("AssumeRole eksClusterRole", world.asked(actor, sts::ops::AssumeRole, assume).await),
+    ];
+    answers.extend(access_answers(world, actor).await);
+    answers.extend(addon_answers(world, actor).await);
+    answers
+}
+
+async fn access_answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    let entry = eks::CreateAccessEntryRequest {
+        cluster_name: text("one"),
+        principal_arn: text("unheard"),
+        ..Default::default()
+    };
+    let association = |cluster: &str, policy: &str, scope: &str| eks::AssociateAccessPolicyRequest {
+        cluster_name: text(cluster),
+        principal_arn: text("unheard"),
+        policy_arn: Some(format!("arn:aws:eks::aws:cluster-access-policy/AmazonEKS{policy}Policy")),
+        access_scope: Some(eks::AccessScope { r#type: text(scope), namespaces: Some(vec!["a".into()]) }),
+    };
+    let list = eks::ListAccessEntriesRequest { cluster_name: text("two"), ..Default::default() };
+    use eks::ops::{AssociateAccessPolicy, CreateAccessEntry, ListAccessEntries, ListAccessPolicies};
+    let associated = |cluster, policy, scope| {
+        world.asked(actor, AssociateAccessPolicy, association(cluster, policy, scope))
+    };
+    vec![
+        ("CreateAccessEntry one", world.asked(actor, CreateAccessEntry, entry).await),
+        ("AssociateAccessPolicy one, View", associated("one", "View", "namespace").await),
+        ("AssociateAccessPolicy two, View", associated("two", "View", "namespace").await),
+        ("AssociateAccessPolicy View of all", associated("one", "View", "cluster").await),
+        ("AssociateAccessPolicy Edit", associated("one", "Edit", "namespace").await),
+        ("ListAccessEntries two", world.asked(actor, ListAccessEntries, list).await),
+        ("ListAccessPolicies", world.asked(actor, ListAccessPolicies, Default::default()).await),
+    ]
+}
+
+async fn addon_answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    // Of a name that there is not, so that whoever may is refused for that.
+    let creation = |role: Option<&str>| eks::CreateAddonRequest {
+        cluster_name: text("one"),
+        addon_name: text("unheard"),
+        service_account_role_arn: role.map(str::to_owned),
+        ..Default::default()
+    };
+    let change = eks::UpdateAddonRequest {
+        cluster_name: text("two"),
+        addon_name: text("unheard"),
+        ..Default::default()
+    };
+    let one = eks::DescribeAddonRequest { cluster_name: text("one"), addon_name: text("coredns") };
+    let schema =
+        eks::DescribeAddonConfigurationRequest { addon_name: text("coredns"), addon_version: text("v0") };
+    use eks::ops::{
+        CreateAddon, DescribeAddon, DescribeAddonConfiguration, DescribeAddonVersions, UpdateAddon,
+    };
+    vec![
+        ("DescribeAddon one", world.asked(actor, DescribeAddon, one).await),
+        ("CreateAddon one", world.asked(actor, CreateAddon, creation(None)).await),
+        ("CreateAddon one with a role", world.asked(actor, CreateAddon, creation(Some(ROLE))).await),
+        ("UpdateAddon two", world.asked(actor, UpdateAddon, change).await),
+        ("DescribeAddonVersions", world.asked(actor, DescribeAddonVersions, Default::default()).await),
+        ("DescribeAddonConfiguration", world.asked(actor, DescribeAddonConfiguration, schema).await),
     ]
 }
 

@@ -85,8 +85,8 @@ pub(crate) fn registry_mirror(registry: &str) -> String {
 }
 
 /// Pods get addresses of the VPC out of the interface's prefixes; nothing is masqueraded on the node.
-pub(crate) fn cni(facts: &Facts, mtu: u32) -> Value {
-    let ranges: Vec<Value> = facts.prefixes.iter().map(|p| json!({"subnet": p})).collect();
+pub(crate) fn cni(prefixes: &[Prefix], mtu: u32) -> Value {
+    let ranges: Vec<Value> = prefixes.iter().map(|p| json!({"subnet": p})).collect();
     json!({
         "cniVersion": "1.0.0",
         "name": "vpc",

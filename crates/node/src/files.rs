@@ -19,9 +19,9 @@ pub(crate) fn write_all(facts: &Facts, data: &UserData) -> io::Result<()> {
     if let Some(registry) = &facts.registry {
         write("/etc/containerd/certs.d/_default/hosts.toml", &config::registry_mirror(registry))?;
     }
-    let mtu = fs::read_to_string(format!("/sys/class/net/{DEVICE}/mtu"))?;
-    let mtu = mtu.trim().parse().map_err(io::Error::other)?;
-    write("/etc/cni/net.d/10-vpc.conflist", &config::cni(facts, mtu).to_string())?;
+    if data.node.has_network() {
+        write(CNI_CONFIG, &config::cni(&facts.prefixes, device_mtu()?).to_string())?;
+    }
     let ca = spec.cluster.certificate_authority.as_deref().unwrap_or_default();
     let ca = base64::engine::general_purpose::STANDARD
         .decode(ca.trim())
@@ -29,6 +29,13 @@ pub(crate) fn write_all(facts: &Facts, data: &UserData) -> io::Result<()> {
     write(config::CA_FILE, &String::from_utf8_lossy(&ca))?;
     write(config::KUBECONFIG, &config::kubeconfig(spec).to_string())?;
     write(config::KUBELET_CONFIG, &config::kubelet(facts, spec).to_string())
+}
+
+pub(crate) const CNI_CONFIG: &str = "/etc/cni/net.d/10-vpc.conflist";
+
+pub(crate) fn device_mtu() -> io::Result<u32> {
+    let mtu = fs::read_to_string(format!("/sys/class/net/{DEVICE}/mtu"))?;
+    mtu.trim().parse().map_err(io::Error::other)
 }
 
 fn write(path: &str, content: &str) -> io::Result<()> {

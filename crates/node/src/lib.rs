@@ -8,6 +8,7 @@
 
 mod boot;
 mod cgroup;
+mod cni;
 mod config;
 mod csi;
 mod files;
@@ -25,9 +26,10 @@ pub fn main(args: &[String]) -> i32 {
         None => boot::run(),
         Some("token") => token::print(&args[1..]),
         Some("csi") => csi::run(),
-        Some(other) => {
-            Err(io::Error::other(format!("unknown command {other}; usage: ekstra-node [token CLUSTER|csi]")))
-        }
+        Some("cni") => cni::run(),
+        Some(other) => Err(io::Error::other(format!(
+            "unknown command {other}; usage: ekstra-node [token CLUSTER|csi|cni]"
+        ))),
     };
     match result {
         Ok(()) => 0,

@@ -11,7 +11,24 @@ use std::io;
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub(crate) struct NodeConfig {
+    metadata: NodeMetadata,
     pub(crate) spec: NodeSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+struct NodeMetadata {
+    annotations: BTreeMap<String, String>,
+}
+
+/// `none`: the network of pods comes with an add-on.
+const NETWORK: &str = "ekstra.dev/pod-network";
+
+impl NodeConfig {
+    /// Whether pods have a network before anything is installed in the cluster.
+    pub(crate) fn has_network(&self) -> bool {
+        self.metadata.annotations.get(NETWORK).is_none_or(|value| value != "none")
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -79,6 +96,7 @@ pub(crate) fn parse(text: &str) -> io::Result<UserData> {
 }
 
 fn merge(into: &mut NodeConfig, from: NodeConfig) {
+    into.metadata.annotations.extend(from.metadata.annotations);
     let (cluster, other) = (&mut into.spec.cluster, from.spec.cluster);
     cluster.name = other.name.or(cluster.name.take());
     cluster.api_server_endpoint = other.api_server_endpoint.or(cluster.api_server_endpoint.take());

@@ -126,6 +126,9 @@ pub struct Cluster {
     /// Whether it begins with kube-proxy and CoreDNS.
     #[serde(default = "yes")]
     pub self_managed_addons: bool,
+    /// Whether its pods have a network by an add-on only. Nodes of clusters of earlier versions have one by themselves.
+    #[serde(default)]
+    pub network_by_addon: bool,
 }
 
 fn yes() -> bool {

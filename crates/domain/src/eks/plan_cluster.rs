@@ -167,6 +167,7 @@ pub(crate) mod tests {
             restored: None,
             has_entries: false,
             self_managed_addons: true,
+            network_by_addon: true,
         }
     }
 

@@ -8,6 +8,9 @@ use super::{DRAIN_LIMIT_SECONDS, Nodegroup, NodegroupStatus};
 /// Instances that have not joined after so long make their group, or the update that asked for them, fail.
 const JOIN_LIMIT_MS: i64 = 15 * 60 * 1000;
 
+/// A refused eviction may be let through a moment later, once another pod is there.
+const REFUSED_MS: i64 = 10 * 1000;
+
 /// One of the group's instances that is not terminated yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
@@ -21,6 +24,8 @@ pub struct Member {
     pub node_ready: bool,
     /// Pods that eviction has not removed yet; `None` when the API server does not say.
     pub pods_left: Option<usize>,
+    /// Those of them that a disruption budget has kept at the last try.
+    pub pods_kept: usize,
     /// Volumes of pods that the instance still has: a node that is gone before they are let go would keep them from
     /// their pods for minutes.
     pub volumes_left: usize,
@@ -33,6 +38,8 @@ pub struct ObservedNodegroup {
     pub unsettled_for_ms: i64,
     /// Replaces [`DRAIN_LIMIT_SECONDS`], for tests and impatient people.
     pub drain_limit_seconds: Option<i64>,
+    /// No other node of the cluster could take pods.
+    pub last_nodes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +81,7 @@ pub fn plan_nodegroup(group: &Nodegroup, observed: &ObservedNodegroup) -> Vec<No
     let leaving: Vec<&Member> = alive.iter().filter(draining).copied().collect();
     let mut staying: Vec<&Member> = alive.iter().filter(|m| !draining(m)).copied().collect();
     for member in &leaving {
-        actions.push(drain_step(observed, member));
+        actions.push(drain_step(observed, member, deleting));
     }
     let surplus = staying.len().saturating_sub(desired as usize);
     sort_for_removal(&mut staying);
@@ -116,11 +123,17 @@ fn next_status(
     (late && missing > 0).then_some(NodegroupAction::MarkUnjoined { missing })
 }
 
-fn drain_step(observed: &ObservedNodegroup, member: &Member) -> NodegroupAction {
+fn drain_step(observed: &ObservedNodegroup, member: &Member, deleting: bool) -> NodegroupAction {
     let instance = member.instance.clone();
     let limit = observed.drain_limit_seconds.unwrap_or(DRAIN_LIMIT_SECONDS);
     let late = member.draining_for_ms >= limit * 1000;
-    if late || (member.pods_left == Some(0) && member.volumes_left == 0) {
+    // Budgets wait for pods to be elsewhere, and there is no elsewhere: the end is the same, minutes earlier.
+    let in_vain = deleting
+        && observed.last_nodes
+        && member.draining_for_ms >= REFUSED_MS
+        && member.pods_kept > 0
+        && member.pods_left == Some(member.pods_kept);
+    if late || in_vain || (member.pods_left == Some(0) && member.volumes_left == 0) {
         NodegroupAction::Terminate { instance }
     } else {
         NodegroupAction::Evict { instance }
@@ -181,12 +194,13 @@ mod tests {
             alive: true,
             node_ready: true,
             pods_left: Some(1),
+            pods_kept: 0,
             volumes_left: 0,
         }
     }
 
     fn observed(members: Vec<Member>) -> ObservedNodegroup {
-        ObservedNodegroup { members, unsettled_for_ms: 0, drain_limit_seconds: None }
+        ObservedNodegroup { members, ..ObservedNodegroup::default() }
     }
 
     #[test]
@@ -231,6 +245,30 @@ mod tests {
         let slow = Member { draining_for_ms: DRAIN_LIMIT_SECONDS * 1000, ..member("i-1", "a", 1) };
         let plan = plan_nodegroup(&deleting, &observed(vec![slow]));
         assert_eq!(plan, [NodegroupAction::Terminate { instance: "i-1".into() }]);
+    }
+
+    #[test]
+    fn the_last_nodes_of_a_cluster_do_not_wait_for_budgets() {
+        let mut deleting = group(NodegroupStatus::Deleting, 1);
+        deleting.draining.insert("i-1".into(), 999_000);
+        let kept =
+            Member { draining_for_ms: REFUSED_MS, pods_left: Some(2), pods_kept: 2, ..member("i-1", "a", 1) };
+        let plan = |group: &Nodegroup, member: &Member, last_nodes: bool| {
+            plan_nodegroup(group, &ObservedNodegroup { last_nodes, ..observed(vec![member.clone()]) })
+        };
+        let (terminate, evict) = (
+            [NodegroupAction::Terminate { instance: "i-1".into() }],
+            [NodegroupAction::Evict { instance: "i-1".into() }],
+        );
+        assert_eq!(plan(&deleting, &kept, true), terminate);
+        assert_eq!(plan(&deleting, &kept, false), evict, "another node may take them");
+        let ending = Member { pods_kept: 1, ..kept.clone() };
+        assert_eq!(plan(&deleting, &ending, true), evict, "one is still ending in peace");
+        let early = Member { draining_for_ms: REFUSED_MS - 1, ..kept.clone() };
+        assert_eq!(plan(&deleting, &early, true), evict);
+        let mut scaling = deleting.clone();
+        (scaling.status, scaling.scaling.desired) = (NodegroupStatus::Updating, 0);
+        assert_eq!(plan(&scaling, &kept, true), evict, "a group that stays may get nodes again");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub enum UpdateType {
     DeletionProtectionUpdate,
     UpgradePolicyUpdate,
     AccessConfigUpdate,
+    AddonUpdate,
 }
 
 impl UpdateType {
@@ -42,8 +43,17 @@ impl UpdateType {
             Self::DeletionProtectionUpdate => "DeletionProtectionUpdate",
             Self::UpgradePolicyUpdate => "UpgradePolicyUpdate",
             Self::AccessConfigUpdate => "AccessConfigUpdate",
+            Self::AddonUpdate => "AddonUpdate",
         }
     }
+}
+
+/// What an update concerns, of all that a cluster has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateOf<'a> {
+    Cluster,
+    Nodegroup(&'a str),
+    Addon(&'a str),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +63,9 @@ pub struct Update {
     pub cluster: String,
     /// The node group it concerns, if any.
     pub nodegroup: Option<String>,
+    /// The add-on it concerns, if any.
+    #[serde(default)]
+    pub addon: Option<String>,
     pub kind: UpdateType,
     pub status: UpdateStatus,
     /// EKS's parameter types and values.
@@ -64,4 +77,14 @@ pub struct Update {
     pub request_token: Option<String>,
     #[serde(default)]
     pub request_digest: String,
+}
+
+impl Update {
+    pub fn concerns(&self) -> UpdateOf<'_> {
+        match (&self.nodegroup, &self.addon) {
+            (Some(nodegroup), _) => UpdateOf::Nodegroup(nodegroup),
+            (None, Some(addon)) => UpdateOf::Addon(addon),
+            (None, None) => UpdateOf::Cluster,
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use crate::Eks;
 use ekstra_cloud::access::Access;
 use ekstra_cloud::api::Call;
-use ekstra_domain::eks::{AccessEntry, Cluster, Nodegroup};
+use ekstra_domain::eks::{AccessEntry, Addon, Cluster, Nodegroup};
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
 use std::collections::BTreeMap;
@@ -40,6 +40,7 @@ macro_rules! of_cluster {
 
 of_cluster! {
     list_access_entries ListAccessEntriesRequest cluster_name;
+    list_addons ListAddonsRequest cluster_name;
     describe_cluster DescribeClusterRequest name;
     delete_cluster DeleteClusterRequest name;
     update_cluster_config UpdateClusterConfigRequest name;
@@ -72,6 +73,50 @@ fn entry(eks: &Eks, call: &Call, cluster: Option<&String>, principal: Option<&St
         Some(entry) => Access::on(entry.arn()).with_resource_tags(Some(&entry.tags)),
         None => Access::on(call.scope.arn("eks", format_args!("access-entry/{cluster}/*"))),
     }
+}
+
+fn addon(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
+    let (cluster, name) = (cluster.cloned().unwrap_or_default(), name.cloned().unwrap_or_default());
+    match eks.cloud.store.view().get_as::<Addon>(&keys::addon(&call.scope, &cluster, &name)) {
+        Some(addon) => Access::on(addon.arn()).with_resource_tags(Some(&addon.tags)),
+        None => Access::on(call.scope.arn("eks", format_args!("addon/{cluster}/{name}/*"))),
+    }
+}
+
+macro_rules! of_addon {
+    ($($function:ident $input:ident;)*) => {
+        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
+            addon(eks, call, input.cluster_name.as_ref(), input.addon_name.as_ref())
+        })*
+    };
+}
+
+of_addon! {
+    describe_addon DescribeAddonRequest;
+    delete_addon DeleteAddonRequest;
+}
+
+pub(super) fn create_addon(eks: &Eks, call: &Call, input: &model::CreateAddonRequest) -> Access {
+    cluster(eks, call, input.cluster_name.as_ref())
+        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+        .passing(input.service_account_role_arn.as_ref(), SERVICE)
+}
+
+pub(super) fn update_addon(eks: &Eks, call: &Call, input: &model::UpdateAddonRequest) -> Access {
+    addon(eks, call, input.cluster_name.as_ref(), input.addon_name.as_ref())
+        .passing(input.service_account_role_arn.as_ref(), SERVICE)
+}
+
+pub(super) fn describe_addon_versions(_: &Eks, _: &Call, _: &model::DescribeAddonVersionsRequest) -> Access {
+    Access::everything()
+}
+
+pub(super) fn describe_addon_configuration(
+    _: &Eks,
+    _: &Call,
+    _: &model::DescribeAddonConfigurationRequest,
+) -> Access {
+    Access::everything()
 }
 
 macro_rules! of_entry {

@@ -276,6 +276,7 @@ fn record(
         restored: None,
         has_entries: mode.is_some_and(|mode| mode != AuthenticationMode::ConfigMap),
         self_managed_addons: input.bootstrap_self_managed_addons.unwrap_or(true),
+        network_by_addon: true,
     }
 }
 

@@ -35,8 +35,9 @@ pub(super) async fn update(
     let (cluster, id) = (input.name.unwrap_or_default(), input.update_id.unwrap_or_default());
     find_cluster(&eks, &call, &cluster)?;
     let found: Option<Update> = eks.cloud.store.view().get_as(&keys::update(&call.scope, &cluster, &id));
-    let update = found.filter(|u| u.nodegroup == input.nodegroup_name).ok_or_else(|| {
-        ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No update found for ID: {id}"))
-    })?;
+    let update =
+        found.filter(|u| (u.nodegroup == input.nodegroup_name) && (u.addon == input.addon_name)).ok_or_else(
+            || ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No update found for ID: {id}")),
+        )?;
     Ok(model::DescribeUpdateResponse { update: Some(present::update(&update)) })
 }

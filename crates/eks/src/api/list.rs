@@ -1,4 +1,4 @@
-//! ListClusters, ListNodegroups, ListUpdates.
+//! ListClusters, ListNodegroups, ListAddons, ListUpdates.
 
 use super::{find_cluster, invalid, invalid_parameter};
 use crate::Eks;
@@ -58,6 +58,18 @@ pub(super) async fn nodegroups(
     Ok(model::ListNodegroupsResponse { nodegroups, next_token })
 }
 
+pub(super) async fn addons(
+    eks: Eks,
+    call: Call,
+    input: model::ListAddonsRequest,
+) -> Result<model::ListAddonsResponse, ApiError> {
+    let cluster = input.cluster_name.unwrap_or_default();
+    find_cluster(&eks, &call, &cluster)?;
+    let all = stored(&eks, &keys::addons(&call.scope, &cluster));
+    let (addons, next_token) = names(all, input.next_token.as_deref(), input.max_results)?;
+    Ok(model::ListAddonsResponse { addons, next_token })
+}
+
 pub(super) async fn updates(
     eks: Eks,
     call: Call,
@@ -73,7 +85,7 @@ pub(super) async fn updates(
         .list_as::<Update>(&prefix)
         .into_iter()
         .map(|(_, update)| update)
-        .filter(|update| update.nodegroup == input.nodegroup_name)
+        .filter(|update| update.nodegroup == input.nodegroup_name && update.addon == input.addon_name)
         .collect();
     // The newest first.
     let key = |update: &Update| format!("{:019} {}", i64::MAX - update.created_ms, update.id);

@@ -2,7 +2,7 @@
 
 use crate::Eks;
 use base64::Engine;
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot, HealthIssue, Nodegroup, Update};
+use ekstra_domain::eks::{Addon, Cluster, ControlPlaneSlot, HealthIssue, Nodegroup, Update};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks as model;
@@ -151,6 +151,35 @@ pub(super) fn nodegroup(group: &Nodegroup) -> model::Nodegroup {
             ..Default::default()
         }),
         tags: Some(group.tags.clone()),
+        ..Default::default()
+    }
+}
+
+/// Who offers add-ons, and whose they are.
+pub(super) const PUBLISHER: &str = "eks";
+pub(super) const OWNER: &str = "aws";
+
+pub(super) fn addon(addon: &Addon) -> model::Addon {
+    let issue = |issue: &HealthIssue| model::AddonIssue {
+        code: Some(issue.code.clone()),
+        message: Some(issue.message.clone()),
+        resource_ids: Some(issue.resource_ids.clone()),
+    };
+    model::Addon {
+        addon_name: Some(addon.name.clone()),
+        cluster_name: Some(addon.cluster.clone()),
+        status: Some(addon.status.wire().into()),
+        addon_version: Some(addon.version.clone()),
+        health: Some(model::AddonHealth { issues: Some(addon.issues.iter().map(issue).collect()) }),
+        addon_arn: Some(addon.arn()),
+        created_at: Some(Timestamp(addon.created_ms)),
+        modified_at: Some(Timestamp(addon.modified_ms)),
+        service_account_role_arn: addon.service_account_role.clone(),
+        tags: Some(addon.tags.clone()),
+        configuration_values: addon.configuration.clone(),
+        namespace_config: Some(model::AddonNamespaceConfigResponse {
+            namespace: Some(addon.namespace.clone()),
+        }),
         ..Default::default()
     }
 }

@@ -1,8 +1,8 @@
-//! TagResource, UntagResource, ListTagsForResource, for clusters, node groups and access entries.
+//! TagResource, UntagResource, ListTagsForResource, for clusters, node groups, add-ons and access entries.
 
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::{AccessEntry, Cluster, Nodegroup};
+use ekstra_domain::eks::{AccessEntry, Addon, Cluster, Nodegroup};
 use ekstra_domain::names::{Arn, Scope, keys};
 use ekstra_model::eks::{self as model, errors};
 use ekstra_store::Txn;
@@ -15,6 +15,7 @@ const MOST_TAGS: usize = 50;
 enum Resource {
     Cluster(String),
     Nodegroup(String),
+    Addon(String),
     AccessEntry(String),
 }
 
@@ -36,6 +37,7 @@ fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<Resource, ApiError> {
     match parts[..] {
         ["cluster", name] => Ok(Resource::Cluster(keys::cluster(&scope, name))),
         ["nodegroup", cluster, name, _] => Ok(Resource::Nodegroup(keys::nodegroup(&scope, cluster, name))),
+        ["addon", cluster, name, _] => Ok(Resource::Addon(keys::addon(&scope, cluster, name))),
         ["access-entry", cluster, ..] => {
             // The ARN has no path of the principal's; the entry knows its own.
             let all = eks.cloud.store.view().list_as::<AccessEntry>(&keys::access_entries(&scope, cluster));
@@ -72,6 +74,12 @@ fn change(
             change(&mut group.tags);
             check(&group.tags)?;
             Ok(txn.put(key, &group)?)
+        }
+        Resource::Addon(key) => {
+            let mut addon: Addon = txn.get(key)?.ok_or_else(|| missing(arn))?;
+            change(&mut addon.tags);
+            check(&addon.tags)?;
+            Ok(txn.put(key, &addon)?)
         }
         Resource::AccessEntry(key) => {
             let mut entry: AccessEntry = txn.get(key)?.ok_or_else(|| missing(arn))?;
@@ -123,6 +131,7 @@ pub(super) fn tags_of(eks: &Eks, call: &Call, arn: &str) -> Result<BTreeMap<Stri
     let tags = match resolve(eks, call, arn)? {
         Resource::Cluster(key) => view.get_as::<Cluster>(&key).map(|c| c.tags),
         Resource::Nodegroup(key) => view.get_as::<Nodegroup>(&key).map(|g| g.tags),
+        Resource::Addon(key) => view.get_as::<Addon>(&key).map(|a| a.tags),
         Resource::AccessEntry(key) => view.get_as::<AccessEntry>(&key).map(|e| e.tags),
     };
     tags.ok_or_else(|| missing(arn))

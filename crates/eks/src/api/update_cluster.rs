@@ -51,6 +51,7 @@ pub(super) async fn config(
                 scope: call.scope.clone(),
                 cluster: name.clone(),
                 nodegroup: None,
+                addon: None,
                 kind: change.kind,
                 status: UpdateStatus::InProgress,
                 params: change.params,

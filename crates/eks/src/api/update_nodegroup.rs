@@ -51,6 +51,7 @@ pub(super) async fn config(
                 scope: call.scope.clone(),
                 cluster: cluster.clone(),
                 nodegroup: Some(name.clone()),
+                addon: None,
                 kind: UpdateType::ConfigUpdate,
                 status: UpdateStatus::InProgress,
                 params,

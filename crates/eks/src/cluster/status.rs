@@ -3,7 +3,7 @@
 use super::{ClusterError, ClusterReconciler, HOPELESS};
 use crate::control_plane::{flags, log_end};
 use crate::updates;
-use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue};
+use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, UpdateOf};
 use ekstra_domain::names::keys;
 use ekstra_engine::blocking;
 use ekstra_store::{CommitError, Txn};
@@ -23,7 +23,7 @@ impl ClusterReconciler {
             cluster.progress = None;
             cluster.unready_since_ms = None;
             cluster.issues.clear();
-            updates::finish(txn, &keys::updates(&cluster.scope, &cluster.name), None)?;
+            updates::finish(txn, &keys::updates(&cluster.scope, &cluster.name), UpdateOf::Cluster)?;
             Ok::<_, CommitError>(txn.put(key, &cluster)?)
         };
         Ok(self.eks.cloud.store.transact(body).await?)

@@ -1,0 +1,143 @@
+//! An add-on's objects in its cluster: made of its record, written as its rule for conflicts says, taken out again.
+
+use super::catalogue::Definition;
+use super::{configuration, fields};
+use crate::bootstrap::Facts;
+use crate::manifest::{self, ManifestError, Object};
+use ekstra_domain::eks::{Addon, AddonStatus, Conflicts, HealthIssue};
+use futures::future::{join_all, try_join_all};
+use kube::Client;
+
+/// Others may set further fields while theirs are being left out.
+const MOST_TRIES: usize = 5;
+
+/// Why an add-on was not applied, for its user.
+pub(super) enum Refused {
+    /// Nothing that its user could mend: it is tried again.
+    Passing(ManifestError),
+    For(HealthIssue),
+}
+
+/// An add-on in its cluster.
+pub(super) struct Place<'a> {
+    pub(super) key: &'a str,
+    pub(super) addon: &'a Addon,
+    /// Of the record that `addon` is.
+    pub(super) revision: Option<u64>,
+    pub(super) definition: &'static Definition,
+    pub(super) client: Client,
+    pub(super) facts: Facts,
+}
+
+/// Its objects, as they shall be.
+fn render(place: &Place<'_>) -> Result<Vec<Object>, ManifestError> {
+    let mut objects = place.facts.fill(place.definition.manifest)?;
+    let given = place.addon.configuration.as_deref().unwrap_or_default();
+    let values = configuration::read(place.definition, given).map_err(ManifestError::Unreadable)?;
+    let role = place.addon.service_account_role.as_deref();
+    configuration::apply(place.definition, &values, role, &mut objects);
+    Ok(objects)
+}
+
+/// Its objects, if they may be written.
+pub(super) async fn check(place: &Place<'_>) -> Result<Vec<Object>, Refused> {
+    let objects = render(place).map_err(Refused::Passing)?;
+    if conflicts(place) == Conflicts::None {
+        refuse_conflicts(place, &objects).await?;
+    }
+    Ok(objects)
+}
+
+fn conflicts(place: &Place<'_>) -> Conflicts {
+    match (place.addon.conflicts, place.addon.status) {
+        (Conflicts::Preserve, AddonStatus::Creating) => Conflicts::None,
+        (conflicts, _) => conflicts,
+    }
+}
+
+pub(super) async fn write(place: &Place<'_>, objects: &[Object]) -> Result<(), Refused> {
+    match conflicts(place) {
+        Conflicts::Overwrite => {
+            try_join_all(objects.iter().map(|object| apply(place, object, manifest::Mode::Force))).await?;
+        }
+        Conflicts::Preserve => {
+            try_join_all(objects.iter().map(|object| preserve(place, object.clone()))).await?;
+        }
+        Conflicts::None => {
+            try_join_all(objects.iter().map(|object| apply(place, object, manifest::Mode::Yield))).await?;
+        }
+    }
+    let budget = configuration::budget_path(place.definition);
+    if !objects.iter().any(|object| object.path == budget) {
+        manifest::remove_own(&place.client, &budget).await.map_err(sort)?;
+    }
+    Ok(())
+}
+
+async fn apply(place: &Place<'_>, object: &Object, mode: manifest::Mode) -> Result<(), Refused> {
+    manifest::apply(&place.client, object, mode).await.map_err(sort)
+}
+
+/// Leaves out what others have set.
+async fn preserve(place: &Place<'_>, mut object: Object) -> Result<(), Refused> {
+    for _ in 0..MOST_TRIES {
+        let Err(error) = manifest::apply(&place.client, &object, manifest::Mode::Yield).await else {
+            return Ok(());
+        };
+        let Some(taken) = fields::conflicts(&error) else { return Err(sort(error)) };
+        // All of them: each try may find further ones.
+        let left_out = taken.iter().filter(|field| fields::remove(&mut object.value, field)).count();
+        if left_out == 0 {
+            return Err(sort(error));
+        }
+    }
+    apply(place, &object, manifest::Mode::Yield).await
+}
+
+/// Nothing is written while any object has a field that somebody else has set.
+async fn refuse_conflicts(place: &Place<'_>, objects: &[Object]) -> Result<(), Refused> {
+    let mut found = Vec::new();
+    let tries = objects.iter().map(|object| manifest::apply(&place.client, object, manifest::Mode::Try));
+    for (object, tried) in objects.iter().zip(join_all(tries).await) {
+        let Err(error) = tried else { continue };
+        let Some(taken) = fields::conflicts(&error) else { return Err(sort(error)) };
+        found.extend(taken.into_iter().map(|field| format!("{} - {field}", object.title())));
+    }
+    if found.is_empty() { Ok(()) } else { Err(conflict(&found)) }
+}
+
+/// In EKS's words.
+fn conflict(found: &[String]) -> Refused {
+    let message = format!(
+        "Conflicts found when trying to apply. Will not continue due to resolve conflicts mode. Conflicts:\n{}",
+        found.join("\n")
+    );
+    Refused::For(HealthIssue { code: "ConfigurationConflict".into(), message, resource_ids: Vec::new() })
+}
+
+fn sort(error: ManifestError) -> Refused {
+    if let Some(taken) = fields::conflicts(&error) {
+        return conflict(&taken);
+    }
+    match &error {
+        // What an admission controller, or the API server itself, does not let in.
+        ManifestError::Refused { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422)) =>
+        {
+            let message = error.to_string();
+            Refused::For(HealthIssue {
+                code: "AdmissionRequestDenied".into(),
+                message,
+                resource_ids: Vec::new(),
+            })
+        }
+        _ => Refused::Passing(error),
+    }
+}
+
+pub(super) async fn remove(place: &Place<'_>) -> Result<(), Refused> {
+    let objects = place.facts.fill(place.definition.manifest).map_err(Refused::Passing)?;
+    let removals = objects.iter().map(|object| manifest::remove(&place.client, &object.path));
+    try_join_all(removals).await.map_err(sort)?;
+    let budget = configuration::budget_path(place.definition);
+    manifest::remove_own(&place.client, &budget).await.map_err(sort)
+}

@@ -1,0 +1,374 @@
+//! Add-ons: what a cluster has of them, and which there are.
+
+use super::list::page;
+use super::{
+    Repeat, digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster, present,
+};
+use crate::addons::catalogue::{self, Definition, NAMESPACE};
+use crate::addons::configuration;
+use crate::{Eks, OfferedVersion, updates};
+use ekstra_cloud::api::{Call, Refusal};
+use ekstra_cloud::iam::find_role;
+use ekstra_domain::eks::{
+    Addon, AddonStatus, Cluster, ClusterStatus, Conflicts, Update, UpdateOf, UpdateStatus, UpdateType,
+};
+use ekstra_domain::names::keys;
+use ekstra_model::eks::{self as model, errors};
+use ekstra_wire::ApiError;
+
+fn missing(cluster: &str, name: &str) -> ApiError {
+    let message = format!("No addon: {name} found in cluster: {cluster}");
+    ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, message)
+        .with("clusterName", cluster)
+        .with("addonName", name)
+}
+
+fn find(eks: &Eks, call: &Call, cluster: &str, name: &str) -> Result<Addon, ApiError> {
+    find_cluster(eks, call, cluster)?;
+    let key = keys::addon(&call.scope, cluster, name);
+    eks.cloud.store.view().get_as(&key).ok_or_else(|| missing(cluster, name))
+}
+
+fn definition(name: &str, minor: &str) -> Result<&'static Definition, ApiError> {
+    let refused = || {
+        invalid_parameter(format!("Addon {name} specified is not supported in {minor} kubernetes version"))
+    };
+    catalogue::find(name).ok_or_else(|| refused().with("addonName", name))
+}
+
+/// The version asked for, or the one that clusters of this version have.
+fn version(
+    eks: &Eks,
+    cluster: &Cluster,
+    definition: &Definition,
+    asked: Option<String>,
+) -> Result<String, ApiError> {
+    let offered = eks.programs.versions().into_iter().find(|v| v.minor == cluster.version);
+    let known = offered.map(|version| definition.version(&version));
+    match (known, asked) {
+        (Some(known), None) => Ok(known),
+        (Some(known), Some(asked)) if asked == known => Ok(known),
+        _ => {
+            Err(invalid_parameter("Addon version specified is not supported")
+                .with("addonName", definition.name))
+        }
+    }
+}
+
+fn check_configuration(definition: &Definition, given: Option<&String>) -> Result<(), ApiError> {
+    let read = configuration::read(definition, given.map(String::as_str).unwrap_or_default());
+    read.map(drop).map_err(|refused| invalid_parameter(refused).with("addonName", definition.name))
+}
+
+fn check_role(eks: &Eks, call: &Call, role: Option<&String>) -> Result<(), ApiError> {
+    let Some(arn) = role else { return Ok(()) };
+    let found = find_role(&eks.cloud, arn).filter(|role| role.account == call.scope.account);
+    found.map(drop).ok_or_else(|| invalid_parameter(format!("The role with name {arn} cannot be found.")))
+}
+
+fn conflicts(asked: Option<&String>) -> Result<Conflicts, ApiError> {
+    let Some(text) = asked else { return Ok(Conflicts::default()) };
+    Conflicts::parse(text).ok_or_else(|| invalid_parameter(format!("Invalid resolveConflicts: {text}")))
+}
+
+fn refuse_associations(asked: Option<&Vec<model::AddonPodIdentityAssociations>>) -> Result<(), ApiError> {
+    match asked {
+        Some(associations) if !associations.is_empty() => {
+            Err(invalid_parameter("podIdentityAssociations is not supported by ekstra yet"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn create(
+    eks: Eks,
+    call: Call,
+    mut input: model::CreateAddonRequest,
+) -> Result<model::CreateAddonResponse, ApiError> {
+    let token = input.client_request_token.take();
+    let asked = digest(&input);
+    let name = input.cluster_name.clone().unwrap_or_default();
+    let cluster = find_cluster(&eks, &call, &name)?;
+    let addon = draft(&eks, &call, &cluster, input, token, asked)?;
+    let (cluster_key, key) =
+        (keys::cluster(&call.scope, &name), keys::addon(&call.scope, &name, &addon.name));
+    let addon = eks
+        .cloud
+        .store
+        .transact(|txn| {
+            if let Some(existing) = txn.get::<Addon>(&key)? {
+                let (token, known) = (addon.request_token.as_ref(), existing.request_token.as_ref());
+                if is_repeat(token, &addon.request_digest, known, &existing.request_digest) {
+                    return Ok(existing);
+                }
+                let refused = in_use("Addon already exists.").with("clusterName", name.clone());
+                return Err(Refusal::Api(refused.with("addonName", addon.name.clone())));
+            }
+            let now: Cluster = txn.get(&cluster_key)?.ok_or_else(|| no_cluster(&name))?;
+            if now.uid != cluster.uid
+                || !matches!(now.status, ClusterStatus::Active | ClusterStatus::Updating)
+            {
+                let refused = invalid_request("Addons cannot be created while the cluster is not ACTIVE");
+                return Err(refused.with("clusterName", name.clone()).into());
+            }
+            txn.put(&key, &addon)?;
+            Ok::<_, Refusal>(addon.clone())
+        })
+        .await?;
+    Ok(model::CreateAddonResponse { addon: Some(present::addon(&addon)) })
+}
+
+fn draft(
+    eks: &Eks,
+    call: &Call,
+    cluster: &Cluster,
+    input: model::CreateAddonRequest,
+    request_token: Option<String>,
+    request_digest: String,
+) -> Result<Addon, ApiError> {
+    let definition = definition(&input.addon_name.unwrap_or_default(), &cluster.version)?;
+    refuse_associations(input.pod_identity_associations.as_ref())?;
+    let namespace = input.namespace_config.and_then(|config| config.namespace);
+    if namespace.as_ref().is_some_and(|namespace| namespace != NAMESPACE) {
+        let message =
+            format!("Addon {} cannot be installed in another namespace than {NAMESPACE}", definition.name);
+        return Err(invalid_parameter(message));
+    }
+    let version = version(eks, cluster, definition, input.addon_version)?;
+    check_configuration(definition, input.configuration_values.as_ref())?;
+    check_role(eks, call, input.service_account_role_arn.as_ref())?;
+    let now = eks.cloud.env.now_ms();
+    Ok(Addon {
+        name: definition.name.to_owned(),
+        cluster: cluster.name.clone(),
+        scope: call.scope.clone(),
+        uid: eks.cloud.env.uuid(),
+        version,
+        status: AddonStatus::Creating,
+        conflicts: conflicts(input.resolve_conflicts.as_ref())?,
+        configuration: input.configuration_values.filter(|values| !values.is_empty()),
+        service_account_role: input.service_account_role_arn,
+        namespace: NAMESPACE.to_owned(),
+        preserve: false,
+        touched: false,
+        generation: 1,
+        applied: None,
+        issues: Vec::new(),
+        tags: input.tags.unwrap_or_default(),
+        created_ms: now,
+        modified_ms: now,
+        request_token,
+        request_digest,
+    })
+}
+
+pub(super) async fn describe(
+    eks: Eks,
+    call: Call,
+    input: model::DescribeAddonRequest,
+) -> Result<model::DescribeAddonResponse, ApiError> {
+    let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.addon_name.unwrap_or_default());
+    let addon = find(&eks, &call, &cluster, &name)?;
+    Ok(model::DescribeAddonResponse { addon: Some(present::addon(&addon)) })
+}
+
+pub(super) async fn update(
+    eks: Eks,
+    call: Call,
+    mut input: model::UpdateAddonRequest,
+) -> Result<model::UpdateAddonResponse, ApiError> {
+    let repeat = Repeat::of(input.client_request_token.take(), &input);
+    let (cluster, name) =
+        (input.cluster_name.clone().unwrap_or_default(), input.addon_name.clone().unwrap_or_default());
+    let record = find_cluster(&eks, &call, &cluster)?;
+    refuse_associations(input.pod_identity_associations.as_ref())?;
+    check_role(&eks, &call, input.service_account_role_arn.as_ref())?;
+    let conflicts = conflicts(input.resolve_conflicts.as_ref())?;
+    if let (Some(definition), Some(values)) = (catalogue::find(&name), &input.configuration_values) {
+        find(&eks, &call, &cluster, &name)?;
+        check_configuration(definition, Some(values))?;
+    }
+    let key = keys::addon(&call.scope, &cluster, &name);
+    let cluster_key = keys::cluster(&call.scope, &cluster);
+    let (id, now) = (eks.cloud.env.uuid(), eks.cloud.env.now_ms());
+    let update = eks
+        .cloud
+        .store
+        .transact(|txn| {
+            if let Some(known) = repeat.find(txn, &keys::updates(&call.scope, &cluster))? {
+                return Ok(known);
+            }
+            let mut addon: Addon = txn.get(&key)?.ok_or_else(|| missing(&cluster, &name))?;
+            let now_is: Cluster = txn.get(&cluster_key)?.ok_or_else(|| no_cluster(&cluster))?;
+            if !matches!(now_is.status, ClusterStatus::Active | ClusterStatus::Updating) {
+                let refused = invalid_request("Addons cannot be updated while the cluster is not ACTIVE");
+                return Err(Refusal::Api(refused.with("clusterName", cluster.clone())));
+            }
+            if addon.is_busy() {
+                let message = format!(
+                    "Addon {name} cannot be updated as it is currently in {} state",
+                    addon.status.wire()
+                );
+                let refused = in_use(message).with("clusterName", cluster.clone());
+                return Err(Refusal::Api(refused.with("addonName", name.clone())));
+            }
+            change(&eks, &record, &input, &mut addon)?;
+            addon.conflicts = conflicts;
+            addon.status = AddonStatus::Updating;
+            addon.issues = Vec::new();
+            addon.generation += 1;
+            addon.modified_ms = now;
+            let update = Update {
+                id: id.clone(),
+                scope: call.scope.clone(),
+                cluster: cluster.clone(),
+                nodegroup: None,
+                addon: Some(name.clone()),
+                kind: UpdateType::AddonUpdate,
+                status: UpdateStatus::InProgress,
+                params: params(&input, conflicts),
+                created_ms: now,
+                errors: Vec::new(),
+                request_token: repeat.token.clone(),
+                request_digest: repeat.digest.clone(),
+            };
+            txn.put(&key, &addon)?;
+            updates::keep_few(txn, &keys::updates(&call.scope, &cluster), UpdateOf::Addon(&name))?;
+            txn.put(&keys::update(&call.scope, &cluster, &id), &update)?;
+            Ok::<_, Refusal>(update)
+        })
+        .await?;
+    Ok(model::UpdateAddonResponse { update: Some(present::update(&update)) })
+}
+
+/// Version and configuration that are not given stay; a role that is not given goes. As at AWS, where clients rely on
+/// both.
+fn change(
+    eks: &Eks,
+    cluster: &Cluster,
+    input: &model::UpdateAddonRequest,
+    addon: &mut Addon,
+) -> Result<(), ApiError> {
+    let definition = definition(&addon.name, &cluster.version)?;
+    // What it has may be older than what there is by now, and is not asked for by whoever says nothing else.
+    let asked = input.addon_version.clone().filter(|asked| *asked != addon.version);
+    addon.version = version(eks, cluster, definition, asked)?;
+    if let Some(values) = &input.configuration_values {
+        addon.configuration = Some(values.clone()).filter(|values| !values.is_empty());
+    }
+    addon.service_account_role = input.service_account_role_arn.clone();
+    Ok(())
+}
+
+fn params(input: &model::UpdateAddonRequest, conflicts: Conflicts) -> Vec<(String, String)> {
+    let given = [
+        ("AddonVersion", input.addon_version.clone()),
+        ("ServiceAccountRoleArn", input.service_account_role_arn.clone()),
+        ("ResolveConflicts", input.resolve_conflicts.as_ref().map(|_| conflicts.wire().to_owned())),
+        ("ConfigurationValues", input.configuration_values.clone()),
+    ];
+    given.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect()
+}
+
+pub(super) async fn delete(
+    eks: Eks,
+    call: Call,
+    input: model::DeleteAddonRequest,
+) -> Result<model::DeleteAddonResponse, ApiError> {
+    let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.addon_name.unwrap_or_default());
+    find_cluster(&eks, &call, &cluster)?;
+    let key = keys::addon(&call.scope, &cluster, &name);
+    let (preserve, now) = (input.preserve.unwrap_or(false), eks.cloud.env.now_ms());
+    let addon = eks
+        .cloud
+        .store
+        .transact(|txn| {
+            let mut addon: Addon = txn.get(&key)?.ok_or_else(|| missing(&cluster, &name))?;
+            // One that is under way may still be told to leave its objects.
+            if addon.status != AddonStatus::Deleting || (preserve && !addon.preserve) {
+                addon.status = AddonStatus::Deleting;
+                addon.preserve = preserve;
+                addon.modified_ms = now;
+                txn.put(&key, &addon)?;
+            }
+            Ok::<_, Refusal>(addon)
+        })
+        .await?;
+    Ok(model::DeleteAddonResponse { addon: Some(present::addon(&addon)) })
+}
+
+/// Whether a filter, if there is one, has the value.
+fn wants(filter: Option<&Vec<String>>, value: &str) -> bool {
+    filter.is_none_or(|wanted| wanted.is_empty() || wanted.iter().any(|w| w == value))
+}
+
+pub(super) async fn describe_versions(
+    eks: Eks,
+    _: Call,
+    input: model::DescribeAddonVersionsRequest,
+) -> Result<model::DescribeAddonVersionsResponse, ApiError> {
+    let mut offered = eks.programs.versions();
+    if let Some(minor) = &input.kubernetes_version {
+        offered.retain(|version| version.minor == *minor);
+    }
+    let chosen = catalogue::all().iter().filter(|definition| {
+        input.addon_name.as_ref().is_none_or(|name| name == definition.name)
+            && wants(input.types.as_ref(), definition.category)
+            && wants(input.publishers.as_ref(), present::PUBLISHER)
+            && wants(input.owners.as_ref(), present::OWNER)
+            && !offered.is_empty()
+    });
+    let key = |definition: &&Definition| definition.name.to_owned();
+    let page = page(chosen.collect(), key, input.next_token.as_deref(), input.max_results)?;
+    let addons = page.items.into_iter().map(|definition| info(definition, &offered)).collect();
+    Ok(model::DescribeAddonVersionsResponse { addons: Some(addons), next_token: page.next })
+}
+
+fn info(definition: &Definition, offered: &[OfferedVersion]) -> model::AddonInfo {
+    let compatibility = |minor: String| model::Compatibility {
+        cluster_version: Some(minor),
+        platform_versions: Some(vec!["*".into()]),
+        default_version: Some(true),
+    };
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let version = |(version, clusters): (String, Vec<String>)| model::AddonVersionInfo {
+        addon_version: Some(version),
+        architecture: Some(vec![architecture.into()]),
+        compute_types: Some(vec!["ec2".into()]),
+        compatibilities: Some(clusters.into_iter().map(compatibility).collect()),
+        requires_configuration: Some(false),
+        requires_iam_permissions: Some(false),
+    };
+    model::AddonInfo {
+        addon_name: Some(definition.name.into()),
+        r#type: Some(definition.category.into()),
+        addon_versions: Some(definition.versions(offered).into_iter().map(version).collect()),
+        publisher: Some(present::PUBLISHER.into()),
+        owner: Some(present::OWNER.into()),
+        default_namespace: Some(NAMESPACE.into()),
+        ..Default::default()
+    }
+}
+
+pub(super) async fn describe_configuration(
+    eks: Eks,
+    _: Call,
+    input: model::DescribeAddonConfigurationRequest,
+) -> Result<model::DescribeAddonConfigurationResponse, ApiError> {
+    let (name, asked) = (input.addon_name.unwrap_or_default(), input.addon_version.unwrap_or_default());
+    let absent = |what: String| {
+        ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, what).with("addonName", name.clone())
+    };
+    let definition = catalogue::find(&name).ok_or_else(|| absent(format!("Addon {name} not found")))?;
+    let versions = definition.versions(&eks.programs.versions());
+    if !versions.iter().any(|(version, _)| *version == asked) {
+        return Err(absent(format!("Addon {name} has no version {asked}")));
+    }
+    let schema = definition.schema().map_err(|error| invalid_request(error.to_string()))?;
+    Ok(model::DescribeAddonConfigurationResponse {
+        addon_name: Some(name),
+        addon_version: Some(asked),
+        configuration_schema: Some(schema.to_string()),
+        pod_identity_configuration: Some(Vec::new()),
+    })
+}
