@@ -3,6 +3,7 @@
 mod access;
 mod addon;
 mod cluster;
+mod insight;
 mod labels;
 mod nodegroup;
 mod plan_cluster;
@@ -18,6 +19,10 @@ pub use access::{
 pub use addon::{ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Conflicts, Workload, plan_addon};
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
+};
+pub use insight::{
+    AddonCompatibility, ClusterFacts, Deprecation, Insight, Insights, InstalledAddon,
+    Resource as InsightResource, Running as RunningProgram, UPGRADE_READINESS, Verdict, assess,
 };
 pub use labels::{check_label, check_taint};
 pub use nodegroup::{NodeChange, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};

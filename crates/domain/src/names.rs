@@ -105,6 +105,7 @@ pub mod keys {
     pub const SLOTS: &str = "eks/slots/";
     pub const NODEGROUPS: &str = "eks/nodegroups/";
     pub const ADDONS: &str = "eks/addons/";
+    pub const INSIGHTS: &str = "eks/insights/";
     pub const INSTANCES: &str = "ec2/instances/";
     pub const INTERFACES: &str = "ec2/interfaces/";
     pub const VOLUMES: &str = "ec2/volumes/";
@@ -140,6 +141,10 @@ pub mod keys {
 
     pub fn addon(scope: &Scope, cluster: &str, name: &str) -> String {
         format!("{ADDONS}{scope}/{cluster}/{name}")
+    }
+
+    pub fn insights(scope: &Scope, cluster: &str) -> String {
+        format!("{INSIGHTS}{scope}/{cluster}")
     }
 
     pub fn access_entries(scope: &Scope, cluster: &str) -> String {

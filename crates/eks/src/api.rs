@@ -8,6 +8,7 @@ mod create_cluster;
 mod create_nodegroup;
 mod delete;
 mod describe;
+mod insights;
 mod list;
 mod present;
 mod tags;
@@ -79,6 +80,10 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
         access::describe_addon_configuration,
         addons::describe_configuration,
     );
+    router.serve(ops::ListInsights, eks, access::list_insights, insights::list);
+    router.serve(ops::DescribeInsight, eks, access::describe_insight, insights::describe);
+    router.serve(ops::StartInsightsRefresh, eks, access::start_refresh, insights::start_refresh);
+    router.serve(ops::DescribeInsightsRefresh, eks, access::describe_refresh, insights::describe_refresh);
     router.serve(ops::TagResource, eks, access::tag_resource, tags::tag);
     router.serve(ops::UntagResource, eks, access::untag_resource, tags::untag);
     router.serve(ops::ListTagsForResource, eks, access::list_tags, tags::list);

@@ -218,9 +218,9 @@ mod tests {
     #[test]
     fn what_is_not_served_has_a_name() {
         for (method, path, name) in [
-            ("GET", "/clusters/a/addons", "ListAddons"),
-            ("POST", "/clusters/a/addons/b/update", "UpdateAddon"),
-            ("GET", "/addons/supported-versions", "DescribeAddonVersions"),
+            ("GET", "/clusters/a/fargate-profiles", "ListFargateProfiles"),
+            ("POST", "/clusters/a/pod-identity-associations/b", "UpdatePodIdentityAssociation"),
+            ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"),
             ("PATCH", "/clusters/a", "PATCH /clusters/a"),
         ] {
             let error = route(&request(method, path), Some("eks")).expect_err("not served");

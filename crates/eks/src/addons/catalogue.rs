@@ -89,6 +89,11 @@ pub(crate) fn find(name: &str) -> Option<&'static Definition> {
 }
 
 impl Definition {
+    /// Whether it is a part of Kubernetes, in the cluster's own version.
+    pub(crate) fn follows_cluster(&self) -> bool {
+        self.release.is_none()
+    }
+
     /// Its version for clusters of this one.
     pub(crate) fn version(&self, cluster: &OfferedVersion) -> String {
         format!("v{}-{BUILD}", self.release.unwrap_or(&cluster.patch))

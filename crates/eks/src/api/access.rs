@@ -41,6 +41,10 @@ macro_rules! of_cluster {
 of_cluster! {
     list_access_entries ListAccessEntriesRequest cluster_name;
     list_addons ListAddonsRequest cluster_name;
+    list_insights ListInsightsRequest cluster_name;
+    describe_insight DescribeInsightRequest cluster_name;
+    start_refresh StartInsightsRefreshRequest cluster_name;
+    describe_refresh DescribeInsightsRefreshRequest cluster_name;
     describe_cluster DescribeClusterRequest name;
     delete_cluster DeleteClusterRequest name;
     update_cluster_config UpdateClusterConfigRequest name;

@@ -12,8 +12,8 @@ pub static SERVICE: Service = Service {
     api_version: "2017-11-01",
     target_prefix: None,
     xml_namespace: None,
-    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION],
-    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("POST", "/clusters/{name}/pod-identity-associations", "CreatePodIdentityAssociation"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}", "DeletePodIdentityAssociation"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("GET", "/clusters/{name}/insights/{id}", "DescribeInsight"), ("GET", "/clusters/{name}/insights-refresh", "DescribeInsightsRefresh"), ("GET", "/clusters/{name}/pod-identity-associations/{associationId}", "DescribePodIdentityAssociation"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("POST", "/clusters/{name}/insights", "ListInsights"), ("GET", "/clusters/{name}/pod-identity-associations", "ListPodIdentityAssociations"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/insights-refresh", "StartInsightsRefresh"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription"), ("POST", "/clusters/{name}/pod-identity-associations/{associationId}", "UpdatePodIdentityAssociation")],
+    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION, &ops::LIST_INSIGHTS, &ops::DESCRIBE_INSIGHT, &ops::START_INSIGHTS_REFRESH, &ops::DESCRIBE_INSIGHTS_REFRESH],
+    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("POST", "/clusters/{name}/pod-identity-associations", "CreatePodIdentityAssociation"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}", "DeletePodIdentityAssociation"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("GET", "/clusters/{name}/pod-identity-associations/{associationId}", "DescribePodIdentityAssociation"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("GET", "/clusters/{name}/pod-identity-associations", "ListPodIdentityAssociations"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription"), ("POST", "/clusters/{name}/pod-identity-associations/{associationId}", "UpdatePodIdentityAssociation")],
 };
 
 /// A marker per operation.
@@ -88,6 +88,14 @@ pub mod ops {
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
     operation! { DescribeAddonConfiguration DESCRIBE_ADDON_CONFIGURATION: super::DescribeAddonConfigurationRequest => super::DescribeAddonConfigurationResponse = Operation::new("eks", "DescribeAddonConfiguration").http("GET", "/addons/configuration-schemas")
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { ListInsights LIST_INSIGHTS: super::ListInsightsRequest => super::ListInsightsResponse = Operation::new("eks", "ListInsights").http("POST", "/clusters/{name}/insights")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { DescribeInsight DESCRIBE_INSIGHT: super::DescribeInsightRequest => super::DescribeInsightResponse = Operation::new("eks", "DescribeInsight").http("GET", "/clusters/{name}/insights/{id}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { StartInsightsRefresh START_INSIGHTS_REFRESH: super::StartInsightsRefreshRequest => super::StartInsightsRefreshResponse = Operation::new("eks", "StartInsightsRefresh").http("POST", "/clusters/{name}/insights-refresh")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { DescribeInsightsRefresh DESCRIBE_INSIGHTS_REFRESH: super::DescribeInsightsRefreshRequest => super::DescribeInsightsRefreshResponse = Operation::new("eks", "DescribeInsightsRefresh").http("GET", "/clusters/{name}/insights-refresh")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
 }
 
 /// What each exception answers.
@@ -112,6 +120,8 @@ pub mod errors {
 static AMI_TYPES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AL2_x86_64", "AL2_x86_64_GPU", "AL2_ARM_64", "CUSTOM", "BOTTLEROCKET_ARM_64", "BOTTLEROCKET_x86_64", "BOTTLEROCKET_ARM_64_FIPS", "BOTTLEROCKET_x86_64_FIPS", "BOTTLEROCKET_ARM_64_NVIDIA", "BOTTLEROCKET_x86_64_NVIDIA", "BOTTLEROCKET_ARM_64_NVIDIA_FIPS", "BOTTLEROCKET_x86_64_NVIDIA_FIPS", "WINDOWS_CORE_2019_x86_64", "WINDOWS_FULL_2019_x86_64", "WINDOWS_CORE_2022_x86_64", "WINDOWS_FULL_2022_x86_64", "WINDOWS_CORE_2025_x86_64", "WINDOWS_FULL_2025_x86_64", "AL2023_x86_64_STANDARD", "AL2023_ARM_64_STANDARD", "AL2023_x86_64_NEURON", "AL2023_x86_64_NVIDIA", "AL2023_ARM_64_NVIDIA"]));
 static ACCESS_POLICIES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ACCESS_POLICY)));
 static ACCESS_SCOPE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["cluster", "namespace"]));
+static ADDITIONAL_INFO_MAP: TypeSchema = TypeSchema::Map(MapSchema::new(&STRING, &STRING));
+static ADDON_COMPATIBILITY_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_COMPATIBILITY_DETAIL)));
 static ADDON_ISSUE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AccessDenied", "InternalFailure", "ClusterUnreachable", "InsufficientNumberOfReplicas", "ConfigurationConflict", "AdmissionRequestDenied", "UnsupportedAddonModification", "K8sResourceNotFound", "AddonSubscriptionNeeded", "AddonPermissionFailure"]));
 static ADDON_ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_ISSUE)));
 static ADDON_POD_IDENTITY_ASSOCIATIONS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_POD_IDENTITY_ASSOCIATIONS)));
@@ -126,7 +136,10 @@ static AUTO_SCALING_GROUP_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&T
 static CANCELLATION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["InProgress", "Failed", "Successful"]));
 static CAPACITY: TypeSchema = TypeSchema::Int { min: Some(1), max: None };
 static CAPACITY_TYPES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ON_DEMAND", "SPOT", "CAPACITY_BLOCK"]));
+static CATEGORY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["UPGRADE_READINESS", "MISCONFIGURATION", "ROLLBACK_READINESS"]));
+static CATEGORY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&CATEGORY));
 static CERTIFICATE_AUTHORITY_ACTIVATED_BY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["EKS", "CUSTOMER"]));
+static CLIENT_STATS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CLIENT_STAT)));
 static CLUSTER_ISSUE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AccessDenied", "ClusterUnreachable", "ConfigurationConflict", "InternalFailure", "ResourceLimitExceeded", "ResourceNotFound", "IamRoleNotFound", "VpcNotFound", "InsufficientFreeAddresses", "Ec2ServiceNotSubscribed", "Ec2SubnetNotFound", "Ec2SecurityGroupNotFound", "KmsGrantRevoked", "KmsKeyNotFound", "KmsKeyMarkedForDeletion", "KmsKeyDisabled", "StsRegionalEndpointDisabled", "UnsupportedVersion", "Other"]));
 static CLUSTER_ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CLUSTER_ISSUE)));
 static CLUSTER_NAME: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(100).pattern("^[0-9A-Za-z][A-Za-z0-9\\-_]*"));
@@ -136,12 +149,18 @@ static CLUSTER_VERSION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().
 static COMPATIBILITIES: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&COMPATIBILITY)));
 static CONTROL_PLANE_EGRESS_MODE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AWS_MANAGED", "CUSTOMER_ROUTED", "CUSTOMER_ISOLATED"]));
 static CONTROL_PLANE_SCALING_TIER_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CONTROL_PLANE_SCALING_TIER_INFO)).max(10));
+static DEPRECATION_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&DEPRECATION_DETAIL)));
 static DESCRIBE_ADDON_VERSIONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static DESCRIBE_CLUSTER_VERSION_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static ENCRYPTION_CONFIG_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ENCRYPTION_CONFIG)).max(1));
 static ERROR_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["SubnetNotFound", "SecurityGroupNotFound", "EniLimitReached", "IpNotAvailable", "AccessDenied", "OperationNotPermitted", "VpcIdNotFound", "Unknown", "NodeCreationFailure", "PodEvictionFailure", "InsufficientFreeAddresses", "ClusterUnreachable", "InsufficientNumberOfReplicas", "ConfigurationConflict", "AdmissionRequestDenied", "UnsupportedAddonModification", "K8sResourceNotFound"]));
 static ERROR_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ERROR_DETAIL)));
 static INCLUDE_CLUSTERS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
+static INSIGHT_RESOURCE_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&INSIGHT_RESOURCE_DETAIL)));
+static INSIGHT_STATUS_VALUE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PASSING", "WARNING", "ERROR", "UNKNOWN"]));
+static INSIGHT_STATUS_VALUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&INSIGHT_STATUS_VALUE));
+static INSIGHT_SUMMARIES: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&INSIGHT_SUMMARY)));
+static INSIGHTS_REFRESH_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["IN_PROGRESS", "FAILED", "COMPLETED"]));
 static IP_FAMILY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ipv4", "ipv6"]));
 static ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ISSUE)));
 static LIST_ACCESS_ENTRIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
@@ -149,6 +168,7 @@ static LIST_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { 
 static LIST_ADDONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_CLUSTERS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_INSIGHTS_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_NODEGROUPS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_UPDATES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LOG_SETUPS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&LOG_SETUP)));
@@ -244,6 +264,11 @@ shape! { Addon ADDON = StructSchema::new("Addon");
     configuration_values: String = member("configurationValues", &STRING);
     pod_identity_associations: Vec<String> = member("podIdentityAssociations", &STRING_LIST);
     namespace_config: AddonNamespaceConfigResponse = member("namespaceConfig", &TypeSchema::Struct(&ADDON_NAMESPACE_CONFIG_RESPONSE));
+}
+
+shape! { AddonCompatibilityDetail ADDON_COMPATIBILITY_DETAIL = StructSchema::new("AddonCompatibilityDetail");
+    name: String = member("name", &STRING);
+    compatible_versions: Vec<String> = member("compatibleVersions", &STRING_LIST);
 }
 
 shape! { AddonHealth ADDON_HEALTH = StructSchema::new("AddonHealth");
@@ -345,6 +370,12 @@ shape! { ClientException CLIENT_EXCEPTION = StructSchema::new("ClientException")
     addon_name: String = member("addonName", &STRING);
     subscription_id: String = member("subscriptionId", &STRING);
     message: String = member("message", &STRING);
+}
+
+shape! { ClientStat CLIENT_STAT = StructSchema::new("ClientStat");
+    user_agent: String = member("userAgent", &STRING);
+    number_of_requests_last30_days: i32 = member("numberOfRequestsLast30Days", &INT);
+    last_request_time: Timestamp = member("lastRequestTime", &TIME);
 }
 
 shape! { Cluster CLUSTER = StructSchema::new("Cluster");
@@ -591,6 +622,14 @@ shape! { DeleteNodegroupResponse DELETE_NODEGROUP_RESPONSE = StructSchema::new("
     nodegroup: Nodegroup = member("nodegroup", &TypeSchema::Struct(&NODEGROUP));
 }
 
+shape! { DeprecationDetail DEPRECATION_DETAIL = StructSchema::new("DeprecationDetail");
+    usage: String = member("usage", &STRING);
+    replaced_with: String = member("replacedWith", &STRING);
+    stop_serving_version: String = member("stopServingVersion", &STRING);
+    start_serving_replacement_version: String = member("startServingReplacementVersion", &STRING);
+    client_stats: Vec<ClientStat> = member("clientStats", &CLIENT_STATS);
+}
+
 shape! { DescribeAccessEntryRequest DESCRIBE_ACCESS_ENTRY_REQUEST = StructSchema::new("DescribeAccessEntryRequest");
     cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
     principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
@@ -658,6 +697,26 @@ shape! { DescribeClusterVersionsRequest DESCRIBE_CLUSTER_VERSIONS_REQUEST = Stru
 shape! { DescribeClusterVersionsResponse DESCRIBE_CLUSTER_VERSIONS_RESPONSE = StructSchema::new("DescribeClusterVersionsResponse");
     next_token: String = member("nextToken", &STRING);
     cluster_versions: Vec<ClusterVersionInformation> = member("clusterVersions", &CLUSTER_VERSION_LIST);
+}
+
+shape! { DescribeInsightRequest DESCRIBE_INSIGHT_REQUEST = StructSchema::new("DescribeInsightRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    id: String = member("id", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribeInsightResponse DESCRIBE_INSIGHT_RESPONSE = StructSchema::new("DescribeInsightResponse");
+    insight: Insight = member("insight", &TypeSchema::Struct(&INSIGHT));
+}
+
+shape! { DescribeInsightsRefreshRequest DESCRIBE_INSIGHTS_REFRESH_REQUEST = StructSchema::new("DescribeInsightsRefreshRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+}
+
+shape! { DescribeInsightsRefreshResponse DESCRIBE_INSIGHTS_REFRESH_RESPONSE = StructSchema::new("DescribeInsightsRefreshResponse");
+    message: String = member("message", &STRING);
+    status: String = member("status", &INSIGHTS_REFRESH_STATUS);
+    started_at: Timestamp = member("startedAt", &TIME);
+    ended_at: Timestamp = member("endedAt", &TIME);
 }
 
 shape! { DescribeNodegroupRequest DESCRIBE_NODEGROUP_REQUEST = StructSchema::new("DescribeNodegroupRequest");
@@ -742,6 +801,54 @@ shape! { HorizontalPodAutoscalerControllerVersionConfig HORIZONTAL_POD_AUTOSCALE
 
 shape! { Identity IDENTITY = StructSchema::new("Identity");
     oidc: OIDC = member("oidc", &TypeSchema::Struct(&OIDC));
+}
+
+shape! { Insight INSIGHT = StructSchema::new("Insight");
+    id: String = member("id", &STRING);
+    name: String = member("name", &STRING);
+    category: String = member("category", &CATEGORY);
+    kubernetes_version: String = member("kubernetesVersion", &STRING);
+    last_refresh_time: Timestamp = member("lastRefreshTime", &TIME);
+    last_transition_time: Timestamp = member("lastTransitionTime", &TIME);
+    description: String = member("description", &STRING);
+    insight_status: InsightStatus = member("insightStatus", &TypeSchema::Struct(&INSIGHT_STATUS));
+    recommendation: String = member("recommendation", &STRING);
+    additional_info: BTreeMap<String, String> = member("additionalInfo", &ADDITIONAL_INFO_MAP);
+    resources: Vec<InsightResourceDetail> = member("resources", &INSIGHT_RESOURCE_DETAILS);
+    category_specific_summary: InsightCategorySpecificSummary = member("categorySpecificSummary", &TypeSchema::Struct(&INSIGHT_CATEGORY_SPECIFIC_SUMMARY));
+}
+
+shape! { InsightCategorySpecificSummary INSIGHT_CATEGORY_SPECIFIC_SUMMARY = StructSchema::new("InsightCategorySpecificSummary");
+    deprecation_details: Vec<DeprecationDetail> = member("deprecationDetails", &DEPRECATION_DETAILS);
+    addon_compatibility_details: Vec<AddonCompatibilityDetail> = member("addonCompatibilityDetails", &ADDON_COMPATIBILITY_DETAILS);
+}
+
+shape! { InsightResourceDetail INSIGHT_RESOURCE_DETAIL = StructSchema::new("InsightResourceDetail");
+    insight_status: InsightStatus = member("insightStatus", &TypeSchema::Struct(&INSIGHT_STATUS));
+    kubernetes_resource_uri: String = member("kubernetesResourceUri", &STRING);
+    arn: String = member("arn", &STRING);
+}
+
+shape! { InsightStatus INSIGHT_STATUS = StructSchema::new("InsightStatus");
+    status: String = member("status", &INSIGHT_STATUS_VALUE);
+    reason: String = member("reason", &STRING);
+}
+
+shape! { InsightSummary INSIGHT_SUMMARY = StructSchema::new("InsightSummary");
+    id: String = member("id", &STRING);
+    name: String = member("name", &STRING);
+    category: String = member("category", &CATEGORY);
+    kubernetes_version: String = member("kubernetesVersion", &STRING);
+    last_refresh_time: Timestamp = member("lastRefreshTime", &TIME);
+    last_transition_time: Timestamp = member("lastTransitionTime", &TIME);
+    description: String = member("description", &STRING);
+    insight_status: InsightStatus = member("insightStatus", &TypeSchema::Struct(&INSIGHT_STATUS));
+}
+
+shape! { InsightsFilter INSIGHTS_FILTER = StructSchema::new("InsightsFilter");
+    categories: Vec<String> = member("categories", &CATEGORY_LIST);
+    kubernetes_versions: Vec<String> = member("kubernetesVersions", &STRING_LIST);
+    statuses: Vec<String> = member("statuses", &INSIGHT_STATUS_VALUE_LIST);
 }
 
 shape! { IntegerConstraints INTEGER_CONSTRAINTS = StructSchema::new("IntegerConstraints");
@@ -903,6 +1010,18 @@ shape! { ListClustersRequest LIST_CLUSTERS_REQUEST = StructSchema::new("ListClus
 
 shape! { ListClustersResponse LIST_CLUSTERS_RESPONSE = StructSchema::new("ListClustersResponse");
     clusters: Vec<String> = member("clusters", &STRING_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
+shape! { ListInsightsRequest LIST_INSIGHTS_REQUEST = StructSchema::new("ListInsightsRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    filter: InsightsFilter = member("filter", &TypeSchema::Struct(&INSIGHTS_FILTER));
+    max_results: i32 = member("maxResults", &LIST_INSIGHTS_MAX_RESULTS);
+    next_token: String = member("nextToken", &STRING);
+}
+
+shape! { ListInsightsResponse LIST_INSIGHTS_RESPONSE = StructSchema::new("ListInsightsResponse");
+    insights: Vec<InsightSummary> = member("insights", &INSIGHT_SUMMARIES);
     next_token: String = member("nextToken", &STRING);
 }
 
@@ -1166,6 +1285,15 @@ shape! { ServiceNodePortRange SERVICE_NODE_PORT_RANGE = StructSchema::new("Servi
 
 shape! { ServiceUnavailableException SERVICE_UNAVAILABLE_EXCEPTION = StructSchema::new("ServiceUnavailableException").error(&errors::SERVICE_UNAVAILABLE_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { StartInsightsRefreshRequest START_INSIGHTS_REFRESH_REQUEST = StructSchema::new("StartInsightsRefreshRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+}
+
+shape! { StartInsightsRefreshResponse START_INSIGHTS_REFRESH_RESPONSE = StructSchema::new("StartInsightsRefreshResponse");
+    message: String = member("message", &STRING);
+    status: String = member("status", &INSIGHTS_REFRESH_STATUS);
 }
 
 shape! { StorageConfigRequest STORAGE_CONFIG_REQUEST = StructSchema::new("StorageConfigRequest");
