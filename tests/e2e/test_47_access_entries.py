@@ -57,6 +57,12 @@ def kubectl(service, cluster):
     iam.delete_role(RoleName="developer")
 
 
+def test_aggregated_apis_know_who_asks(service, cluster):
+    """metrics-server asks the API server in the name of its user, of whom it knows by HTTP headers."""
+    top = lambda: service.kubectl("top", "nodes", "--no-headers", check=False)  # noqa: E731
+    wait("figures of each node", lambda: (len((t := top()).stdout.splitlines()) == len(service.nodes()), t), 60)
+
+
 @pytest.fixture
 def entry(service, cluster, kubectl):
     """The role's entry, with neither groups nor policies."""

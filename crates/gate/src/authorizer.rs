@@ -63,10 +63,19 @@ pub(crate) fn answer(gate: &Gate, slot: &str, body: &[u8]) -> Response<Body> {
     full(StatusCode::OK, "application/json", review.to_string())
 }
 
+/// Aggregated API servers ask in their users' name, too: of them they know by HTTP headers, which have small letters only.
+fn canonical_arn(extra: &BTreeMap<String, Vec<String>>) -> Option<&str> {
+    let mut named = extra.iter().filter(|(key, _)| key.eq_ignore_ascii_case(CANONICAL_ARN));
+    match (named.next(), named.next()) {
+        (Some((_, values)), None) if values.len() == 1 => values.first().map(String::as_str),
+        _ => None,
+    }
+}
+
 /// The principal whose access policies allow it.
 fn allowed_by(gate: &Gate, slot: &str, spec: &Spec) -> Option<String> {
     // Users of other kinds (certificates, service accounts) are nobody of IAM.
-    let [canonical] = spec.extra.get(CANONICAL_ARN)?.as_slice() else { return None };
+    let canonical = canonical_arn(&spec.extra)?;
     let slot: ControlPlaneSlot = gate.view.get_as(&keys::slot(slot))?;
     let cluster: Cluster = gate.view.get_as(&slot.cluster)?;
     let entry = entry_of(gate, &cluster, canonical).filter(|_| cluster.has_entries)?;
@@ -83,4 +92,24 @@ fn allowed_by(gate: &Gate, slot: &str, spec: &Spec) -> Option<String> {
         (None, None) => false,
     };
     is_allowed.then_some(entry.principal_arn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_known_by_whatever_letters_its_arn_is_under() {
+        let extra = |keys: &[&str], values: usize| -> BTreeMap<String, Vec<String>> {
+            keys.iter().map(|key| ((*key).to_owned(), vec!["arn".to_owned(); values])).collect()
+        };
+        for key in ["canonicalArn", "canonicalarn"] {
+            assert_eq!(canonical_arn(&extra(&[key, "arn"], 1)), Some("arn"), "{key}");
+        }
+        for ambiguous in
+            [extra(&["canonicalArn", "canonicalarn"], 1), extra(&["canonicalArn"], 2), extra(&["arn"], 1)]
+        {
+            assert_eq!(canonical_arn(&ambiguous), None, "{ambiguous:?}");
+        }
+    }
 }
