@@ -17,6 +17,8 @@ from pathlib import Path
 
 import boto3
 import botocore.config
+import pytest
+from botocore.exceptions import ClientError
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(
@@ -51,6 +53,14 @@ def holds(what, check, seconds, interval=0.5):
         good, status = check()
         assert good, f"{what}: no longer; status: {status}"
         time.sleep(interval)
+
+
+def refusal(call, **arguments):
+    """What AWS's client is told, by code and message; that it is refused is asserted."""
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    error = caught.value.response["Error"]
+    return f"{error['Code']}: {error['Message']}"
 
 
 def free_port():

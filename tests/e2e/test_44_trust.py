@@ -4,20 +4,12 @@ import json
 from contextlib import contextmanager
 
 import pytest
-from botocore.exceptions import ClientError
-from ekstra_service import ACCOUNT, REGION
+from ekstra_service import ACCOUNT, REGION, refusal
 from test_45_iam import keys
 
 ISSUER = f"oidc.eks.{REGION}.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEF"
 PROVIDER = f"arn:aws:iam::{ACCOUNT}:oidc-provider/{ISSUER}"
 THUMBPRINT = "9e99a48a9960b14926bb7f3b02e22da2b0ab7280"
-
-
-def refusal(call, **arguments):
-    with pytest.raises(ClientError) as caught:
-        call(**arguments)
-    error = caught.value.response["Error"]
-    return f"{error['Code']}: {error['Message']}"
 
 
 @pytest.fixture(scope="module")

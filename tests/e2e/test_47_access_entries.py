@@ -3,19 +3,11 @@
 import json
 
 import pytest
-from botocore.exceptions import ClientError
-from ekstra_service import ACCOUNT, REGION, wait
+from ekstra_service import ACCOUNT, REGION, refusal, wait
 
 POLICY = "arn:aws:eks::aws:cluster-access-policy/AmazonEKS{}Policy"
 PRINCIPAL = f"arn:aws:iam::{ACCOUNT}:role/team/developer"
 EVERYTHING = {"Effect": "Allow", "Action": "*", "Resource": "*"}
-
-
-def refusal(call, **arguments):
-    with pytest.raises(ClientError) as caught:
-        call(**arguments)
-    error = caught.value.response["Error"]
-    return f"{error['Code']}: {error['Message']}"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,17 +3,9 @@
 import json
 
 import pytest
-from botocore.exceptions import ClientError
-from ekstra_service import ACCOUNT, IMAGE, wait
+from ekstra_service import ACCOUNT, IMAGE, refusal, wait
 
 DEPLOYMENT = ("get", "deployment", "coredns", "-n", "kube-system")
-
-
-def refusal(call, **arguments):
-    with pytest.raises(ClientError) as caught:
-        call(**arguments)
-    error = caught.value.response["Error"]
-    return f"{error['Code']}: {error['Message']}"
 
 
 @pytest.fixture(scope="module")

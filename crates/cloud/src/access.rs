@@ -248,7 +248,7 @@ impl Standing {
         let session = (!call.session_policies.is_empty())
             .then(|| call.session_policies.iter().map(|text| parsed(text, Kind::Identity)).collect());
         let mut standing = Self {
-            is_root: principal.arn == format!("arn:aws:iam::{}:root", principal.account),
+            is_root: principal.is_root(),
             arn: principal.canonical_arn(),
             identity: Vec::new(),
             boundary: None,

@@ -57,7 +57,7 @@ async fn assume_role(
     input: model::AssumeRoleRequest,
 ) -> Result<model::AssumeRoleResponse, ApiError> {
     refuse_unserved(&input)?;
-    if call.principal.arn.ends_with(":root") {
+    if call.principal.is_root() {
         return Err(ApiError::client("AccessDenied", 403, "Roles may not be assumed by root accounts."));
     }
     let role_arn = input.role_arn.unwrap_or_default();
@@ -117,7 +117,7 @@ async fn get_session_token(
         let message = "Cannot call GetSessionToken with session credentials";
         return Err(ApiError::client("AccessDenied", 403, message));
     }
-    let most = if call.principal.arn.ends_with(":root") { ROOTS } else { i64::MAX };
+    let most = if call.principal.is_root() { ROOTS } else { i64::MAX };
     let seconds = input.duration_seconds.map_or(USERS, i64::from).min(most);
     let session = Session {
         access_key_id: cloud.env.access_key_id("ASIA"),

@@ -95,6 +95,11 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Whether this is the account itself.
+    pub fn is_root(&self) -> bool {
+        self.arn == format!("arn:aws:iam::{}:root", self.account)
+    }
+
     /// What cluster access is granted to: the user, or the role behind the session (without its path, as
     /// aws-iam-authenticator does: `spec/eks-semantics.md` §3.8).
     pub fn canonical_arn(&self) -> String {

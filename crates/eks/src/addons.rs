@@ -32,6 +32,7 @@ use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
 use objects::{Place, Refused};
+use std::pin::pin;
 use std::time::Duration;
 
 const AT_ONCE: Next = Next::After(Duration::from_millis(1));
@@ -158,12 +159,8 @@ impl AddonReconciler {
     /// Until its record changes or has to.
     async fn watch(&self, place: &Place<'_>) -> Result<Next, AddonError> {
         let store = &self.eks.cloud.store;
-        let mut head = store.head();
-        // Also what has changed since it was looked at, before anybody listened.
-        let is_old = || store.view().get(place.key).map(|entry| entry.revision) != place.revision;
-        if is_old() {
-            return Ok(AT_ONCE);
-        }
+        let changed = store.until(|view| view.get(place.key).map(|entry| entry.revision) != place.revision);
+        let mut changed = pin!(changed);
         let mut events = workload::watch(place.definition, place.client.clone()).boxed();
         let (mut found, mut known) = (None, None);
         loop {
@@ -193,9 +190,7 @@ impl AddonReconciler {
                     Some(Err(error)) => tracing::debug!(addon = place.addon.name, %error, "watching"),
                     None => return Ok(AT_ONCE),
                 },
-                changed = head.changed() => if changed.is_err() || is_old() {
-                    return Ok(AT_ONCE);
-                },
+                () = &mut changed => return Ok(AT_ONCE),
                 () = tick => {}
             }
         }

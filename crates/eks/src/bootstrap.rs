@@ -35,7 +35,7 @@ pub(crate) async fn apply(client: &Client, facts: &Facts) -> Result<(), Manifest
 impl Facts {
     /// What is fixed for a cluster's life, and what its version says.
     pub(crate) fn of(eks: &Eks, cluster: &Cluster, slot: &ControlPlaneSlot) -> Self {
-        let offered = eks.programs.versions().into_iter().find(|v| v.minor == cluster.version);
+        let offered = eks.offered(&cluster.version);
         Self {
             endpoint: eks.endpoint(slot),
             service_cidr: cluster.service_cidr,

@@ -387,15 +387,8 @@ impl ClusterReconciler {
             return Ok(Next::After(Duration::from_millis(1)));
         }
         let began = self.settled_since(slot, &running);
-        let mut head = self.eks.cloud.store.head();
-        let changed = async {
-            // Also what has changed since it was looked at, before anybody listened.
-            while self.eks.cloud.store.view().get(key).map(|e| e.revision) == seen {
-                if head.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
+        let store = &self.eks.cloud.store;
+        let changed = store.until(|view| view.get(key).map(|entry| entry.revision) != seen);
         tokio::select! {
             (ended, ..) = select_all(running.iter().map(|r| child_exit(r).boxed())) => {
                 ended.map_err(HostError::wait(&slot.id))?;

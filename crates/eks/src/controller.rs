@@ -9,7 +9,7 @@
 
 use crate::Eks;
 use ekstra_cloud::api::Refusal;
-use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot};
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler};
 use ekstra_store::{CommitError, Store};
@@ -136,17 +136,12 @@ impl<C: Controller> Reconciler for Controllers<C> {
 /// The cluster, when its API server can be expected to answer.
 pub(crate) fn up(eks: &Eks, key: &str) -> Option<Cluster> {
     let cluster: Cluster = eks.cloud.store.view().get_as(key)?;
-    matches!(cluster.status, ClusterStatus::Active | ClusterStatus::Updating).then_some(cluster)
+    cluster.status.is_up().then_some(cluster)
 }
 
 /// Completes when the cluster is no longer up.
 pub(crate) async fn down(eks: &Eks, key: &str) {
-    let mut head = eks.cloud.store.head();
-    while up(eks, key).is_some() {
-        if head.changed().await.is_err() {
-            return;
-        }
-    }
+    eks.cloud.store.until(|_| up(eks, key).is_none()).await;
 }
 
 /// What is due, and when.

@@ -110,8 +110,7 @@ impl InsightsReconciler {
         let metrics =
             client.request_text(http::Request::get("/metrics").body(Vec::new()).unwrap_or_default()).await?;
         let seen = self.eks.cloud.env.now_ms();
-        let offered = self.eks.programs.versions();
-        let next = next_of(&cluster.version, &offered);
+        let next = next_of(&cluster.version, &self.eks.programs.versions());
         let view = self.eks.cloud.store.view();
         let addons = view.list_as::<Addon>(&keys::addons(&cluster.scope, &cluster.name));
         Ok(ClusterFacts {
@@ -137,13 +136,11 @@ impl InsightsReconciler {
                 return Ok(());
             }
             let known = txn.get::<Insights>(place)?.filter(|known| known.uid == cluster.uid);
-            let mut record =
-                known.unwrap_or_else(|| Insights::new(&cluster.name, &cluster.scope, &cluster.uid, now));
+            let mut record = known.unwrap_or_else(|| Insights::new(&cluster.uid, now));
             let mut facts = facts.clone();
             record.deprecated.append(&mut facts.deprecated);
             facts.deprecated.clone_from(&record.deprecated);
             record.insights = assess(&facts, &record.insights, |name| id_of(&cluster.uid, name), now);
-            record.due = false;
             record.ended_ms = Some(now);
             txn.put(place, &record)?;
             Ok::<_, CommitError>(())
@@ -155,7 +152,6 @@ impl InsightsReconciler {
 /// For how long nothing has to be looked at. A clock that was set back makes things young, not younger than new.
 fn early_ms(cluster: &Cluster, known: Option<&Insights>, now_ms: i64) -> u64 {
     let left = match known {
-        Some(known) if known.due => 0,
         Some(known) => known.ended_ms.map_or(0, |ended| PERIOD_MS - (now_ms - ended).max(0)),
         None => YOUNG_MS - (now_ms - cluster.created_ms).max(0),
     };

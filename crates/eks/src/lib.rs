@@ -99,6 +99,11 @@ impl Eks {
         Self { cloud, host, names, programs, drain_limit_seconds: None, proxies: BTreeMap::new(), clients }
     }
 
+    /// What clusters of that minor version run.
+    pub(crate) fn offered(&self, minor: &str) -> Option<OfferedVersion> {
+        self.programs.versions().into_iter().find(|version| version.minor == minor)
+    }
+
     /// The store's keys of all clusters there are.
     pub(crate) fn cluster_keys(&self) -> Vec<String> {
         self.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()

@@ -51,9 +51,7 @@ pub(crate) fn run() -> io::Result<()> {
 fn read_metadata() -> io::Result<(Facts, UserData)> {
     let metadata = Metadata::connect()?;
     let get = |path: &str| metadata.require(&format!("meta-data/{path}"));
-    let mac = get("mac")?;
-    let interface = format!("network/interfaces/macs/{}", mac.trim());
-    let prefixes = metadata.get(&format!("meta-data/{interface}/ipv4-prefix"))?.unwrap_or_default();
+    let interface = metadata.interface()?;
     let (open_files, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     let facts = Facts {
         instance_id: get("instance-id")?,
@@ -62,8 +60,11 @@ fn read_metadata() -> io::Result<(Facts, UserData)> {
         address: get("local-ipv4")?.parse().map_err(io::Error::other)?,
         hostname: get("local-hostname")?,
         domain: get("services/private-domain")?,
-        vpc_cidr: get(&format!("{interface}/vpc-ipv4-cidr-block"))?.parse().map_err(io::Error::other)?,
-        prefixes: prefixes.split_whitespace().filter_map(|p| p.parse().ok()).collect(),
+        vpc_cidr: metadata
+            .require(&format!("{interface}/vpc-ipv4-cidr-block"))?
+            .parse()
+            .map_err(io::Error::other)?,
+        prefixes: metadata.prefixes(&interface)?,
         registry: metadata.get("meta-data/services/image-registry")?,
         open_files,
     };

@@ -4,7 +4,7 @@
 //! have had one since its boot, so that it need not wait for this pod.
 
 use crate::config;
-use crate::files::device_mtu;
+use crate::files::{CNI_FILE as FILE, device_mtu};
 use crate::metadata::Metadata;
 use crate::supervise::block_signals;
 use ekstra_domain::prefix::Prefix;
@@ -17,7 +17,6 @@ use std::time::Duration;
 
 /// Where the pod has the node's directory of such files.
 const DIRECTORY: &str = "/host/etc/cni/net.d";
-const FILE: &str = "10-vpc.conflist";
 /// How often it is looked at: whoever took it away, or gave the interface another prefix.
 const PERIOD: Duration = Duration::from_secs(5);
 const MTU: &str = "AWS_VPC_ENI_MTU";
@@ -53,10 +52,7 @@ fn mtu(wanted: Option<&str>, device: u32) -> io::Result<u32> {
 
 fn prefixes() -> io::Result<Vec<Prefix>> {
     let metadata = Metadata::connect()?;
-    let mac = metadata.require("meta-data/mac")?;
-    let path = format!("meta-data/network/interfaces/macs/{}/ipv4-prefix", mac.trim());
-    let text = metadata.get(&path)?.unwrap_or_default();
-    Ok(text.split_whitespace().filter_map(|prefix| prefix.parse().ok()).collect())
+    metadata.prefixes(&metadata.interface()?)
 }
 
 /// Writes the file if it is not what it should be; whoever reads it meanwhile sees the one or the other.

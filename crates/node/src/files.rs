@@ -20,7 +20,10 @@ pub(crate) fn write_all(facts: &Facts, data: &UserData) -> io::Result<()> {
         write("/etc/containerd/certs.d/_default/hosts.toml", &config::registry_mirror(registry))?;
     }
     if data.node.has_network() {
-        write(CNI_CONFIG, &config::cni(&facts.prefixes, device_mtu()?).to_string())?;
+        write(
+            &format!("/etc/cni/net.d/{CNI_FILE}"),
+            &config::cni(&facts.prefixes, device_mtu()?).to_string(),
+        )?;
     }
     let ca = spec.cluster.certificate_authority.as_deref().unwrap_or_default();
     let ca = base64::engine::general_purpose::STANDARD
@@ -31,7 +34,7 @@ pub(crate) fn write_all(facts: &Facts, data: &UserData) -> io::Result<()> {
     write(config::KUBELET_CONFIG, &config::kubelet(facts, spec).to_string())
 }
 
-pub(crate) const CNI_CONFIG: &str = "/etc/cni/net.d/10-vpc.conflist";
+pub(crate) const CNI_FILE: &str = "10-vpc.conflist";
 
 pub(crate) fn device_mtu() -> io::Result<u32> {
     let mtu = fs::read_to_string(format!("/sys/class/net/{DEVICE}/mtu"))?;

@@ -3,6 +3,7 @@
 //! Source: the EC2 user guide, "Use the Instance Metadata Service".
 
 use ekstra_domain::ec2::METADATA_ADDRESS;
+use ekstra_domain::prefix::Prefix;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -33,6 +34,18 @@ impl Metadata {
     /// `None` when there is no such item.
     pub(crate) fn get(&self, path: &str) -> io::Result<Option<String>> {
         exchange("GET", &format!("/latest/{path}"), &[("X-aws-ec2-metadata-token", &self.token)])
+    }
+
+    /// The path of the interface that the instance booted with.
+    pub(crate) fn interface(&self) -> io::Result<String> {
+        let mac = self.require("meta-data/mac")?;
+        Ok(format!("meta-data/network/interfaces/macs/{}", mac.trim()))
+    }
+
+    /// What an interface gives to pods.
+    pub(crate) fn prefixes(&self, interface: &str) -> io::Result<Vec<Prefix>> {
+        let text = self.get(&format!("{interface}/ipv4-prefix"))?.unwrap_or_default();
+        Ok(text.split_whitespace().filter_map(|prefix| prefix.parse().ok()).collect())
     }
 
     pub(crate) fn require(&self, path: &str) -> io::Result<String> {

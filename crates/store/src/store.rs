@@ -83,6 +83,12 @@ impl Store {
         self.head.clone()
     }
 
+    /// Completes when it is so, also if it was before anybody listened; or when nothing can be committed any more.
+    pub async fn until(&self, is_so: impl Fn(&View) -> bool) {
+        let mut head = self.head();
+        while !is_so(self.view()) && head.changed().await.is_ok() {}
+    }
+
     /// Completes when nothing can be committed any more: the writer's thread is gone.
     pub async fn closed(&self) {
         let mut head = self.head();

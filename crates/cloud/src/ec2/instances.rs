@@ -246,13 +246,10 @@ impl InstanceReconciler {
         let id = Self::child(instance);
         match on_host(&self.host, move |host| host.child_status(&id)).await? {
             ChildStatus::Running(running) => {
-                let mut head = self.cloud.store.head();
-                let runs = || {
-                    let now = self.cloud.store.view().get_as::<Instance>(key);
-                    now.is_some_and(|i| i.state == InstanceState::Running)
-                };
-                // Also what has changed since it was looked at, before anybody listened.
-                let changed = async { while runs() && head.changed().await.is_ok() {} };
+                let changed = self.cloud.store.until(|view| {
+                    let now = view.get_as::<Instance>(key);
+                    now.is_none_or(|i| i.state != InstanceState::Running)
+                });
                 tokio::select! {
                     ended = child_exit(&running) => {
                         ended.map_err(HostError::wait(&instance.id))?;

@@ -18,6 +18,11 @@ pub enum ClusterStatus {
 }
 
 impl ClusterStatus {
+    /// Its API server can be expected to answer, and it may be changed.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Active | Self::Updating)
+    }
+
     pub fn wire(self) -> &'static str {
         match self {
             Self::Creating => "CREATING",

@@ -3,7 +3,6 @@
 //! Source of names, descriptions and rules: EKS User Guide, "Prepare for Kubernetes version upgrades with cluster insights"
 //! (`spec/eks-semantics.md` §3.3); version skew: Kubernetes' version skew policy.
 
-use crate::names::Scope;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -78,29 +77,23 @@ pub struct Insight {
 /// What is remembered of a cluster's checks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Insights {
-    pub cluster: String,
-    pub scope: Scope,
     /// Of the cluster: what is told of an earlier one of the same name counts for nothing.
     pub uid: String,
     pub insights: Vec<Insight>,
     /// Deprecated APIs, `GROUP/VERSION/RESOURCE` and the release without them, with when their use was last seen. The
     /// API server forgets that when it is started again.
     pub deprecated: BTreeMap<String, (String, i64)>,
-    /// Somebody has asked for them, or their day is over: they are to be made anew.
-    pub due: bool,
     pub started_ms: i64,
+    /// `None`: they are to be made anew, since somebody has asked for them.
     pub ended_ms: Option<i64>,
 }
 
 impl Insights {
-    pub fn new(cluster: &str, scope: &Scope, uid: &str, now_ms: i64) -> Self {
+    pub fn new(uid: &str, now_ms: i64) -> Self {
         Self {
-            cluster: cluster.to_owned(),
-            scope: scope.clone(),
             uid: uid.to_owned(),
             insights: Vec::new(),
             deprecated: BTreeMap::new(),
-            due: true,
             started_ms: now_ms,
             ended_ms: None,
         }

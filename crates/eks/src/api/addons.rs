@@ -1,6 +1,6 @@
 //! Add-ons: what a cluster has of them, and which there are.
 
-use super::list::page;
+use super::list::{page, wants};
 use super::{
     Repeat, digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster, present,
 };
@@ -10,7 +10,7 @@ use crate::{Eks, OfferedVersion, updates};
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{
-    Addon, AddonStatus, Cluster, ClusterStatus, Conflicts, Update, UpdateOf, UpdateStatus, UpdateType,
+    Addon, AddonStatus, Cluster, Conflicts, Update, UpdateOf, UpdateStatus, UpdateType,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{self as model, errors};
@@ -43,8 +43,7 @@ fn version(
     definition: &Definition,
     asked: Option<String>,
 ) -> Result<String, ApiError> {
-    let offered = eks.programs.versions().into_iter().find(|v| v.minor == cluster.version);
-    let known = offered.map(|version| definition.version(&version));
+    let known = eks.offered(&cluster.version).map(|version| definition.version(&version));
     match (known, asked) {
         (Some(known), None) => Ok(known),
         (Some(known), Some(asked)) if asked == known => Ok(known),
@@ -105,9 +104,7 @@ pub(super) async fn create(
                 return Err(Refusal::Api(refused.with("addonName", addon.name.clone())));
             }
             let now: Cluster = txn.get(&cluster_key)?.ok_or_else(|| no_cluster(&name))?;
-            if now.uid != cluster.uid
-                || !matches!(now.status, ClusterStatus::Active | ClusterStatus::Updating)
-            {
+            if now.uid != cluster.uid || !now.status.is_up() {
                 let refused = invalid_request("Addons cannot be created while the cluster is not ACTIVE");
                 return Err(refused.with("clusterName", name.clone()).into());
             }
@@ -200,7 +197,7 @@ pub(super) async fn update(
             }
             let mut addon: Addon = txn.get(&key)?.ok_or_else(|| missing(&cluster, &name))?;
             let now_is: Cluster = txn.get(&cluster_key)?.ok_or_else(|| no_cluster(&cluster))?;
-            if !matches!(now_is.status, ClusterStatus::Active | ClusterStatus::Updating) {
+            if !now_is.status.is_up() {
                 let refused = invalid_request("Addons cannot be updated while the cluster is not ACTIVE");
                 return Err(Refusal::Api(refused.with("clusterName", cluster.clone())));
             }
@@ -295,11 +292,6 @@ pub(super) async fn delete(
         })
         .await?;
     Ok(model::DeleteAddonResponse { addon: Some(present::addon(&addon)) })
-}
-
-/// Whether a filter, if there is one, has the value.
-fn wants(filter: Option<&Vec<String>>, value: &str) -> bool {
-    filter.is_none_or(|wanted| wanted.is_empty() || wanted.iter().any(|w| w == value))
 }
 
 pub(super) async fn describe_versions(

@@ -9,8 +9,8 @@ use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::ec2::instance_type;
 use ekstra_domain::eks::{
-    Cluster, ClusterStatus, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig, check_label,
-    check_nodegroup_name, check_scaling, check_taint,
+    Cluster, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig, check_label, check_nodegroup_name,
+    check_scaling, check_taint,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
@@ -67,7 +67,7 @@ pub(super) async fn handle(
                 return Err(Refusal::Api(in_use(message)));
             }
             let now = txn.get::<Cluster>(&cluster_key)?.filter(|c| c.uid == cluster.uid);
-            if !now.is_some_and(|c| matches!(c.status, ClusterStatus::Active | ClusterStatus::Updating)) {
+            if !now.is_some_and(|c| c.status.is_up()) {
                 let message = format!("Cluster '{}' is not in ACTIVE status", cluster.name);
                 return Err(Refusal::Api(invalid_request(message)));
             }
@@ -189,7 +189,7 @@ fn update_config(asked: model::NodegroupUpdateConfig) -> UpdateConfig {
 
 /// `1.36.3-20261101`: the shape that eksctl parses (`spec/clients.md` §1.6).
 fn release_version(eks: &Eks, minor: &str) -> String {
-    let patch = eks.programs.versions().into_iter().find(|v| v.minor == minor).map(|v| v.patch);
+    let patch = eks.offered(minor).map(|v| v.patch);
     format!("{}-20261101", patch.unwrap_or_else(|| minor.to_owned()))
 }
 

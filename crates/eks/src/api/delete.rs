@@ -22,8 +22,7 @@ pub(super) async fn cluster(
         .store
         .transact(|txn| {
             let mut cluster: Cluster = txn.get(&key)?.ok_or_else(|| no_cluster(&name))?;
-            let protected = matches!(cluster.status, ClusterStatus::Active | ClusterStatus::Updating);
-            if cluster.deletion_protection && protected {
+            if cluster.deletion_protection && cluster.status.is_up() {
                 let message = format!(
                     "Cluster {name} has deletion protection enabled. Disable it to delete the cluster."
                 );

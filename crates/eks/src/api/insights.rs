@@ -1,6 +1,6 @@
 //! ListInsights, DescribeInsight, StartInsightsRefresh, DescribeInsightsRefresh.
 
-use super::list::page;
+use super::list::{page, wants};
 use super::{find_cluster, no_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
@@ -69,10 +69,6 @@ fn present(insight: &Insight) -> model::Insight {
     }
 }
 
-fn wants(filter: Option<&Vec<String>>, value: &str) -> bool {
-    filter.is_none_or(|wanted| wanted.is_empty() || wanted.iter().any(|w| w == value))
-}
-
 pub(super) async fn list(
     eks: Eks,
     call: Call,
@@ -124,10 +120,10 @@ pub(super) async fn start_refresh(
         .transact(|txn| {
             let cluster: Cluster = txn.get(&cluster_key)?.ok_or_else(|| no_cluster(&name))?;
             let known = txn.get::<Insights>(&key)?.filter(|known| known.uid == cluster.uid);
-            let mut record = known.unwrap_or_else(|| Insights::new(&name, &call.scope, &cluster.uid, now));
+            let mut record = known.unwrap_or_else(|| Insights::new(&cluster.uid, now));
             // One that is under way is the one that was asked for.
-            if !record.due || record.ended_ms.is_none() {
-                (record.due, record.started_ms, record.ended_ms) = (true, now, None);
+            if record.ended_ms.is_some() {
+                (record.started_ms, record.ended_ms) = (now, None);
             }
             Ok::<_, Refusal>(txn.put(&key, &record)?)
         })

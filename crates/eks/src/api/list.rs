@@ -31,6 +31,11 @@ pub(super) fn page<T>(
     Page::of(all, key, token, size).map_err(|_| invalid_parameter("Invalid nextToken"))
 }
 
+/// Whether a filter, if there is one, has the value.
+pub(super) fn wants(filter: Option<&Vec<String>>, value: &str) -> bool {
+    filter.is_none_or(|wanted| wanted.is_empty() || wanted.iter().any(|w| w == value))
+}
+
 fn stored(eks: &Eks, prefix: &str) -> Vec<String> {
     let records = eks.cloud.store.view().list(prefix);
     records.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect()
