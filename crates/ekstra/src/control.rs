@@ -96,7 +96,12 @@ async fn exchange(stream: UnixStream, private: Arc<Private>) {
 
 async fn answer(private: &Private, request: hyper::Request<Incoming>) -> hyper::Response<Full<Bytes>> {
     let what = format!("{} {}", request.method(), request.uri().path());
-    let (status, body) = match operate(private, &what, request).await {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let mut sent = request.into_body();
+    let outcome = operate(private, &what, &query, &mut sent).await;
+    // What nobody wanted: a client that is cut off while it sends would not read the answer.
+    while let Some(Ok(_)) = sent.frame().await {}
+    let (status, body) = match outcome {
         Ok(body) => (200, body),
         Err(error) => {
             tracing::info!(what, error = format!("{error:#}"), "refused");
@@ -108,12 +113,11 @@ async fn answer(private: &Private, request: hyper::Request<Incoming>) -> hyper::
     response
 }
 
-async fn operate(private: &Private, what: &str, request: hyper::Request<Incoming>) -> Result<Value> {
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    let argument = |name: &str| argument(&query, name);
+async fn operate(private: &Private, what: &str, query: &str, sent: &mut Incoming) -> Result<Value> {
+    let argument = |name: &str| argument(query, name);
     match what {
         "GET /images" => private.list_images(),
-        "POST /images" => private.load_image(argument("name")?, request.into_body()).await,
+        "POST /images" => private.load_image(argument("name")?, sent).await,
         "POST /node-image" => private.make_node_image(argument("version")?).await,
         "GET /status" => private.status(),
         "POST /backup" => private.back_up().await,
@@ -157,18 +161,17 @@ impl Private {
     }
 
     /// Takes in an archive as it arrives.
-    async fn load_image(&self, name: Option<String>, mut body: Incoming) -> Result<Value> {
+    async fn load_image(&self, name: Option<String>, sent: &mut Incoming) -> Result<Value> {
         let options = ImportOptions { name: name.as_deref().map(Reference::parse).transpose()? };
         let store = self.images()?;
         let (feed, reader) = upload::channel();
         let importing = tokio::task::spawn_blocking(move || import_reader(&store, reader, &options));
-        // To the end, even when the importer has heard enough: a client that is cut off would not read the answer.
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = sent.frame().await {
             let frame = frame.map_err(std::io::Error::other);
             let broken = frame.is_err();
             let data = frame.map(|frame| frame.into_data().unwrap_or_default());
-            let _ = feed.send(data).await;
-            if broken {
+            let heard_enough = feed.send(data).await.is_err();
+            if broken || heard_enough {
                 break;
             }
         }
