@@ -10,8 +10,11 @@ pub(crate) const IMAGES: &str = include_str!("../../../components/images.toml");
 /// What the node image consists of.
 pub(crate) const NODE_IMAGE: &str = include_str!("../../../components/node-image/image.toml");
 
-/// Every package of the node image, with its digest.
-pub(crate) const PACKAGES_LOCK: &str = include_str!("../../../components/node-image/packages.lock");
+/// Every package of the node image, with its digest, for each architecture as dpkg calls it.
+pub(crate) const PACKAGE_LOCKS: &[(&str, &str)] = &[
+    ("amd64", include_str!("../../../components/node-image/packages.amd64.lock")),
+    ("arm64", include_str!("../../../components/node-image/packages.arm64.lock")),
+];
 
 /// The files of one directory of `components/`.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ pub(crate) struct Apt<'a> {
     tools: &'a Tools,
     home: PathBuf,
     log: PathBuf,
+    architecture: String,
 }
 
 impl<'a> Apt<'a> {
@@ -29,15 +30,17 @@ impl<'a> Apt<'a> {
         home: &Path,
         log: &Path,
         suite: &str,
+        architecture: &str,
     ) -> Result<Self, NodeImageError> {
-        let apt = Self { tools, home: home.to_owned(), log: log.to_owned() };
-        apt.set_up(suite).map_err(NodeImageError::files("setting up apt", home))?;
+        let (home, log) = (home.to_owned(), log.to_owned());
+        let apt = Self { tools, home, log, architecture: architecture.to_owned() };
+        apt.set_up(suite).map_err(NodeImageError::files("setting up apt", &apt.home))?;
         if apt.uses_default_mirror() && !Path::new(KEYRING).exists() {
             let install = "apt-get install debian-archive-keyring".to_owned();
             let (tool, purpose) = ("Debian's archive key".to_owned(), "for the node image".to_owned());
             return Err(EnsureError::MissingTool { tool, purpose, install }.into());
         }
-        apt.run("fetching package lists", &["-oAPT::Update::Error-Mode=any", "update"], home)?;
+        apt.run("fetching package lists", &["-oAPT::Update::Error-Mode=any", "update"], &apt.home)?;
         Ok(apt)
     }
 
@@ -109,7 +112,7 @@ impl<'a> Apt<'a> {
         NodeImageError::Command { step: step.to_owned(), tail, log: self.log.clone() }
     }
 
-    /// An empty database, our own lists, and no more than what was asked for.
+    /// An empty database, our own lists, and no more than what was asked for, for that architecture alone.
     fn options(&self) -> Vec<String> {
         let home = self.home.display();
         vec![
@@ -120,6 +123,8 @@ impl<'a> Apt<'a> {
             format!("-oDir::Etc::sourceparts={home}/sources"),
             "-oDir::Etc::preferences=/dev/null".to_owned(),
             "-oDir::Etc::preferencesparts=/dev/null".to_owned(),
+            format!("-oAPT::Architecture={}", self.architecture),
+            format!("-oAPT::Architectures::={}", self.architecture),
             "-oAPT::Sandbox::User=root".to_owned(),
             "-oAPT::Install-Recommends=false".to_owned(),
             // apt counts itself as essential; a node has no use for it.

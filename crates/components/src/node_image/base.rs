@@ -41,16 +41,10 @@ const STEPS: [(&str, f32); 5] = [
 pub(crate) fn ensure(store: &Store, progress: &dyn Progress) -> Result<PathBuf, NodeImageError> {
     if std::env::var_os(UNLOCKED).is_some_and(|value| value == "1") {
         tracing::warn!("{UNLOCKED}=1: the node image takes current package versions, whatever the lock says");
-        let lock = current(store)?;
+        let lock = current(store, architecture())?;
         return ensure_locked(store, &lock, progress);
     }
-    let lock = Lock::parse(embedded::PACKAGES_LOCK)?;
-    match lock.architecture() {
-        Some(locked) if locked != architecture() => {
-            Err(NodeImageError::Architecture { locked: locked.to_owned(), host: architecture().to_owned() })
-        }
-        _ => ensure_locked(store, &lock, progress),
-    }
+    ensure_locked(store, &Lock::committed(architecture())?, progress)
 }
 
 fn ensure_locked(store: &Store, lock: &Lock, progress: &dyn Progress) -> Result<PathBuf, NodeImageError> {
@@ -77,7 +71,7 @@ fn ensure_locked(store: &Store, lock: &Lock, progress: &dyn Progress) -> Result<
 
 #[cfg(test)]
 pub(super) fn place(store: &Store) -> Result<PathBuf, NodeImageError> {
-    Ok(directory(store, &Lock::parse(embedded::PACKAGES_LOCK)?))
+    Ok(directory(store, &Lock::committed(architecture())?))
 }
 
 fn directory(store: &Store, lock: &Lock) -> PathBuf {
@@ -92,7 +86,7 @@ fn key(lock: &Lock) -> String {
 
 /// What making the base would fail for, told without making it.
 pub(super) fn check_makeable(store: &Store) -> Result<(), NodeImageError> {
-    let lock = Lock::parse(embedded::PACKAGES_LOCK)?;
+    let lock = Lock::committed(architecture())?;
     if directory(store, &lock).exists() {
         return Ok(());
     }
@@ -159,7 +153,7 @@ fn fetch(store: &Store, packages: &[Package], scratch: &Scratch, log: &Path) -> 
     }
     let fetched = scratch.path().join("fetched");
     fs::create_dir(&fetched).map_err(NodeImageError::files("making a directory", &fetched))?;
-    let apt = Apt::new(&store.tools, &scratch.path().join("apt"), log, &Spec::get().suite)?;
+    let apt = Apt::new(&store.tools, &scratch.path().join("apt"), log, &Spec::get().suite, architecture())?;
     let exactly: Vec<String> = missing.iter().map(|package| package.exactly()).collect();
     apt.download(&exactly, &fetched)?;
     for package in missing {
@@ -246,12 +240,12 @@ fn finish(rootfs: &Path) -> io::Result<()> {
 }
 
 /// The lock as of now: the host's sources resolved, every package fetched into the cache and hashed.
-pub(crate) fn current(store: &Store) -> Result<Lock, NodeImageError> {
+pub(crate) fn current(store: &Store, architecture: &str) -> Result<Lock, NodeImageError> {
     let (spec, log) = (Spec::get(), store.cache.log(NAME));
     let scratch = store.cache.scratch().map_err(EnsureError::cache(store.cache.root()))?;
     let fetched = scratch.path().join("fetched");
     fs::create_dir(&fetched).map_err(NodeImageError::files("making a directory", &fetched))?;
-    let apt = Apt::new(&store.tools, &scratch.path().join("apt"), &log, &spec.suite)?;
+    let apt = Apt::new(&store.tools, &scratch.path().join("apt"), &log, &spec.suite, architecture)?;
     apt.download(&apt.resolve(&spec.packages)?, &fetched)?;
     let mut packages = Vec::new();
     for entry in fs::read_dir(&fetched).map_err(NodeImageError::files("reading", &fetched))?.flatten() {

@@ -18,8 +18,8 @@ pub enum NodeImageError {
     NeedsRoot,
     #[error("the node image's package lock, line {line}: {reason}")]
     Lock { line: usize, reason: &'static str },
-    #[error("the node image's package lock is for {locked} and this machine is {host}; {RELOCK}")]
-    Architecture { locked: String, host: String },
+    #[error("there is no node image for {host}: no packages are locked for it")]
+    Architecture { host: String },
     #[error("the archive no longer has {}; {RELOCK}", packages.join(", "))]
     VersionGone { packages: Vec<String> },
     #[error("{file} is not what the lock says: SHA-256 {found}, locked {locked}; {RELOCK}")]

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::NodeImageError;
+use crate::embedded;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Package {
@@ -48,6 +49,14 @@ impl Lock {
         Ok(Self { packages: packages.collect::<Result<_, _>>()? })
     }
 
+    /// The one that was committed for that architecture.
+    pub(crate) fn committed(architecture: &str) -> Result<Self, NodeImageError> {
+        match embedded::PACKAGE_LOCKS.iter().find(|(name, _)| *name == architecture) {
+            Some((_, text)) => Self::parse(text),
+            None => Err(NodeImageError::Architecture { host: architecture.to_owned() }),
+        }
+    }
+
     /// The text of a lock file for that Debian release.
     pub(crate) fn render(&self, suite: &str) -> String {
         let mut text = format!("# The packages of the node image, Debian {suite}. Written by `relock`.\n");
@@ -57,11 +66,6 @@ impl Lock {
             let _ = writeln!(text, "{} {architecture} {sha256}", package.exactly());
         }
         text
-    }
-
-    /// The architecture of the packages that have one.
-    pub(crate) fn architecture(&self) -> Option<&str> {
-        self.packages.iter().map(|package| package.architecture.as_str()).find(|name| *name != "all")
     }
 }
 
@@ -81,24 +85,34 @@ fn parse_line(line: &str) -> Result<Package, &'static str> {
 mod tests {
     use super::super::spec::Spec;
     use super::*;
-    use crate::embedded;
 
     #[test]
-    fn the_committed_lock_is_well_formed() {
-        let lock = Lock::parse(embedded::PACKAGES_LOCK).expect("parses");
-        let names: Vec<&str> = lock.packages.iter().map(|package| package.name.as_str()).collect();
-        assert!(names.is_sorted_by(|a, b| a < b), "sorted, none twice");
-        for wanted in &Spec::get().packages {
-            assert!(names.contains(&wanted.as_str()), "{wanted} is not locked");
+    fn the_committed_locks_are_well_formed() {
+        for (architecture, text) in embedded::PACKAGE_LOCKS {
+            let lock = Lock::committed(architecture).expect("parses");
+            let names: Vec<&str> = lock.packages.iter().map(|package| package.name.as_str()).collect();
+            assert!(names.is_sorted_by(|a, b| a < b), "{architecture}: sorted, none twice");
+            for wanted in &Spec::get().packages {
+                assert!(names.contains(&wanted.as_str()), "{wanted} is not locked for {architecture}");
+            }
+            let of_another =
+                lock.packages.iter().find(|p| !["all", architecture].contains(&p.architecture.as_str()));
+            assert_eq!(of_another, None);
+            assert_eq!(lock.render(&Spec::get().suite), *text);
         }
-        assert_eq!(lock.render(&Spec::get().suite), embedded::PACKAGES_LOCK);
+    }
+
+    #[test]
+    fn a_machine_without_a_lock_is_told_so() {
+        let told = Lock::committed("riscv64").expect_err("none").to_string();
+        assert!(told.contains("riscv64"), "{told}");
     }
 
     #[test]
     fn bad_lines_are_named() {
         let digest = "0".repeat(64);
         let good = format!("# comment\nlibc6=2.36-9 amd64 {digest}\n");
-        assert_eq!(Lock::parse(&good).expect("parses").architecture(), Some("amd64"));
+        assert_eq!(Lock::parse(&good).expect("parses").packages[0].architecture, "amd64");
         for bad in ["libc6 amd64 00", "libc6=1 amd64 00", "libc6=1 amd64", &format!("libc6 all {digest}")] {
             let error = Lock::parse(&format!("# comment\n{bad}")).expect_err(bad);
             assert!(matches!(error, NodeImageError::Lock { line: 2, .. }), "{error}");
