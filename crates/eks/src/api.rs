@@ -15,10 +15,10 @@ mod tags;
 mod update_cluster;
 mod update_nodegroup;
 
-use crate::Eks;
+use crate::{Eks, updates};
 use ekstra_cloud::api::{Call, Refusal, Router, digest};
-use ekstra_domain::eks::{Cluster, Invalid, Nodegroup, Update};
-use ekstra_domain::names::keys;
+use ekstra_domain::eks::{Cluster, Invalid, Nodegroup, Update, UpdateOf, UpdateStatus, UpdateType};
+use ekstra_domain::names::{Scope, keys};
 use ekstra_model::eks::{errors, ops};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
@@ -131,15 +131,52 @@ fn is_repeat(token: Option<&String>, digest: &str, known: Option<&String>, known
     token.is_some() && token == known && digest == known_digest
 }
 
-/// The request token of an operation that makes an update, and what was asked with it.
+/// The request token of an operation that makes an update, what was asked with it, and what the update will be called.
 struct Repeat {
+    id: String,
+    now: i64,
     token: Option<String>,
     digest: String,
 }
 
 impl Repeat {
-    fn of(token: Option<String>, input: &impl std::fmt::Debug) -> Self {
-        Self { token, digest: digest(input) }
+    fn of(eks: &Eks, token: Option<String>, input: &impl std::fmt::Debug) -> Self {
+        let env = &eks.cloud.env;
+        Self { id: env.uuid(), now: env.now_ms(), token, digest: digest(input) }
+    }
+
+    /// Begins the update.
+    fn begin(
+        &self,
+        txn: &mut Txn,
+        cluster: (&Scope, &str),
+        of: UpdateOf<'_>,
+        kind: UpdateType,
+        params: Vec<(String, String)>,
+    ) -> Result<Update, Refusal> {
+        let (scope, cluster) = cluster;
+        let (nodegroup, addon) = match of {
+            UpdateOf::Cluster => (None, None),
+            UpdateOf::Nodegroup(name) => (Some(name.to_owned()), None),
+            UpdateOf::Addon(name) => (None, Some(name.to_owned())),
+        };
+        let update = Update {
+            id: self.id.clone(),
+            scope: scope.clone(),
+            cluster: cluster.to_owned(),
+            nodegroup,
+            addon,
+            kind,
+            status: UpdateStatus::InProgress,
+            params,
+            created_ms: self.now,
+            errors: Vec::new(),
+            request_token: self.token.clone(),
+            request_digest: self.digest.clone(),
+        };
+        updates::keep_few(txn, &keys::updates(scope, cluster), of)?;
+        txn.put(&keys::update(scope, cluster, &self.id), &update)?;
+        Ok(update)
     }
 
     /// The update that this very request has made already. The same token with other words is refused.

@@ -6,12 +6,10 @@ use super::{
 };
 use crate::addons::catalogue::{self, Definition, NAMESPACE};
 use crate::addons::configuration;
-use crate::{Eks, OfferedVersion, updates};
+use crate::{Eks, OfferedVersion};
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
-use ekstra_domain::eks::{
-    Addon, AddonStatus, Cluster, Conflicts, Update, UpdateOf, UpdateStatus, UpdateType,
-};
+use ekstra_domain::eks::{Addon, AddonStatus, Cluster, Conflicts, UpdateOf, UpdateType};
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{self as model, errors};
 use ekstra_wire::ApiError;
@@ -174,7 +172,7 @@ pub(super) async fn update(
     call: Call,
     mut input: model::UpdateAddonRequest,
 ) -> Result<model::UpdateAddonResponse, ApiError> {
-    let repeat = Repeat::of(input.client_request_token.take(), &input);
+    let repeat = Repeat::of(&eks, input.client_request_token.take(), &input);
     let (cluster, name) =
         (input.cluster_name.clone().unwrap_or_default(), input.addon_name.clone().unwrap_or_default());
     let record = find_cluster(&eks, &call, &cluster)?;
@@ -187,7 +185,6 @@ pub(super) async fn update(
     }
     let key = keys::addon(&call.scope, &cluster, &name);
     let cluster_key = keys::cluster(&call.scope, &cluster);
-    let (id, now) = (eks.cloud.env.uuid(), eks.cloud.env.now_ms());
     let update = eks
         .cloud
         .store
@@ -214,25 +211,10 @@ pub(super) async fn update(
             addon.status = AddonStatus::Updating;
             addon.issues = Vec::new();
             addon.generation += 1;
-            addon.modified_ms = now;
-            let update = Update {
-                id: id.clone(),
-                scope: call.scope.clone(),
-                cluster: cluster.clone(),
-                nodegroup: None,
-                addon: Some(name.clone()),
-                kind: UpdateType::AddonUpdate,
-                status: UpdateStatus::InProgress,
-                params: params(&input, conflicts),
-                created_ms: now,
-                errors: Vec::new(),
-                request_token: repeat.token.clone(),
-                request_digest: repeat.digest.clone(),
-            };
+            addon.modified_ms = repeat.now;
             txn.put(&key, &addon)?;
-            updates::keep_few(txn, &keys::updates(&call.scope, &cluster), UpdateOf::Addon(&name))?;
-            txn.put(&keys::update(&call.scope, &cluster, &id), &update)?;
-            Ok::<_, Refusal>(update)
+            let (of, kind) = (UpdateOf::Addon(&name), UpdateType::AddonUpdate);
+            repeat.begin(txn, (&call.scope, &cluster), of, kind, params(&input, conflicts))
         })
         .await?;
     Ok(model::UpdateAddonResponse { update: Some(present::update(&update)) })

@@ -1,22 +1,25 @@
-//! TagResource, UntagResource, ListTagsForResource, for clusters, node groups, add-ons and access entries.
+//! TagResource, UntagResource, ListTagsForResource, for whatever has tags.
 
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::{AccessEntry, Addon, Cluster, Nodegroup};
+use ekstra_domain::eks::AccessEntry;
 use ekstra_domain::names::{Arn, Scope, keys};
 use ekstra_model::eks::{self as model, errors};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// AWS's limit.
 const MOST_TAGS: usize = 50;
 
-enum Resource {
-    Cluster(String),
-    Nodegroup(String),
-    Addon(String),
-    AccessEntry(String),
+/// What records that have tags are alike in.
+#[derive(Serialize, Deserialize)]
+struct Tagged {
+    tags: BTreeMap<String, String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 fn bad(message: impl Into<String>) -> ApiError {
@@ -27,7 +30,8 @@ fn missing(arn: &str) -> ApiError {
     ApiError::new(&errors::NOT_FOUND_EXCEPTION, format!("No resource found for ARN {arn}"))
 }
 
-fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<Resource, ApiError> {
+/// Where the record is that the ARN names.
+fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<String, ApiError> {
     let arn: Arn = text.parse().map_err(|_| bad(format!("Invalid ARN: {text}")))?;
     let scope = Scope::new(&arn.account, &arn.region);
     if arn.service != "eks" || scope != call.scope {
@@ -35,59 +39,37 @@ fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<Resource, ApiError> {
     }
     let parts: Vec<&str> = arn.resource.split('/').collect();
     match parts[..] {
-        ["cluster", name] => Ok(Resource::Cluster(keys::cluster(&scope, name))),
-        ["nodegroup", cluster, name, _] => Ok(Resource::Nodegroup(keys::nodegroup(&scope, cluster, name))),
-        ["addon", cluster, name, _] => Ok(Resource::Addon(keys::addon(&scope, cluster, name))),
+        ["cluster", name] => Ok(keys::cluster(&scope, name)),
+        ["nodegroup", cluster, name, _] => Ok(keys::nodegroup(&scope, cluster, name)),
+        ["addon", cluster, name, _] => Ok(keys::addon(&scope, cluster, name)),
         ["access-entry", cluster, ..] => {
             // The ARN has no path of the principal's; the entry knows its own.
             let all = eks.cloud.store.view().list_as::<AccessEntry>(&keys::access_entries(&scope, cluster));
             let found = all.into_iter().find(|(_, entry)| entry.arn() == text);
-            found.map(|(key, _)| Resource::AccessEntry(key.to_string())).ok_or_else(|| missing(text))
+            found.map(|(key, _)| key.to_string()).ok_or_else(|| missing(text))
         }
         _ => Err(missing(text)),
     }
 }
 
 /// Changes the tags of whatever the ARN names; they must be few enough afterwards.
-fn change(
-    txn: &mut Txn,
-    resource: &Resource,
+async fn change(
+    eks: &Eks,
+    call: &Call,
     arn: &str,
     change: impl Fn(&mut BTreeMap<String, String>),
-) -> Result<(), Refusal> {
-    let check = |tags: &BTreeMap<String, String>| {
-        if tags.len() > MOST_TAGS {
-            Err(bad(format!("A resource can have at most {MOST_TAGS} tags")))
-        } else {
-            Ok(())
+) -> Result<(), ApiError> {
+    let key = resolve(eks, call, arn)?;
+    let body = |txn: &mut Txn| {
+        let mut record: Tagged = txn.get(&key)?.ok_or_else(|| missing(arn))?;
+        change(&mut record.tags);
+        if record.tags.len() > MOST_TAGS {
+            return Err(bad(format!("A resource can have at most {MOST_TAGS} tags")).into());
         }
+        txn.put(&key, &record)?;
+        Ok::<_, Refusal>(())
     };
-    match resource {
-        Resource::Cluster(key) => {
-            let mut cluster: Cluster = txn.get(key)?.ok_or_else(|| missing(arn))?;
-            change(&mut cluster.tags);
-            check(&cluster.tags)?;
-            Ok(txn.put(key, &cluster)?)
-        }
-        Resource::Nodegroup(key) => {
-            let mut group: Nodegroup = txn.get(key)?.ok_or_else(|| missing(arn))?;
-            change(&mut group.tags);
-            check(&group.tags)?;
-            Ok(txn.put(key, &group)?)
-        }
-        Resource::Addon(key) => {
-            let mut addon: Addon = txn.get(key)?.ok_or_else(|| missing(arn))?;
-            change(&mut addon.tags);
-            check(&addon.tags)?;
-            Ok(txn.put(key, &addon)?)
-        }
-        Resource::AccessEntry(key) => {
-            let mut entry: AccessEntry = txn.get(key)?.ok_or_else(|| missing(arn))?;
-            change(&mut entry.tags);
-            check(&entry.tags)?;
-            Ok(txn.put(key, &entry)?)
-        }
-    }
+    Ok(eks.cloud.store.transact(body).await?)
 }
 
 pub(super) async fn tag(
@@ -95,11 +77,9 @@ pub(super) async fn tag(
     call: Call,
     input: model::TagResourceRequest,
 ) -> Result<model::TagResourceResponse, ApiError> {
-    let arn = input.resource_arn.unwrap_or_default();
-    let resource = resolve(&eks, &call, &arn)?;
     let added = input.tags.unwrap_or_default();
-    let body = |txn: &mut Txn| change(txn, &resource, &arn, |tags| tags.extend(added.clone()));
-    eks.cloud.store.transact(body).await?;
+    let add = |tags: &mut BTreeMap<String, String>| tags.extend(added.clone());
+    change(&eks, &call, &input.resource_arn.unwrap_or_default(), add).await?;
     Ok(model::TagResourceResponse::default())
 }
 
@@ -108,12 +88,9 @@ pub(super) async fn untag(
     call: Call,
     input: model::UntagResourceRequest,
 ) -> Result<model::UntagResourceResponse, ApiError> {
-    let arn = input.resource_arn.unwrap_or_default();
-    let resource = resolve(&eks, &call, &arn)?;
     let removed = input.tag_keys.unwrap_or_default();
-    let body =
-        |txn: &mut Txn| change(txn, &resource, &arn, |tags| tags.retain(|key, _| !removed.contains(key)));
-    eks.cloud.store.transact(body).await?;
+    let remove = |tags: &mut BTreeMap<String, String>| tags.retain(|key, _| !removed.contains(key));
+    change(&eks, &call, &input.resource_arn.unwrap_or_default(), remove).await?;
     Ok(model::UntagResourceResponse::default())
 }
 
@@ -127,12 +104,6 @@ pub(super) async fn list(
 }
 
 pub(super) fn tags_of(eks: &Eks, call: &Call, arn: &str) -> Result<BTreeMap<String, String>, ApiError> {
-    let view = eks.cloud.store.view();
-    let tags = match resolve(eks, call, arn)? {
-        Resource::Cluster(key) => view.get_as::<Cluster>(&key).map(|c| c.tags),
-        Resource::Nodegroup(key) => view.get_as::<Nodegroup>(&key).map(|g| g.tags),
-        Resource::Addon(key) => view.get_as::<Addon>(&key).map(|a| a.tags),
-        Resource::AccessEntry(key) => view.get_as::<AccessEntry>(&key).map(|e| e.tags),
-    };
-    tags.ok_or_else(|| missing(arn))
+    let record: Option<Tagged> = eks.cloud.store.view().get_as(&resolve(eks, call, arn)?);
+    record.map(|record| record.tags).ok_or_else(|| missing(arn))
 }

@@ -6,7 +6,7 @@ use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
-    AuthenticationMode, Cluster, ClusterStatus, Logging, Nodegroup, Update, UpdateStatus, UpdateType,
+    AuthenticationMode, Cluster, ClusterStatus, Logging, Nodegroup, UpdateOf, UpdateType,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
@@ -28,11 +28,9 @@ pub(super) async fn config(
     call: Call,
     mut input: model::UpdateClusterConfigRequest,
 ) -> Result<model::UpdateClusterConfigResponse, ApiError> {
-    let repeat = Repeat::of(input.client_request_token.take(), &input);
+    let repeat = Repeat::of(&eks, input.client_request_token.take(), &input);
     let name = input.name.clone().unwrap_or_default();
     let key = keys::cluster(&call.scope, &name);
-    let id = eks.cloud.env.uuid();
-    let now = eks.cloud.env.now_ms();
     let update = eks
         .cloud
         .store
@@ -46,27 +44,12 @@ pub(super) async fn config(
                 return Err(Refusal::Api(in_use(message).with("clusterName", name.clone())));
             }
             let change = read_change(&input, cluster)?;
-            let update = Update {
-                id: id.clone(),
-                scope: call.scope.clone(),
-                cluster: name.clone(),
-                nodegroup: None,
-                addon: None,
-                kind: change.kind,
-                status: UpdateStatus::InProgress,
-                params: change.params,
-                created_ms: now,
-                errors: Vec::new(),
-                request_token: repeat.token.clone(),
-                request_digest: repeat.digest.clone(),
-            };
             let after = Cluster { status: ClusterStatus::Updating, ..change.after };
             if change.gets_entries {
                 give_entries(&eks, &after, txn)?;
             }
             txn.put(&key, &after)?;
-            txn.put(&keys::update(&call.scope, &name, &id), &update)?;
-            Ok::<_, Refusal>(update)
+            repeat.begin(txn, (&call.scope, &name), UpdateOf::Cluster, change.kind, change.params)
         })
         .await?;
     Ok(model::UpdateClusterConfigResponse { update: Some(present::update(&update)) })

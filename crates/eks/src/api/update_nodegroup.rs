@@ -8,8 +8,7 @@ use super::{
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
-    NodeChange, Nodegroup, NodegroupStatus, Taint, Update, UpdateStatus, UpdateType, check_label,
-    check_scaling,
+    NodeChange, Nodegroup, NodegroupStatus, Taint, UpdateOf, UpdateType, check_label, check_scaling,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
@@ -20,13 +19,11 @@ pub(super) async fn config(
     call: Call,
     mut input: model::UpdateNodegroupConfigRequest,
 ) -> Result<model::UpdateNodegroupConfigResponse, ApiError> {
-    let repeat = Repeat::of(input.client_request_token.take(), &input);
+    let repeat = Repeat::of(&eks, input.client_request_token.take(), &input);
     let (cluster, name) =
         (input.cluster_name.clone().unwrap_or_default(), input.nodegroup_name.clone().unwrap_or_default());
     let cluster_key = keys::cluster(&call.scope, &cluster);
     let key = keys::nodegroup(&call.scope, &cluster, &name);
-    let id = eks.cloud.env.uuid();
-    let now = eks.cloud.env.now_ms();
     let update = eks
         .cloud
         .store
@@ -45,24 +42,10 @@ pub(super) async fn config(
             }
             let params = change(&mut group, &input)?;
             group.status = NodegroupStatus::Updating;
-            group.modified_ms = now;
-            let update = Update {
-                id: id.clone(),
-                scope: call.scope.clone(),
-                cluster: cluster.clone(),
-                nodegroup: Some(name.clone()),
-                addon: None,
-                kind: UpdateType::ConfigUpdate,
-                status: UpdateStatus::InProgress,
-                params,
-                created_ms: now,
-                errors: Vec::new(),
-                request_token: repeat.token.clone(),
-                request_digest: repeat.digest.clone(),
-            };
+            group.modified_ms = repeat.now;
             txn.put(&key, &group)?;
-            txn.put(&keys::update(&call.scope, &cluster, &id), &update)?;
-            Ok::<_, Refusal>(update)
+            let (of, kind) = (UpdateOf::Nodegroup(&name), UpdateType::ConfigUpdate);
+            repeat.begin(txn, (&call.scope, &cluster), of, kind, params)
         })
         .await?;
     Ok(model::UpdateNodegroupConfigResponse { update: Some(present::update(&update)) })
