@@ -322,6 +322,11 @@ class Service:
     def exec(self, name, script, check=True, timeout=60):
         return self.kubectl("exec", name, "--", "/bin/sh", "-c", script, check=check, timeout=timeout)
 
+    def in_node(self, node, *command, env):
+        """A program of this machine in the network of a node."""
+        instance = self.kubectl_json("get", "node", node)["spec"]["providerID"].rsplit("/", 1)[-1]
+        return self.run("ip", "netns", "exec", f"ekstra-{self.home_id()}-{instance}", *command, env=env)
+
     # Processes, and what is left of them.
 
     def service_pids(self, what):

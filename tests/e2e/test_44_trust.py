@@ -138,3 +138,53 @@ def test_a_session_of_a_user_is_the_user_for_a_while(service, iam):
         assert "InvalidClientTokenId" in refusal(client("iam").list_users), "not without a second factor"
         service.client("iam", **key).list_users()
     assert "AccessDenied" in refusal(client("eks").list_clusters), "its policies end with the user"
+
+
+def test_sessions_have_tags_and_hand_them_on(service, iam):
+    """A chain of two roles: a tag that is handed on holds in the second, and nobody replaces it."""
+    first, second = (f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in ("tagged", "chained"))
+    assume = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
+    own = {"Effect": "Allow", "Action": assume, "Resource": "*"}
+    of_team = {"Condition": {"StringEquals": {"aws:PrincipalTag/team": "blue"}}}
+    blue_only = {"Condition": {"StringEqualsIfExists": {"aws:RequestTag/team": "blue"}}}
+    with user(iam, "tagger", own) as key:
+        iam.create_role(RoleName="tagged", AssumeRolePolicyDocument=trust({"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, assume, **blue_only))
+        iam.put_role_policy(RoleName="tagged", PolicyName="own", PolicyDocument=policy(own))
+        iam.create_role(RoleName="chained", AssumeRolePolicyDocument=trust({"AWS": first}, assume))
+        listing = {"Effect": "Allow", "Action": "eks:ListClusters", "Resource": "*", **of_team}
+        iam.put_role_policy(RoleName="chained", PolicyName="own", PolicyDocument=policy(listing))
+        sts = service.client("sts", **key)
+        assume_first = lambda **more: sts.assume_role(RoleArn=first, RoleSessionName="first", **more)  # noqa: E731
+        tag = lambda value: [{"Key": "team", "Value": value}]  # noqa: E731
+
+        made = assume_first(Tags=tag("blue"), TransitiveTagKeys=["team"], SourceIdentity="me")
+        assert made["SourceIdentity"] == "me"
+        session = lambda made: keys(made["Credentials"]) | {"aws_session_token": made["Credentials"]["SessionToken"]}  # noqa: E731
+        inner = service.client("sts", **session(made))
+        chained = inner.assume_role(RoleArn=second, RoleSessionName="second")
+        assert chained["SourceIdentity"] == "me"
+        service.client("eks", **session(chained)).list_clusters()
+        conflict = refusal(inner.assume_role, RoleArn=second, RoleSessionName="second", Tags=tag("green"))
+        assert conflict.startswith("InvalidParameterValue: One of the specified transitive tag keys can't be set")
+        another = refusal(inner.assume_role, RoleArn=second, RoleSessionName="second", SourceIdentity="you")
+        assert another.startswith("AccessDenied")
+
+        # Not handed on, it ends with its session.
+        made = assume_first(Tags=tag("blue"))
+        chained = service.client("sts", **session(made)).assume_role(RoleArn=second, RoleSessionName="second")
+        assert "AccessDenied" in refusal(service.client("eks", **session(chained)).list_clusters)
+        denied = refusal(assume_first, Tags=tag("green"))
+        assert denied.startswith("AccessDenied") and "sts:AssumeRole" in denied
+        for more, words in (
+            ({"Tags": tag("blue") + [{"Key": "TEAM", "Value": "x"}]}, "Duplicate tag keys"),
+            ({"Tags": [], "TransitiveTagKeys": ["team"]}, "must be included in the requested tags"),
+        ):
+            assert words in refusal(assume_first, **more), more
+        iam.update_assume_role_policy(RoleName="tagged", PolicyDocument=trust({"AWS": f"arn:aws:iam::{ACCOUNT}:root"}))
+        iam.delete_user_policy(UserName="tagger", PolicyName="own")
+        iam.put_user_policy(UserName="tagger", PolicyName="own", PolicyDocument=policy({**own, "Action": "sts:AssumeRole"}))
+        denied = refusal(assume_first, Tags=tag("blue"))
+        assert denied.startswith("AccessDenied") and "sts:TagSession" in denied
+    for name in ("tagged", "chained"):
+        iam.delete_role_policy(RoleName=name, PolicyName="own")
+        iam.delete_role(RoleName=name)

@@ -35,7 +35,7 @@ def updated(eks, cluster, name, **change):
 
 def test_which_there_are(service, cluster, eks):
     told = json.loads(service.aws("eks", "describe-addon-versions", "--kubernetes-version", "1.36").stdout)["addons"]
-    assert [addon["addonName"] for addon in told] == ["coredns", "kube-proxy", "metrics-server", "vpc-cni"]
+    assert [addon["addonName"] for addon in told] == ["coredns", "eks-pod-identity-agent", "kube-proxy", "metrics-server", "vpc-cni"]
     for addon in told:
         assert (addon["publisher"], addon["owner"], addon["defaultNamespace"]) == ("eks", "aws", "kube-system")
         (version,) = addon["addonVersions"]
@@ -44,7 +44,7 @@ def test_which_there_are(service, cluster, eks):
         schema = eks.describe_addon_configuration(addonName=addon["addonName"], addonVersion=version["addonVersion"])
         assert "resources" in json.loads(schema["configurationSchema"])["properties"]
     pages = eks.get_paginator("describe_addon_versions").paginate(PaginationConfig={"PageSize": 2})
-    assert len([addon for page in pages for addon in page["addons"]]) == 4
+    assert len([addon for page in pages for addon in page["addons"]]) == 5
     assert eks.describe_addon_versions(addonName="vpc-lattice")["addons"] == []
     assert eks.describe_addon_versions(types=["observability"])["addons"][0]["addonName"] == "metrics-server"
     assert eks.describe_addon_versions(owners=["aws-marketplace"])["addons"] == []

@@ -91,10 +91,10 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let model = json::parse(&text).with_context(|| path.display().to_string())?;
         let code = emit::service(service, &model).with_context(|| format!("service {}", service.id))?;
-        files.insert(format!("crates/model/src/generated/{}.rs", service.id), code);
+        files.insert(format!("crates/model/src/generated/{}.rs", emit::module(&service.id)), code);
     }
-    let ids: Vec<&str> = config.services.iter().map(|s| s.id.as_str()).collect();
-    files.insert("crates/model/src/generated.rs".to_owned(), emit::index(&ids));
+    let modules: Vec<String> = config.services.iter().map(|s| emit::module(&s.id)).collect();
+    files.insert("crates/model/src/generated.rs".to_owned(), emit::index(&modules));
     Ok(files)
 }
 

@@ -166,14 +166,15 @@ pub(crate) fn simulate(cloud: &Cloud, call: &Call, need: &Need) -> Decision {
     Standing::of(cloud, call).decide(cloud, call, need, None)
 }
 
-/// Whether a role lets a caller assume it.
+/// Whether a role lets a caller do with it what `sts:AssumeRole` and its like are.
 pub(crate) fn may_assume(
     cloud: &Cloud,
     call: &Call,
     role: &Role,
+    action: &str,
     context: Vec<(String, Vec<String>)>,
 ) -> bool {
-    let need = Need { action: "sts:AssumeRole".into(), resources: vec![role.arn()], context };
+    let need = Need { action: action.into(), resources: vec![role.arn()], context };
     let trust = parsed(&role.trust_policy, Kind::Trust);
     let standing = Standing::of(cloud, call);
     let is_foreign = call.principal.account != role.account;
@@ -185,24 +186,46 @@ pub(crate) fn may_assume(
     standing.decide(cloud, call, &need, Some((&trust, &caller))).is_allowed()
 }
 
-/// Whether a role lets a service of AWS assume it.
-pub fn trusts_service(role: &Role, service: &str) -> bool {
-    struct Service<'a>(&'a str);
-    impl Named for Service<'_> {
-        fn is_named(&self, principals: &Principals) -> bool {
-            principals.has_service(self.0)
-        }
-        fn is_of_account(&self, _: &Principals) -> bool {
-            false
+/// Who is nobody of an account, and may assume what names it.
+#[derive(Clone, Copy, Debug)]
+pub enum Outsider<'a> {
+    /// `eks.amazonaws.com`.
+    Service(&'a str),
+    /// By the ARN of the identity provider that has vouched for it.
+    Federated(&'a str),
+}
+
+impl Named for Outsider<'_> {
+    fn is_named(&self, principals: &Principals) -> bool {
+        match self {
+            Self::Service(name) => principals.has_service(name),
+            Self::Federated(provider) => principals.has_federated(provider),
         }
     }
+
+    fn is_of_account(&self, _: &Principals) -> bool {
+        false
+    }
+}
+
+/// Whether a role lets a service of AWS assume it.
+pub fn trusts_service(role: &Role, service: &str) -> bool {
+    trusts(role, Outsider::Service(service), "sts:AssumeRole", &[])
+}
+
+/// Whether a role lets an outsider do with it what `sts:AssumeRole` and its like are.
+pub fn trusts(role: &Role, who: Outsider<'_>, action: &str, known: &[(String, Vec<String>)]) -> bool {
     let trust = parsed(&role.trust_policy, Kind::Trust);
-    let policies = Policies { resource: Some((&trust, &Service(service))), ..Policies::default() };
+    let policies = Policies { resource: Some((&trust, &who)), ..Policies::default() };
     let mut context = Context::default();
-    context.set("aws:SourceAccount", &role.account);
+    if matches!(who, Outsider::Service(_)) {
+        context.set("aws:SourceAccount", &role.account);
+    }
+    for (key, values) in known {
+        context.set_all(key, values.iter().cloned());
+    }
     let resources = [role.arn()];
-    decide(&policies, &Request { action: "sts:AssumeRole", resources: &resources, context: &context })
-        .is_allowed()
+    decide(&policies, &Request { action, resources: &resources, context: &context }).is_allowed()
 }
 
 /// As a trust policy sees it.
@@ -245,8 +268,9 @@ struct Standing {
 impl Standing {
     fn of(cloud: &Cloud, call: &Call) -> Self {
         let principal = &call.principal;
-        let session = (!call.session_policies.is_empty())
-            .then(|| call.session_policies.iter().map(|text| parsed(text, Kind::Identity)).collect());
+        let policies = &call.terms.policies;
+        let session = (!policies.is_empty())
+            .then(|| policies.iter().map(|text| parsed(text, Kind::Identity)).collect());
         let mut standing = Self {
             is_root: principal.is_root(),
             arn: principal.canonical_arn(),
@@ -265,6 +289,14 @@ impl Standing {
             standing.context.push(("aws:MultiFactorAuthPresent".into(), "false".into()));
         }
         standing.look_up(cloud, principal);
+        // Over those of the role.
+        let tags = call.terms.tags.iter().map(|(key, value)| (principal_tag(key), value.clone()));
+        standing.context.extend(tags);
+        let source =
+            call.terms.source_identity.iter().map(|name| ("aws:SourceIdentity".into(), name.clone()));
+        standing.context.extend(source);
+        let provider = call.terms.provider.iter().map(|arn| ("aws:FederatedProvider".into(), arn.clone()));
+        standing.context.extend(provider);
         standing.context.push(("aws:PrincipalArn".into(), standing.arn.clone()));
         standing
     }
@@ -308,7 +340,7 @@ impl Standing {
 
     fn take(&mut self, cloud: &Cloud, account: &str, grants: &Grants, tags: &BTreeMap<String, String>) {
         self.identity.extend(policies_of(cloud, account, grants));
-        let tags = tags.iter().map(|(key, value)| (format!("aws:PrincipalTag/{key}"), value.clone()));
+        let tags = tags.iter().map(|(key, value)| (principal_tag(key), value.clone()));
         self.context.extend(tags);
         self.boundary = grants.boundary.as_ref().map(|arn| match document(cloud, account, arn) {
             Some(text) => parsed(&text, Kind::Identity),
@@ -347,6 +379,10 @@ impl Standing {
         };
         decide(&policies, &Request { action: &need.action, resources: &need.resources, context: &context })
     }
+}
+
+fn principal_tag(key: &str) -> String {
+    format!("aws:PrincipalTag/{key}")
 }
 
 fn of_request(cloud: &Cloud, call: &Call) -> Vec<(String, String)> {

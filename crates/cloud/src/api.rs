@@ -2,7 +2,7 @@
 
 use crate::Cloud;
 use crate::access::{self, Access};
-use ekstra_domain::iam::Principal;
+use ekstra_domain::iam::{Principal, SessionTerms};
 use ekstra_domain::names::Scope;
 use ekstra_model::{OperationShape, Protocol, Shape, Value};
 use ekstra_store::{CommitError, TxnError};
@@ -19,8 +19,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Call {
     pub principal: Principal,
-    /// Documents that narrow what the caller's session may do; none at all narrow nothing.
-    pub session_policies: Vec<String>,
+    /// Of the caller's session, if its key is one's.
+    pub terms: SessionTerms,
     /// Whether the caller's key is a session's, which has an end.
     pub is_session: bool,
     pub scope: Scope,

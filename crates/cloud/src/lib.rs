@@ -10,7 +10,7 @@ pub mod ec2;
 pub mod elb;
 pub mod iam;
 mod machine;
-mod sts;
+pub mod sts;
 pub mod trail;
 
 pub use context::{Cloud, Settings};

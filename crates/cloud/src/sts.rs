@@ -1,14 +1,16 @@
 //! Security Token Service: who am I, and sessions of roles.
 
+pub mod session;
+
 use crate::Cloud;
-use crate::access::{Access, document, may_assume};
+use crate::access::{Access, document};
 use crate::api::{Call, Router};
-use crate::iam::find_role;
-use ekstra_domain::iam::{Principal, Session};
+use ekstra_domain::iam::{Principal, SessionTerms};
 use ekstra_model::{Timestamp, sts as model};
 use ekstra_policy::{Kind, Policy};
 use ekstra_wire::ApiError;
 use model::ops;
+use session::{Started, Wish};
 
 pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     // Everybody may ask who they are. Whether a role may be assumed its own policy says, too.
@@ -32,23 +34,14 @@ async fn get_caller_identity(
 
 /// Characters of a session's own policy.
 const MOST_POLICY: usize = 2048;
-/// Seconds of a session that a session asked for.
-const CHAINED: i64 = 3600;
 
 /// A session that lacks what was asked for would be another one.
-fn refuse_unserved(input: &model::AssumeRoleRequest) -> Result<(), ApiError> {
-    let unserved = [
-        (input.tags.as_ref().is_some_and(|tags| !tags.is_empty()), "Tags"),
-        (input.transitive_tag_keys.as_ref().is_some_and(|keys| !keys.is_empty()), "TransitiveTagKeys"),
-        (input.source_identity.is_some(), "SourceIdentity"),
-        (input.serial_number.is_some() || input.token_code.is_some(), "MFA (SerialNumber, TokenCode)"),
-    ];
-    match unserved.iter().find(|(given, _)| *given) {
-        Some((_, what)) => {
-            Err(ApiError::client("ValidationError", 400, format!("{what} is not supported by ekstra")))
-        }
-        None => Ok(()),
+fn refuse_mfa(given: bool) -> Result<(), ApiError> {
+    if !given {
+        return Ok(());
     }
+    let message = "MFA (SerialNumber, TokenCode) is not supported by ekstra";
+    Err(ApiError::client("ValidationError", 400, message))
 }
 
 async fn assume_role(
@@ -56,46 +49,35 @@ async fn assume_role(
     call: Call,
     input: model::AssumeRoleRequest,
 ) -> Result<model::AssumeRoleResponse, ApiError> {
-    refuse_unserved(&input)?;
+    refuse_mfa(input.serial_number.is_some() || input.token_code.is_some())?;
     if call.principal.is_root() {
         return Err(ApiError::client("AccessDenied", 403, "Roles may not be assumed by root accounts."));
     }
-    let role_arn = input.role_arn.unwrap_or_default();
-    let session_name = input.role_session_name.unwrap_or_default();
-    let denied = || {
-        let caller = &call.principal.arn;
-        let message =
-            format!("User: {caller} is not authorized to perform: sts:AssumeRole on resource: {role_arn}");
-        ApiError::client("AccessDenied", 403, message)
-    };
-    let mut context = vec![("sts:RoleSessionName".to_owned(), vec![session_name.clone()])];
-    context.extend(input.external_id.clone().map(|id| ("sts:ExternalId".to_owned(), vec![id])));
-    let role = find_role(&cloud, &role_arn)
-        .filter(|role| may_assume(&cloud, &call, role, context.clone()))
-        .ok_or_else(denied)?;
+    let tags = input.tags.unwrap_or_default().into_iter();
+    let tags = tags.map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default()));
+    let (tags, transitive) = session::read_tags(tags, input.transitive_tag_keys.unwrap_or_default())?;
     let policies = session_policies(&cloud, &call, input.policy, input.policy_arns.unwrap_or_default())?;
-    let seconds = i64::from(input.duration_seconds.unwrap_or(3600));
-    if seconds > CHAINED && call.principal.session_name().is_some() {
-        let message = "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining";
-        return Err(ApiError::client("ValidationError", 400, message));
-    }
-    if seconds > role.max_session_seconds {
-        let message = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.";
-        return Err(ApiError::client("ValidationError", 400, message));
-    }
-    let arn = format!("arn:aws:sts::{}:assumed-role/{}/{session_name}", role.account, role.name);
-    let user_id = format!("{}:{session_name}", role.id);
-    let session = Session {
-        access_key_id: cloud.env.access_key_id("ASIA"),
-        principal: Principal { account: role.account, arn: arn.clone(), user_id: user_id.clone() },
-        expires: cloud.env.now() + seconds,
-        policies,
+    let terms =
+        SessionTerms { policies, tags, transitive, source_identity: input.source_identity, provider: None };
+    session::check_size(&terms)?;
+    let wish = Wish {
+        session_name: input.role_session_name.unwrap_or_default(),
+        seconds: i64::from(input.duration_seconds.unwrap_or(3600)),
+        external_id: input.external_id,
+        terms,
     };
+    let started = session::assume(&cloud, &call, &input.role_arn.unwrap_or_default(), wish)?;
     Ok(model::AssumeRoleResponse {
-        credentials: Some(credentials(&cloud, session)),
-        assumed_role_user: Some(model::AssumedRoleUser { assumed_role_id: Some(user_id), arn: Some(arn) }),
+        source_identity: started.session.terms.source_identity.clone(),
+        assumed_role_user: Some(assumed_role_user(&started)),
+        credentials: Some(credentials(started)),
         ..Default::default()
     })
+}
+
+fn assumed_role_user(started: &Started) -> model::AssumedRoleUser {
+    let Principal { user_id, arn, .. } = started.session.principal.clone();
+    model::AssumedRoleUser { assumed_role_id: Some(user_id), arn: Some(arn) }
 }
 
 /// Seconds of a session of a user, unless it says otherwise.
@@ -109,33 +91,22 @@ async fn get_session_token(
     call: Call,
     input: model::GetSessionTokenRequest,
 ) -> Result<model::GetSessionTokenResponse, ApiError> {
-    if input.serial_number.is_some() || input.token_code.is_some() {
-        let message = "MFA (SerialNumber, TokenCode) is not supported by ekstra";
-        return Err(ApiError::client("ValidationError", 400, message));
-    }
+    refuse_mfa(input.serial_number.is_some() || input.token_code.is_some())?;
     if call.is_session {
         let message = "Cannot call GetSessionToken with session credentials";
         return Err(ApiError::client("AccessDenied", 403, message));
     }
     let most = if call.principal.is_root() { ROOTS } else { i64::MAX };
     let seconds = input.duration_seconds.map_or(USERS, i64::from).min(most);
-    let session = Session {
-        access_key_id: cloud.env.access_key_id("ASIA"),
-        principal: call.principal,
-        expires: cloud.env.now() + seconds,
-        policies: Vec::new(),
-    };
-    Ok(model::GetSessionTokenResponse {
-        credentials: Some(credentials(&cloud, session)),
-        ..Default::default()
-    })
+    let started = session::seal(&cloud, call.principal, seconds, SessionTerms::default());
+    Ok(model::GetSessionTokenResponse { credentials: Some(credentials(started)), ..Default::default() })
 }
 
-fn credentials(cloud: &Cloud, session: Session) -> model::Credentials {
-    let token = cloud.master.seal(&session);
+fn credentials(started: Started) -> model::Credentials {
+    let Started { session, secret, token } = started;
     model::Credentials {
         access_key_id: Some(session.access_key_id),
-        secret_access_key: Some(cloud.master.secret(&token).0),
+        secret_access_key: Some(secret.0),
         session_token: Some(token),
         expiration: Some(Timestamp::from_secs(session.expires)),
     }

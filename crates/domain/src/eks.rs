@@ -8,6 +8,7 @@ mod labels;
 mod nodegroup;
 mod plan_cluster;
 mod plan_nodegroup;
+mod pod_identity;
 mod site;
 mod update;
 mod validate;
@@ -28,6 +29,9 @@ pub use labels::{check_label, check_taint};
 pub use nodegroup::{NodeChange, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig};
 pub use plan_cluster::{ClusterAction, ObservedCluster, plan_cluster};
 pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegroup};
+pub use pod_identity::{
+    POD_IDENTITY_ADDRESS, POD_IDENTITY_AUDIENCE, POD_IDENTITY_SERVICE, PodIdentityAssociation,
+};
 pub use site::{Listener, Site};
 pub use update::{Update, UpdateOf, UpdateStatus, UpdateType};
 pub use validate::{

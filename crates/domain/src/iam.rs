@@ -9,7 +9,7 @@ pub use entities::{
     Grants, Group, InstanceProfile, MOST_CLIENT_IDS, MOST_THUMBPRINTS, MOST_VERSIONS, ManagedPolicy,
     OidcProvider, PolicyVersion, User,
 };
-pub use session::{Credential, MasterKey, Session, SessionError};
+pub use session::{Credential, MasterKey, Session, SessionError, SessionTerms};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -155,6 +155,14 @@ pub mod keys {
         format!("eks/access-entries/{scope}/{cluster}/{principal_arn}")
     }
 
+    pub fn pod_identities(scope: &Scope, cluster: &str) -> String {
+        format!("eks/pod-identities/{scope}/{cluster}/")
+    }
+
+    pub fn pod_identity(scope: &Scope, cluster: &str, id: &str) -> String {
+        format!("eks/pod-identities/{scope}/{cluster}/{id}")
+    }
+
     pub fn updates(scope: &Scope, cluster: &str) -> String {
         format!("eks/updates/{scope}/{cluster}/")
     }

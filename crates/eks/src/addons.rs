@@ -41,7 +41,11 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What a new cluster has of them (`bootstrapSelfManagedAddons`).
 pub(crate) fn manifests() -> Vec<&'static str> {
-    catalogue::all().iter().map(|definition| definition.manifest).collect()
+    catalogue::all()
+        .iter()
+        .filter(|definition| definition.is_initial)
+        .map(|definition| definition.manifest)
+        .collect()
 }
 
 /// Whether new nodes may count on the network add-on: it is there, or about to be.

@@ -10,16 +10,18 @@ mod delete;
 mod describe;
 mod insights;
 mod list;
+mod pod_identity;
 mod present;
 mod tags;
 mod update_cluster;
 mod update_nodegroup;
 
-use crate::{Eks, updates};
+use crate::{Eks, auth, updates};
 use ekstra_cloud::api::{Call, Refusal, Router, digest};
 use ekstra_domain::eks::{Cluster, Invalid, Nodegroup, Update, UpdateOf, UpdateStatus, UpdateType};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_model::eks::{errors, ops};
+use ekstra_model::eks_auth;
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 
@@ -79,6 +81,22 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
         eks,
         access::describe_addon_configuration,
         addons::describe_configuration,
+    );
+    router.serve(ops::CreatePodIdentityAssociation, eks, access::create_pod_identity, pod_identity::create);
+    router.serve(
+        ops::DescribePodIdentityAssociation,
+        eks,
+        access::describe_pod_identity,
+        pod_identity::describe,
+    );
+    router.serve(ops::ListPodIdentityAssociations, eks, access::list_pod_identities, pod_identity::list);
+    router.serve(ops::UpdatePodIdentityAssociation, eks, access::update_pod_identity, pod_identity::update);
+    router.serve(ops::DeletePodIdentityAssociation, eks, access::delete_pod_identity, pod_identity::delete);
+    router.serve(
+        eks_auth::ops::AssumeRoleForPodIdentity,
+        eks,
+        auth::access,
+        auth::assume_role_for_pod_identity,
     );
     router.serve(ops::ListInsights, eks, access::list_insights, insights::list);
     router.serve(ops::DescribeInsight, eks, access::describe_insight, insights::describe);

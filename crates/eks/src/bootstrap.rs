@@ -1,17 +1,21 @@
 //! What a new cluster contains (`spec/eks-semantics.md` §3.7): kube-proxy, CoreDNS, metrics-server, the roles behind them,
-//! and the classes of storage.
+//! the classes of storage, and the webhook that tells pods of their identity.
 //!
 //! Invariant: applied by server-side apply under one field manager, so applying again changes nothing, and what users
 //! own stays theirs.
 
 use crate::manifest::{self, ManifestError, Mode, Object};
 use crate::{Eks, addons};
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Listener};
 use ekstra_domain::prefix::Prefix;
 use futures::future::try_join_all;
 use kube::Client;
 
-const ALWAYS: [&str; 3] = [
+pub(crate) const ADMISSION: &str = include_str!("bootstrap/admission.yaml");
+const ALWAYS: [&str; 4] = [
+    ADMISSION,
     include_str!("bootstrap/access.yaml"),
     include_str!("bootstrap/storage.yaml"),
     include_str!("bootstrap/snapshots.yaml"),
@@ -23,6 +27,10 @@ pub(crate) struct Facts {
     pub(crate) service_cidr: Prefix,
     /// `1.36.3`.
     pub(crate) kubernetes_version: String,
+    pub(crate) cluster_name: String,
+    /// Where the API server asks about pods, and the authority of whoever answers, in base 64.
+    pub(crate) admission_url: String,
+    pub(crate) certificate_authority: String,
     /// Whether it begins with add-ons that nobody manages (`bootstrapSelfManagedAddons`).
     pub(crate) addons: bool,
 }
@@ -40,6 +48,9 @@ impl Facts {
             endpoint: eks.endpoint(slot),
             service_cidr: cluster.service_cidr,
             kubernetes_version: offered.map(|v| v.patch).unwrap_or_default(),
+            cluster_name: cluster.name.clone(),
+            admission_url: format!("https://{}/mutate", slot.site.address(Listener::Admission)),
+            certificate_authority: STANDARD.encode(slot.certificate_authority.as_deref().unwrap_or_default()),
             addons: cluster.self_managed_addons,
         }
     }
@@ -50,6 +61,9 @@ impl Facts {
             ("endpoint", self.endpoint.as_str()),
             ("clusterDns", &dns),
             ("kubernetesVersion", &self.kubernetes_version),
+            ("clusterName", &self.cluster_name),
+            ("admissionUrl", &self.admission_url),
+            ("certificateAuthority", &self.certificate_authority),
         ];
         manifest::objects(text, &facts)
     }
@@ -71,6 +85,9 @@ mod tests {
             endpoint: "https://169.254.80.1:16443".into(),
             service_cidr: "10.100.0.0/16".parse().expect("valid"),
             kubernetes_version: "1.36.3".into(),
+            cluster_name: "c".into(),
+            admission_url: "https://127.0.0.1:23443/mutate".into(),
+            certificate_authority: "Q0E=".into(),
             addons: true,
         };
         let objects = render(&facts).expect("renders");

@@ -352,7 +352,10 @@ impl ClusterReconciler {
         updates::forget_all(&self.eks.cloud.store, &keys::addons(scope, &cluster.name)).await?;
         updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), UpdateOf::Cluster)
             .await?;
-        updates::forget_all(&self.eks.cloud.store, &keys::access_entries(scope, &cluster.name)).await?;
+        for prefix in [keys::access_entries(scope, &cluster.name), keys::pod_identities(scope, &cluster.name)]
+        {
+            updates::forget_all(&self.eks.cloud.store, &prefix).await?;
+        }
         let body = |txn: &mut Txn| {
             for interface in &slot.interfaces {
                 txn.delete(&keys::interface(scope, interface));

@@ -4,7 +4,9 @@
 //! `ekstra_domain::eks`; here it is observed and applied.
 
 mod addons;
+mod admission;
 mod api;
+mod auth;
 mod bootstrap;
 mod cluster;
 mod control_plane;
@@ -48,6 +50,11 @@ pub fn load_balancers(eks: &Eks) -> impl Reconciler {
 /// The metrics API of every cluster.
 pub fn metrics_apis(eks: &Eks) -> impl Reconciler {
     Controllers::<metrics_api::MetricsApi>::new(eks.clone())
+}
+
+/// The admission webhook of every cluster.
+pub fn admission_webhooks(eks: &Eks) -> impl Reconciler {
+    Controllers::<admission::Admission>::new(eks.clone())
 }
 
 use controller::Controllers;

@@ -5,7 +5,7 @@ use ekstra_cloud::api::Router;
 use ekstra_domain::iam::{Principal, Role, User};
 use ekstra_domain::names::keys;
 use ekstra_eks::{Eks, OfferedVersion, Programs};
-use ekstra_model::{OperationShape, ec2, eks, iam, sts};
+use ekstra_model::{OperationShape, ec2, eks, eks_auth, iam, sts};
 use ekstra_testkit::TestEnv;
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
@@ -286,6 +286,7 @@ async fn answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
     ];
     answers.extend(access_answers(world, actor).await);
     answers.extend(addon_answers(world, actor).await);
+    answers.extend(identity_answers(world, actor).await);
     answers
 }
 
@@ -343,6 +344,39 @@ async fn addon_answers(world: &World, actor: &Actor) -> Vec<(&'static str, Strin
         ("UpdateAddon two", world.asked(actor, UpdateAddon, change).await),
         ("DescribeAddonVersions", world.asked(actor, DescribeAddonVersions, Default::default()).await),
         ("DescribeAddonConfiguration", world.asked(actor, DescribeAddonConfiguration, schema).await),
+    ]
+}
+
+async fn identity_answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    // Of a namespace that cannot be, so that whoever may is refused for that.
+    let creation = eks::CreatePodIdentityAssociationRequest {
+        cluster_name: text("one"),
+        namespace: text("Not a name"),
+        service_account: text("app"),
+        role_arn: text(ROLE),
+        ..Default::default()
+    };
+    let deletion = eks::DeletePodIdentityAssociationRequest {
+        cluster_name: text("one"),
+        association_id: text("a-unheard"),
+    };
+    let token = eks_auth::AssumeRoleForPodIdentityRequest {
+        cluster_name: text("unheard"),
+        token: text("a.b.c"),
+        ..Default::default()
+    };
+    use eks::ops::{CreatePodIdentityAssociation, DeletePodIdentityAssociation};
+    let assume = eks_auth::ops::AssumeRoleForPodIdentity;
+    vec![
+        (
+            "CreatePodIdentityAssociation one",
+            world.asked(actor, CreatePodIdentityAssociation, creation).await,
+        ),
+        (
+            "DeletePodIdentityAssociation one",
+            world.asked(actor, DeletePodIdentityAssociation, deletion).await,
+        ),
+        ("AssumeRoleForPodIdentity", world.asked(actor, assume, token).await),
     ]
 }
 

@@ -95,7 +95,7 @@ impl Service {
         seen: &mut Seen,
     ) -> Result<Response, ApiError> {
         let protocol = routed.service.protocol;
-        let (Credential { principal, session_policies, expires, .. }, region) =
+        let (Credential { principal, terms, expires, .. }, region) =
             self.authenticate(request, routed, seen)?;
         seen.principal = Some(principal.clone());
         seen.region = Some(region.clone());
@@ -110,8 +110,7 @@ impl Service {
         let origin = Origin { user_agent: request.header("user-agent").map(str::to_owned), ..origin.clone() };
         let request_id = request_id.to_owned();
         let is_session = expires.is_some();
-        let call =
-            Call { principal, session_policies, is_session, scope, request_id: request_id.clone(), origin };
+        let call = Call { principal, terms, is_session, scope, request_id: request_id.clone(), origin };
         let (service, operation) = (routed.service, routed.operation);
         let answer = self.router.call(operation.service, operation.name, call, value);
         let answer = answer.ok_or_else(|| unserved(operation.name))?.await?;

@@ -5,6 +5,7 @@
 //! when `serve` is dead. Its listeners are derived from the followed state and from the namespaces that exist.
 
 mod accept;
+mod admission;
 mod authorizer;
 mod balancer;
 mod door;

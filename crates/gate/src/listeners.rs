@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Listeners that could not be opened are tried again this often.
 const RETRY: Duration = Duration::from_millis(100);
@@ -43,6 +44,10 @@ enum Role {
         slot: String,
     },
     Webhook {
+        slot: String,
+    },
+    /// The same, for what the API server asks by TLS alone.
+    TlsWebhook {
         slot: String,
     },
     Metadata {
@@ -77,7 +82,7 @@ impl Role {
     fn kind(&self) -> Kind {
         match self {
             Self::Door { .. } => Kind::Doors,
-            Self::Webhook { .. } => Kind::Webhooks,
+            Self::Webhook { .. } | Self::TlsWebhook { .. } => Kind::Webhooks,
             Self::Metadata { .. } => Kind::Metadata,
             Self::Names { .. } | Self::LongNames { .. } => Kind::Names,
             Self::Images => Kind::Images,
@@ -249,7 +254,7 @@ impl Listeners {
     fn start(&mut self, place: Place, socket: OwnedFd) -> io::Result<()> {
         let socket = Socket::of(&place, socket)?;
         // On the host and in a control plane everybody has the same few addresses.
-        let many_peers = place.namespace.is_some() && !matches!(place.role, Role::Webhook { .. });
+        let many_peers = place.namespace.is_some() && place.role.kind() != Kind::Webhooks;
         let terms = Terms {
             name: place.to_string(),
             limits: self.budget.limits(place.role.kind(), many_peers),
@@ -265,8 +270,11 @@ impl Listeners {
                 }
             }
             (Role::Webhook { slot }, Socket::Tcp(tcp)) => {
-                let pki = gate.facts.home.join("slots").join(&slot).join("pki");
-                let tls = place.namespace.is_none().then(|| webhook::acceptor(&pki)).transpose()?;
+                let tls = place.namespace.is_none().then(|| self.acceptor(&slot)).transpose()?;
+                tokio::spawn(webhook::serve(terms, gate, slot, tls, tcp))
+            }
+            (Role::TlsWebhook { slot }, Socket::Tcp(tcp)) => {
+                let tls = Some(self.acceptor(&slot)?);
                 tokio::spawn(webhook::serve(terms, gate, slot, tls, tcp))
             }
             (Role::Metadata { vpc }, Socket::Tcp(tcp)) => {
@@ -294,6 +302,10 @@ impl Listeners {
         };
         self.running.insert(place, Listener { task, socket });
         Ok(())
+    }
+
+    fn acceptor(&self, slot: &str) -> io::Result<TlsAcceptor> {
+        webhook::acceptor(&self.gate.facts.home.join("slots").join(slot).join("pki"))
     }
 
     /// To the API server of a slot; where its namespace is does not change.
@@ -357,11 +369,14 @@ impl Listeners {
             // Not before it is there.
             Site::Apart { namespace } => netns::identity(namespace).map(|it| Some((namespace.clone(), it))),
         };
-        places.extend(namespace.map(|namespace| Place {
-            namespace,
-            address: slot.site.address(Listens::TokenWebhook),
-            role: Role::Webhook { slot: slot.id.clone() },
-        }));
+        let Some(namespace) = namespace else { return };
+        let (token, admission) =
+            (slot.site.address(Listens::TokenWebhook), slot.site.address(Listens::Admission));
+        if admission != token {
+            let role = Role::TlsWebhook { slot: slot.id.clone() };
+            places.push(Place { namespace: namespace.clone(), address: admission, role });
+        }
+        places.push(Place { namespace, address: token, role: Role::Webhook { slot: slot.id.clone() } });
     }
 
     fn add_router(&self, vpc: &Vpc, router: &(String, netns::Identity), places: &mut Vec<Place>) {

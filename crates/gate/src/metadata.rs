@@ -9,7 +9,7 @@ use crate::accept::{self, Terms};
 use crate::http::{Body, Patience, full, serve as serve_connection};
 use crate::{Gate, now};
 use ekstra_domain::ec2::{Attachment, Instance, Interface, Subnet, Vpc};
-use ekstra_domain::iam::{Principal, Role, Session};
+use ekstra_domain::iam::{Principal, Role, Session, SessionTerms};
 use ekstra_domain::names::{Arn, keys};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -136,6 +136,7 @@ impl Items {
             // Ekstra's own: where the image finds what AWS's images have built in.
             "services/private-domain" => scope.private_domain(),
             "services/image-registry" => format!("http://{}:{}", facts.address, facts.registry_port),
+            "services/endpoint" => format!("http://{}:{}", facts.address, facts.port),
             "iam/security-credentials" => self.role_name()?,
             "network/interfaces/macs" => format!("{}/", self.interface.mac),
             _ => return self.credentials(name).or_else(|| self.network(name)),
@@ -168,7 +169,7 @@ impl Items {
                 user_id: format!("{}:{id}", role.id),
             },
             expires,
-            policies: Vec::new(),
+            terms: SessionTerms::default(),
         };
         let token = self.gate.master.seal(&session);
         let answer = json!({

@@ -1,5 +1,5 @@
 //! The webhooks of a control plane: TokenReview in, user out; SubjectAccessReview in, what access policies say out
-//! (`authorizer.rs`).
+//! (`authorizer.rs`); AdmissionReview of a pod in, what it gets of its pod identity out (`admission.rs`).
 //!
 //! Invariant: a refusal is an error of HTTP (403, as EKS's). The API server answers both 401, but keeps
 //! `authenticated: false` of a 200 for as long as a success, two minutes, and forgets an error at once (client-go's
@@ -10,6 +10,7 @@
 
 use crate::Gate;
 use crate::accept::{self, Terms};
+use crate::admission;
 use crate::authorizer;
 use crate::http::{Body, Patience, full, serve as serve_connection};
 use crate::identity::{User, authenticate};
@@ -94,12 +95,15 @@ async fn answer(gate: Gate, slot: String, request: Request<Incoming>) -> Respons
         return reply(StatusCode::METHOD_NOT_ALLOWED, json!({"authenticated": false}));
     }
     let path = request.uri().path().to_owned();
-    let body = Limited::new(request.into_body(), LARGEST).collect();
+    let largest = if path == admission::PATH { admission::LARGEST } else { LARGEST };
+    let body = Limited::new(request.into_body(), largest).collect();
     let Ok(Ok(body)) = tokio::time::timeout(BODY_PATIENCE, body).await else {
         return reply(StatusCode::BAD_REQUEST, json!({"authenticated": false}));
     };
-    if path == authorizer::PATH {
-        return authorizer::answer(&gate, &slot, &body.to_bytes());
+    match path.as_str() {
+        authorizer::PATH => return authorizer::answer(&gate, &slot, &body.to_bytes()),
+        admission::PATH => return admission::answer(&gate, &slot, &body.to_bytes()),
+        _ => {}
     }
     let Ok(review) = serde_json::from_slice::<Review>(&body.to_bytes()) else {
         return reply(StatusCode::BAD_REQUEST, json!({"authenticated": false}));

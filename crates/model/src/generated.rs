@@ -5,6 +5,8 @@ use crate::schema::Service;
 #[rustfmt::skip]
 pub mod eks;
 #[rustfmt::skip]
+pub mod eks_auth;
+#[rustfmt::skip]
 pub mod sts;
 #[rustfmt::skip]
 pub mod iam;
@@ -15,4 +17,4 @@ pub mod cloudtrail;
 
 /// Every service, in the order of `models/operations.toml`.
 #[rustfmt::skip]
-pub static SERVICES: &[&Service] = &[&eks::SERVICE, &sts::SERVICE, &iam::SERVICE, &ec2::SERVICE, &cloudtrail::SERVICE];
+pub static SERVICES: &[&Service] = &[&eks::SERVICE, &eks_auth::SERVICE, &sts::SERVICE, &iam::SERVICE, &ec2::SERVICE, &cloudtrail::SERVICE];

@@ -14,6 +14,7 @@ mod csi;
 mod files;
 mod health;
 mod metadata;
+mod pod_identity;
 mod supervise;
 mod token;
 mod user_data;
@@ -27,8 +28,9 @@ pub fn main(args: &[String]) -> i32 {
         Some("token") => token::print(&args[1..]),
         Some("csi") => csi::run(),
         Some("cni") => cni::run(),
+        Some("pod-identity") => pod_identity::run(&args[1..]),
         Some(other) => Err(io::Error::other(format!(
-            "unknown command {other}; usage: ekstra-node [token CLUSTER|csi|cni]"
+            "unknown command {other}; usage: ekstra-node [token CLUSTER|csi|cni|pod-identity CLUSTER]"
         ))),
     };
     match result {

@@ -6,7 +6,7 @@
 use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::ec2::Subnet;
-use ekstra_domain::iam::{FIRST_USER, MasterKey, Principal, User};
+use ekstra_domain::iam::{FIRST_USER, MasterKey, Principal, SessionTerms, User};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_engine::{Clock, Env};
 use ekstra_host::Names;
@@ -110,7 +110,7 @@ impl TestEnv {
         let call = Call {
             is_session: principal.session_name().is_some(),
             principal,
-            session_policies,
+            terms: SessionTerms { policies: session_policies, ..SessionTerms::default() },
             scope: self.scope.clone(),
             request_id: "r".into(),
             origin: Origin::default(),

@@ -219,7 +219,7 @@ mod tests {
     fn what_is_not_served_has_a_name() {
         for (method, path, name) in [
             ("GET", "/clusters/a/fargate-profiles", "ListFargateProfiles"),
-            ("POST", "/clusters/a/pod-identity-associations/b", "UpdatePodIdentityAssociation"),
+            ("POST", "/clusters/a/capabilities/b", "UpdateCapability"),
             ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"),
             ("PATCH", "/clusters/a", "PATCH /clusters/a"),
         ] {

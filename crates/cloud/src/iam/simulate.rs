@@ -4,7 +4,7 @@ use super::{Entity, no_such_entity};
 use crate::Cloud;
 use crate::access::{Access, Need, simulate};
 use crate::api::{Call, Router};
-use ekstra_domain::iam::{Principal, Role, User};
+use ekstra_domain::iam::{Principal, Role, SessionTerms, User};
 use ekstra_domain::names::Arn;
 use ekstra_model::iam::{self as model, ops};
 use ekstra_policy::{Decision, Reason};
@@ -28,7 +28,7 @@ async fn handle(
     let source = input.policy_source_arn.clone().unwrap_or_default();
     refuse_unserved(&input)?;
     let principal = principal(&cloud, &call, &source)?;
-    let asked = Call { principal, session_policies: Vec::new(), ..call };
+    let asked = Call { principal, terms: SessionTerms::default(), ..call };
     let resources = input.resource_arns.filter(|arns| !arns.is_empty()).unwrap_or_else(|| vec!["*".into()]);
     let context: Vec<(String, Vec<String>)> = input
         .context_entries

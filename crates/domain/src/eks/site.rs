@@ -13,9 +13,12 @@ pub enum Listener {
     Scheduler,
     /// `gate`'s answers to TokenReviews.
     TokenWebhook,
+    /// `gate`'s answers to AdmissionReviews, which are asked by TLS alone.
+    Admission,
 }
 
 impl Listener {
+    /// Those that have a port of their own, wherever they are.
     const ALL: [Self; 6] = [
         Self::EtcdClients,
         Self::EtcdPeers,
@@ -35,6 +38,8 @@ impl Listener {
             Self::ControllerManager => 10257,
             Self::Scheduler => 10259,
             Self::TokenWebhook => 21362,
+            // As EKS's (`spec/eks-semantics.md` §1).
+            Self::Admission => 23443,
         }
     }
 }
@@ -64,6 +69,8 @@ impl Site {
     pub fn port(&self, of: Listener) -> u16 {
         match self {
             Self::Apart { .. } => of.usual_port(),
+            // There the other webhooks have TLS, too.
+            Self::OnHost { .. } if of == Listener::Admission => self.port(Listener::TokenWebhook),
             Self::OnHost { first_port } => first_port.saturating_add(of as u16),
         }
     }
@@ -87,6 +94,9 @@ mod tests {
         let site = Site::OnHost { first_port: 20_000 };
         let inside = |of: &Listener| (20_000..20_000 + Site::PORTS).contains(&site.port(*of));
         assert!(Listener::ALL.iter().all(inside));
+        let apart = Site::Apart { namespace: "n".into() };
+        assert!(Listener::ALL.iter().all(|of| apart.port(*of) != apart.port(Listener::Admission)));
+        assert_eq!(site.port(Listener::Admission), site.port(Listener::TokenWebhook));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// 32 random bytes of the home.
 #[derive(Clone)]
@@ -29,9 +30,29 @@ pub struct Session {
     pub principal: Principal,
     /// Unix seconds.
     pub expires: i64,
+    #[serde(flatten)]
+    pub terms: SessionTerms,
+}
+
+/// What a session has beside what its role has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionTerms {
     /// Documents that narrow what the role may do; none at all narrow nothing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    /// Over those of the role.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// Keys of the tags that a session has, too, that is asked for with this one.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub transitive: BTreeSet<String>,
+    /// Who began the chain of sessions. It stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_identity: Option<String>,
+    /// The identity provider whose token it was asked for with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
 }
 
 /// What an access key proves, and for whom.
@@ -41,8 +62,8 @@ pub struct Credential {
     /// Unix seconds; `None` for a key without an end.
     pub expires: Option<i64>,
     pub principal: Principal,
-    /// See [`Session::policies`].
-    pub session_policies: Vec<String>,
+    /// Of a key without an end: none.
+    pub terms: SessionTerms,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -96,7 +117,7 @@ impl MasterKey {
                 secret: key.secret,
                 expires: None,
                 principal: key.principal,
-                session_policies: Vec::new(),
+                terms: SessionTerms::default(),
             });
         };
         let session = self.open(token, i64::MIN).ok().filter(|session| session.access_key_id == id)?;
@@ -104,7 +125,7 @@ impl MasterKey {
             secret: self.secret(token),
             expires: Some(session.expires),
             principal: session.principal,
-            session_policies: session.policies,
+            terms: session.terms,
         })
     }
 
@@ -131,7 +152,7 @@ mod tests {
             arn: "arn:aws:sts::000000000000:assumed-role/R/i-1".into(),
             user_id: "AROAX:i-1".into(),
         };
-        Session { access_key_id: "ASIAX".into(), principal, expires: 1000, policies: Vec::new() }
+        Session { access_key_id: "ASIAX".into(), principal, expires: 1000, terms: SessionTerms::default() }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) struct Definition {
     pub(crate) workload: &'static str,
     /// Whether there is a disruption budget unless the configuration says otherwise.
     pub(crate) has_budget: bool,
+    /// Whether clusters begin with it, unless they are told not to (`bootstrapSelfManagedAddons`).
+    pub(crate) is_initial: bool,
     /// `None`: that of the cluster.
     release: Option<&'static str>,
     schema: &'static str,
@@ -36,8 +38,12 @@ pub(crate) const NAMESPACE: &str = "kube-system";
 pub(crate) const NETWORK: &str = "vpc-cni";
 pub(crate) const NETWORK_DAEMON: &str = "aws-node";
 
+/// The add-on by which pods get credentials of their own role. What it runs is `ekstra-node pod-identity`; its version says
+/// which of AWS's it stands for.
+pub(crate) const POD_IDENTITY: &str = "eks-pod-identity-agent";
+
 /// In the order of their names, as DescribeAddonVersions has them.
-const ALL: [Definition; 4] = [
+const ALL: [Definition; 5] = [
     Definition {
         name: "coredns",
         category: "networking",
@@ -45,8 +51,20 @@ const ALL: [Definition; 4] = [
         kind: Kind::Deployment,
         workload: "coredns",
         has_budget: true,
+        is_initial: true,
         release: Some("1.15.0"),
         schema: include_str!("coredns.schema.json"),
+    },
+    Definition {
+        name: POD_IDENTITY,
+        category: "security",
+        manifest: include_str!("pod-identity-agent.yaml"),
+        kind: Kind::DaemonSet,
+        workload: POD_IDENTITY,
+        has_budget: false,
+        is_initial: false,
+        release: Some("1.3.10"),
+        schema: include_str!("pod-identity-agent.schema.json"),
     },
     Definition {
         name: "kube-proxy",
@@ -55,6 +73,7 @@ const ALL: [Definition; 4] = [
         kind: Kind::DaemonSet,
         workload: "kube-proxy",
         has_budget: false,
+        is_initial: true,
         release: None,
         schema: include_str!("kube-proxy.schema.json"),
     },
@@ -65,6 +84,7 @@ const ALL: [Definition; 4] = [
         kind: Kind::Deployment,
         workload: "metrics-server",
         has_budget: false,
+        is_initial: true,
         release: Some("0.9.0"),
         schema: include_str!("metrics-server.schema.json"),
     },
@@ -75,6 +95,7 @@ const ALL: [Definition; 4] = [
         kind: Kind::DaemonSet,
         workload: NETWORK_DAEMON,
         has_budget: false,
+        is_initial: true,
         release: Some("1.23.2"),
         schema: include_str!("vpc-cni.schema.json"),
     },
@@ -127,7 +148,9 @@ mod tests {
 
     #[test]
     fn every_image_of_a_manifest_is_the_version_that_is_told() {
-        for definition in all().iter().filter(|definition| definition.name != NETWORK) {
+        for definition in
+            all().iter().filter(|definition| ![NETWORK, POD_IDENTITY].contains(&definition.name))
+        {
             let told = definition.release.unwrap_or("{{kubernetesVersion}}");
             let image = definition.manifest.lines().find_map(|line| line.trim().strip_prefix("image: "));
             assert!(image.is_some_and(|image| image.ends_with(&format!(":v{told}"))), "{image:?}");

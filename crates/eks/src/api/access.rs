@@ -3,7 +3,9 @@
 use crate::Eks;
 use ekstra_cloud::access::Access;
 use ekstra_cloud::api::Call;
-use ekstra_domain::eks::{AccessEntry, Addon, Cluster, Nodegroup};
+use ekstra_domain::eks::{
+    AccessEntry, Addon, Cluster, Nodegroup, POD_IDENTITY_SERVICE, PodIdentityAssociation,
+};
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
 use std::collections::BTreeMap;
@@ -41,6 +43,7 @@ macro_rules! of_cluster {
 of_cluster! {
     list_access_entries ListAccessEntriesRequest cluster_name;
     list_addons ListAddonsRequest cluster_name;
+    list_pod_identities ListPodIdentityAssociationsRequest cluster_name;
     list_insights ListInsightsRequest cluster_name;
     describe_insight DescribeInsightRequest cluster_name;
     start_refresh StartInsightsRefreshRequest cluster_name;
@@ -109,6 +112,47 @@ pub(super) fn create_addon(eks: &Eks, call: &Call, input: &model::CreateAddonReq
 pub(super) fn update_addon(eks: &Eks, call: &Call, input: &model::UpdateAddonRequest) -> Access {
     addon(eks, call, input.cluster_name.as_ref(), input.addon_name.as_ref())
         .passing(input.service_account_role_arn.as_ref(), SERVICE)
+}
+
+/// Whoever says which role pods have hands it to them.
+pub(super) fn create_pod_identity(
+    eks: &Eks,
+    call: &Call,
+    input: &model::CreatePodIdentityAssociationRequest,
+) -> Access {
+    cluster(eks, call, input.cluster_name.as_ref())
+        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+        .passing(input.role_arn.as_ref(), POD_IDENTITY_SERVICE)
+}
+
+fn pod_identity(eks: &Eks, call: &Call, cluster: Option<&String>, id: Option<&String>) -> Access {
+    let (cluster, id) = (cluster.cloned().unwrap_or_default(), id.cloned().unwrap_or_default());
+    let key = keys::pod_identity(&call.scope, &cluster, &id);
+    let found: Option<PodIdentityAssociation> = eks.cloud.store.view().get_as(&key);
+    Access::on(call.scope.arn("eks", format_args!("podidentityassociation/{cluster}/{id}")))
+        .with_resource_tags(found.as_ref().map(|association| &association.tags))
+}
+
+macro_rules! of_pod_identity {
+    ($($function:ident $input:ident;)*) => {
+        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
+            pod_identity(eks, call, input.cluster_name.as_ref(), input.association_id.as_ref())
+        })*
+    };
+}
+
+of_pod_identity! {
+    describe_pod_identity DescribePodIdentityAssociationRequest;
+    delete_pod_identity DeletePodIdentityAssociationRequest;
+}
+
+pub(super) fn update_pod_identity(
+    eks: &Eks,
+    call: &Call,
+    input: &model::UpdatePodIdentityAssociationRequest,
+) -> Access {
+    pod_identity(eks, call, input.cluster_name.as_ref(), input.association_id.as_ref())
+        .passing(input.role_arn.as_ref(), POD_IDENTITY_SERVICE)
 }
 
 pub(super) fn describe_addon_versions(_: &Eks, _: &Call, _: &model::DescribeAddonVersionsRequest) -> Access {

@@ -42,6 +42,7 @@ fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<String, ApiError> {
         ["cluster", name] => Ok(keys::cluster(&scope, name)),
         ["nodegroup", cluster, name, _] => Ok(keys::nodegroup(&scope, cluster, name)),
         ["addon", cluster, name, _] => Ok(keys::addon(&scope, cluster, name)),
+        ["podidentityassociation", cluster, id] => Ok(keys::pod_identity(&scope, cluster, id)),
         ["access-entry", cluster, ..] => {
             // The ARN has no path of the principal's; the entry knows its own.
             let all = eks.cloud.store.view().list_as::<AccessEntry>(&keys::access_entries(&scope, cluster));

@@ -12,8 +12,8 @@ pub static SERVICE: Service = Service {
     api_version: "2017-11-01",
     target_prefix: None,
     xml_namespace: None,
-    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION, &ops::LIST_INSIGHTS, &ops::DESCRIBE_INSIGHT, &ops::START_INSIGHTS_REFRESH, &ops::DESCRIBE_INSIGHTS_REFRESH],
-    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("POST", "/clusters/{name}/pod-identity-associations", "CreatePodIdentityAssociation"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}", "DeletePodIdentityAssociation"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("GET", "/clusters/{name}/pod-identity-associations/{associationId}", "DescribePodIdentityAssociation"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("GET", "/clusters/{name}/pod-identity-associations", "ListPodIdentityAssociations"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription"), ("POST", "/clusters/{name}/pod-identity-associations/{associationId}", "UpdatePodIdentityAssociation")],
+    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION, &ops::CREATE_POD_IDENTITY_ASSOCIATION, &ops::DESCRIBE_POD_IDENTITY_ASSOCIATION, &ops::LIST_POD_IDENTITY_ASSOCIATIONS, &ops::UPDATE_POD_IDENTITY_ASSOCIATION, &ops::DELETE_POD_IDENTITY_ASSOCIATION, &ops::LIST_INSIGHTS, &ops::DESCRIBE_INSIGHT, &ops::START_INSIGHTS_REFRESH, &ops::DESCRIBE_INSIGHTS_REFRESH],
+    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription")],
 };
 
 /// A marker per operation.
@@ -88,6 +88,16 @@ pub mod ops {
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
     operation! { DescribeAddonConfiguration DESCRIBE_ADDON_CONFIGURATION: super::DescribeAddonConfigurationRequest => super::DescribeAddonConfigurationResponse = Operation::new("eks", "DescribeAddonConfiguration").http("GET", "/addons/configuration-schemas")
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { CreatePodIdentityAssociation CREATE_POD_IDENTITY_ASSOCIATION: super::CreatePodIdentityAssociationRequest => super::CreatePodIdentityAssociationResponse = Operation::new("eks", "CreatePodIdentityAssociation").http("POST", "/clusters/{name}/pod-identity-associations")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION]) }
+    operation! { DescribePodIdentityAssociation DESCRIBE_POD_IDENTITY_ASSOCIATION: super::DescribePodIdentityAssociationRequest => super::DescribePodIdentityAssociationResponse = Operation::new("eks", "DescribePodIdentityAssociation").http("GET", "/clusters/{name}/pod-identity-associations/{associationId}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { ListPodIdentityAssociations LIST_POD_IDENTITY_ASSOCIATIONS: super::ListPodIdentityAssociationsRequest => super::ListPodIdentityAssociationsResponse = Operation::new("eks", "ListPodIdentityAssociations").http("GET", "/clusters/{name}/pod-identity-associations")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { UpdatePodIdentityAssociation UPDATE_POD_IDENTITY_ASSOCIATION: super::UpdatePodIdentityAssociationRequest => super::UpdatePodIdentityAssociationResponse = Operation::new("eks", "UpdatePodIdentityAssociation").http("POST", "/clusters/{name}/pod-identity-associations/{associationId}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { DeletePodIdentityAssociation DELETE_POD_IDENTITY_ASSOCIATION: super::DeletePodIdentityAssociationRequest => super::DeletePodIdentityAssociationResponse = Operation::new("eks", "DeletePodIdentityAssociation").http("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}")
+        .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
     operation! { ListInsights LIST_INSIGHTS: super::ListInsightsRequest => super::ListInsightsResponse = Operation::new("eks", "ListInsights").http("POST", "/clusters/{name}/insights")
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
     operation! { DescribeInsight DESCRIBE_INSIGHT: super::DescribeInsightRequest => super::DescribeInsightResponse = Operation::new("eks", "DescribeInsight").http("GET", "/clusters/{name}/insights/{id}")
@@ -170,6 +180,7 @@ static LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSch
 static LIST_CLUSTERS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_INSIGHTS_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_NODEGROUPS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_POD_IDENTITY_ASSOCIATIONS_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_UPDATES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LOG_SETUPS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&LOG_SETUP)));
 static LOG_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["api", "audit", "authenticator", "controllerManager", "scheduler"]));
@@ -180,6 +191,7 @@ static NODEGROUP_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values
 static NODEGROUP_UPDATE_STRATEGIES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["DEFAULT", "MINIMAL"]));
 static NON_ZERO_INTEGER: TypeSchema = TypeSchema::Int { min: Some(1), max: None };
 static PERCENT_CAPACITY: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static POD_IDENTITY_ASSOCIATION_SUMMARIES: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&POD_IDENTITY_ASSOCIATION_SUMMARY)));
 static PROVISIONED_CONTROL_PLANE_TIER: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["standard", "tier-xl", "tier-2xl", "tier-4xl", "tier-8xl"]));
 static REMOTE_NODE_NETWORK_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&REMOTE_NODE_NETWORK)).max(1));
 static REMOTE_POD_NETWORK_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&REMOTE_POD_NETWORK)).max(1));
@@ -587,6 +599,22 @@ shape! { CreateNodegroupResponse CREATE_NODEGROUP_RESPONSE = StructSchema::new("
     nodegroup: Nodegroup = member("nodegroup", &TypeSchema::Struct(&NODEGROUP));
 }
 
+shape! { CreatePodIdentityAssociationRequest CREATE_POD_IDENTITY_ASSOCIATION_REQUEST = StructSchema::new("CreatePodIdentityAssociationRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    namespace: String = member("namespace", &STRING).required();
+    service_account: String = member("serviceAccount", &STRING).required();
+    role_arn: String = member("roleArn", &STRING).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    disable_session_tags: bool = member("disableSessionTags", &BOOL);
+    target_role_arn: String = member("targetRoleArn", &STRING);
+    policy: String = member("policy", &STRING);
+}
+
+shape! { CreatePodIdentityAssociationResponse CREATE_POD_IDENTITY_ASSOCIATION_RESPONSE = StructSchema::new("CreatePodIdentityAssociationResponse");
+    association: PodIdentityAssociation = member("association", &TypeSchema::Struct(&POD_IDENTITY_ASSOCIATION));
+}
+
 shape! { DeleteAccessEntryRequest DELETE_ACCESS_ENTRY_REQUEST = StructSchema::new("DeleteAccessEntryRequest");
     cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
     principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
@@ -620,6 +648,15 @@ shape! { DeleteNodegroupRequest DELETE_NODEGROUP_REQUEST = StructSchema::new("De
 
 shape! { DeleteNodegroupResponse DELETE_NODEGROUP_RESPONSE = StructSchema::new("DeleteNodegroupResponse");
     nodegroup: Nodegroup = member("nodegroup", &TypeSchema::Struct(&NODEGROUP));
+}
+
+shape! { DeletePodIdentityAssociationRequest DELETE_POD_IDENTITY_ASSOCIATION_REQUEST = StructSchema::new("DeletePodIdentityAssociationRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    association_id: String = member("associationId", &STRING).at(Location::Uri).required();
+}
+
+shape! { DeletePodIdentityAssociationResponse DELETE_POD_IDENTITY_ASSOCIATION_RESPONSE = StructSchema::new("DeletePodIdentityAssociationResponse");
+    association: PodIdentityAssociation = member("association", &TypeSchema::Struct(&POD_IDENTITY_ASSOCIATION));
 }
 
 shape! { DeprecationDetail DEPRECATION_DETAIL = StructSchema::new("DeprecationDetail");
@@ -726,6 +763,15 @@ shape! { DescribeNodegroupRequest DESCRIBE_NODEGROUP_REQUEST = StructSchema::new
 
 shape! { DescribeNodegroupResponse DESCRIBE_NODEGROUP_RESPONSE = StructSchema::new("DescribeNodegroupResponse");
     nodegroup: Nodegroup = member("nodegroup", &TypeSchema::Struct(&NODEGROUP));
+}
+
+shape! { DescribePodIdentityAssociationRequest DESCRIBE_POD_IDENTITY_ASSOCIATION_REQUEST = StructSchema::new("DescribePodIdentityAssociationRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    association_id: String = member("associationId", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribePodIdentityAssociationResponse DESCRIBE_POD_IDENTITY_ASSOCIATION_RESPONSE = StructSchema::new("DescribePodIdentityAssociationResponse");
+    association: PodIdentityAssociation = member("association", &TypeSchema::Struct(&POD_IDENTITY_ASSOCIATION));
 }
 
 shape! { DescribeUpdateRequest DESCRIBE_UPDATE_REQUEST = StructSchema::new("DescribeUpdateRequest");
@@ -1036,6 +1082,19 @@ shape! { ListNodegroupsResponse LIST_NODEGROUPS_RESPONSE = StructSchema::new("Li
     next_token: String = member("nextToken", &STRING);
 }
 
+shape! { ListPodIdentityAssociationsRequest LIST_POD_IDENTITY_ASSOCIATIONS_REQUEST = StructSchema::new("ListPodIdentityAssociationsRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    namespace: String = member("namespace", &STRING).at(Location::Query);
+    service_account: String = member("serviceAccount", &STRING).at(Location::Query);
+    max_results: i32 = member("maxResults", &LIST_POD_IDENTITY_ASSOCIATIONS_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListPodIdentityAssociationsResponse LIST_POD_IDENTITY_ASSOCIATIONS_RESPONSE = StructSchema::new("ListPodIdentityAssociationsResponse");
+    associations: Vec<PodIdentityAssociationSummary> = member("associations", &POD_IDENTITY_ASSOCIATION_SUMMARIES);
+    next_token: String = member("nextToken", &STRING);
+}
+
 shape! { ListTagsForResourceRequest LIST_TAGS_FOR_RESOURCE_REQUEST = StructSchema::new("ListTagsForResourceRequest");
     resource_arn: String = member("resourceArn", &STRING).at(Location::Uri).required();
 }
@@ -1179,6 +1238,32 @@ shape! { PodGcControllerConfigResponse POD_GC_CONTROLLER_CONFIG_RESPONSE = Struc
 
 shape! { PodGcControllerVersionConfig POD_GC_CONTROLLER_VERSION_CONFIG = StructSchema::new("PodGcControllerVersionConfig");
     terminated_pod_gc_threshold: IntegerParameterConfig = member("terminatedPodGcThreshold", &TypeSchema::Struct(&INTEGER_PARAMETER_CONFIG));
+}
+
+shape! { PodIdentityAssociation POD_IDENTITY_ASSOCIATION = StructSchema::new("PodIdentityAssociation");
+    cluster_name: String = member("clusterName", &STRING);
+    namespace: String = member("namespace", &STRING);
+    service_account: String = member("serviceAccount", &STRING);
+    role_arn: String = member("roleArn", &STRING);
+    association_arn: String = member("associationArn", &STRING);
+    association_id: String = member("associationId", &STRING);
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    created_at: Timestamp = member("createdAt", &TIME);
+    modified_at: Timestamp = member("modifiedAt", &TIME);
+    owner_arn: String = member("ownerArn", &STRING);
+    disable_session_tags: bool = member("disableSessionTags", &BOOL);
+    target_role_arn: String = member("targetRoleArn", &STRING);
+    external_id: String = member("externalId", &STRING);
+    policy: String = member("policy", &STRING);
+}
+
+shape! { PodIdentityAssociationSummary POD_IDENTITY_ASSOCIATION_SUMMARY = StructSchema::new("PodIdentityAssociationSummary");
+    cluster_name: String = member("clusterName", &STRING);
+    namespace: String = member("namespace", &STRING);
+    service_account: String = member("serviceAccount", &STRING);
+    association_arn: String = member("associationArn", &STRING);
+    association_id: String = member("associationId", &STRING);
+    owner_arn: String = member("ownerArn", &STRING);
 }
 
 shape! { PortRangeConstraints PORT_RANGE_CONSTRAINTS = StructSchema::new("PortRangeConstraints");
@@ -1452,6 +1537,20 @@ shape! { UpdateNodegroupVersionResponse UPDATE_NODEGROUP_VERSION_RESPONSE = Stru
 shape! { UpdateParam UPDATE_PARAM = StructSchema::new("UpdateParam");
     r#type: String = member("type", &UPDATE_PARAM_TYPE);
     value: String = member("value", &STRING);
+}
+
+shape! { UpdatePodIdentityAssociationRequest UPDATE_POD_IDENTITY_ASSOCIATION_REQUEST = StructSchema::new("UpdatePodIdentityAssociationRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    association_id: String = member("associationId", &STRING).at(Location::Uri).required();
+    role_arn: String = member("roleArn", &STRING);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    disable_session_tags: bool = member("disableSessionTags", &BOOL);
+    target_role_arn: String = member("targetRoleArn", &STRING);
+    policy: String = member("policy", &STRING);
+}
+
+shape! { UpdatePodIdentityAssociationResponse UPDATE_POD_IDENTITY_ASSOCIATION_RESPONSE = StructSchema::new("UpdatePodIdentityAssociationResponse");
+    association: PodIdentityAssociation = member("association", &TypeSchema::Struct(&POD_IDENTITY_ASSOCIATION));
 }
 
 shape! { UpdateTaintsPayload UPDATE_TAINTS_PAYLOAD = StructSchema::new("UpdateTaintsPayload");

@@ -1,0 +1,225 @@
+"""EKS Pod Identity: who may have which role, and how a pod comes to its credentials. Stock clients only."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from ekstra_service import ACCOUNT, REGION, pod, refusal, wait
+from test_44_trust import policy, trust
+
+PODS = {"Service": "pods.eks.amazonaws.com"}
+AGENT = "eks-pod-identity-agent"
+READ = {"Effect": "Allow", "Action": "eks:DescribeCluster", "Resource": "*"}
+#: What an SDK does: the token in a header, the answer as JSON.
+ASK = (
+    'timeout 10 wget -q -O - --header "Authorization: $(cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE)"'
+    " $AWS_CONTAINER_CREDENTIALS_FULL_URI"
+)
+
+
+@pytest.fixture(scope="module")
+def eks(service):
+    return service.client("eks")
+
+
+@pytest.fixture(scope="module")
+def roles(service):
+    """Makes roles; they go with the module."""
+    iam, made = service.client("iam"), []
+
+    def make(name, trusts, *statements):
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=trusts)
+        made.append((name, bool(statements)))
+        if statements:
+            iam.put_role_policy(RoleName=name, PolicyName="own", PolicyDocument=policy(*statements))
+        return f"arn:aws:iam::{ACCOUNT}:role/{name}"
+
+    yield make
+    for name, has_policy in made:
+        if has_policy:
+            iam.delete_role_policy(RoleName=name, PolicyName="own")
+        iam.delete_role(RoleName=name)
+
+
+@pytest.fixture(scope="module")
+def trusted(roles):
+    """Reads clusters as long as its pod is of the namespace `default`."""
+    condition = {"StringEquals": {"aws:PrincipalTag/kubernetes-namespace": "default"}}
+    return roles("pods", trust(PODS, ["sts:AssumeRole", "sts:TagSession"]), {**READ, "Condition": condition})
+
+
+@pytest.fixture(scope="module")
+def agent(service, cluster, eks):
+    eks.create_addon(clusterName=cluster, addonName=AGENT)
+    status = lambda: eks.describe_addon(clusterName=cluster, addonName=AGENT)["addon"]  # noqa: E731
+    wait("the agent", lambda: ((a := status())["status"] == "ACTIVE", a), 90)
+    yield AGENT
+    eks.delete_addon(clusterName=cluster, addonName=AGENT)
+    service.wait_gone(status, "the agent")
+
+
+def associate(eks, cluster, account, role, **more):
+    asked = {"clusterName": cluster, "namespace": "default", "serviceAccount": account, "roleArn": role, **more}
+    return eks.create_pod_identity_association(**asked)["association"]
+
+
+def run_pod(service, name, account, **spec):
+    service.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": "default"}},
+        pod(name, "sleep 3600", serviceAccountName=account, **spec),
+    )
+    service.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+
+
+def client_of(service, name, answer):
+    own = {
+        "aws_access_key_id": answer["AccessKeyId"],
+        "aws_secret_access_key": answer["SecretAccessKey"],
+        "aws_session_token": answer["Token"],
+    }
+    return service.client(name, **own)
+
+
+def test_associations(service, cluster, eks, trusted):
+    made = associate(eks, cluster, "app", trusted, tags={"team": "a"}, clientRequestToken="once")
+    assert made["associationArn"] == f"arn:aws:eks:{REGION}:{ACCOUNT}:podidentityassociation/{cluster}/{made['associationId']}"
+    assert made["associationId"].startswith("a-") and len(made["associationId"]) == 19
+    assert not made["disableSessionTags"] and "externalId" not in made
+    again = associate(eks, cluster, "app", trusted, tags={"team": "a"}, clientRequestToken="once")
+    assert again["associationId"] == made["associationId"]
+    asked = {"clusterName": cluster, "namespace": "default", "serviceAccount": "app", "roleArn": trusted}
+    known = f"ResourceInUseException: Association already exists: {made['associationId']}"
+    assert refusal(eks.create_pod_identity_association, **asked) == known
+    other = {**asked, "serviceAccount": "other"}
+    for change, words in [
+        ({"roleArn": f"arn:aws:iam::{ACCOUNT}:role/nobody"}, "Role provided in the request does not exist."),
+        ({"roleArn": "nonsense"}, "not a valid role ARN"),
+        ({"targetRoleArn": "nonsense"}, "not a valid role ARN"),
+        ({"policy": policy(READ)}, "disableSessionTags must be true"),
+        ({"policy": "{", "disableSessionTags": True}, "policy is invalid"),
+        ({"namespace": "Not A Name"}, "not a name of Kubernetes"),
+    ]:
+        assert words in refusal(eks.create_pod_identity_association, **{**other, **change}), change
+    assert "ResourceNotFound" in refusal(eks.create_pod_identity_association, **{**other, "clusterName": "none"})
+
+    listed = lambda **more: [  # noqa: E731
+        known["serviceAccount"] for known in eks.list_pod_identity_associations(clusterName=cluster, **more)["associations"]
+    ]
+    assert listed() == ["app"] and listed(namespace="other") == [] and listed(serviceAccount="app") == ["app"]
+
+    which = {"clusterName": cluster, "associationId": made["associationId"]}
+    target = f"arn:aws:iam::{ACCOUNT}:role/target"
+    changed = eks.update_pod_identity_association(**which, targetRoleArn=target)["association"]
+    assert changed["targetRoleArn"] == target and changed["externalId"] and changed["roleArn"] == trusted
+    changed = eks.update_pod_identity_association(**which, targetRoleArn="")["association"]
+    assert "targetRoleArn" not in changed and "externalId" not in changed
+    eks.tag_resource(resourceArn=made["associationArn"], tags={"more": "b"})
+    assert eks.list_tags_for_resource(resourceArn=made["associationArn"])["tags"] == {"team": "a", "more": "b"}
+    told = json.loads(
+        service.aws(
+            "eks", "describe-pod-identity-association", "--cluster-name", cluster, "--association-id", made["associationId"]
+        ).stdout
+    )["association"]
+    assert told["tags"] == {"team": "a", "more": "b"} and told["modifiedAt"] >= told["createdAt"]
+    assert eks.delete_pod_identity_association(**which)["association"]["associationId"] == made["associationId"]
+    assert "ResourceNotFoundException: Association not found" in refusal(eks.describe_pod_identity_association, **which)
+    assert "Association not found" in refusal(eks.delete_pod_identity_association, **which)
+
+
+def test_a_pod_has_its_role(service, cluster, eks, agent, trusted):
+    made = associate(eks, cluster, "reader", trusted)
+    run_pod(service, "reader", "reader")
+    answer = json.loads(service.exec("reader", ASK).stdout)
+    assert answer["AccountId"] == ACCOUNT
+    identity = client_of(service, "sts", answer).get_caller_identity()
+    assert identity["Arn"].startswith(f"arn:aws:sts::{ACCOUNT}:assumed-role/pods/eks-{cluster}-reader-")
+    # By a tag of its session.
+    assert client_of(service, "eks", answer).describe_cluster(name=cluster)["cluster"]["name"] == cluster
+    assert "AccessDenied" in refusal(client_of(service, "eks", answer).list_clusters)
+
+    # Without session tags the condition does not hold.
+    eks.update_pod_identity_association(clusterName=cluster, associationId=made["associationId"], disableSessionTags=True)
+    answer = json.loads(service.exec("reader", ASK).stdout)
+    assert "AccessDenied" in refusal(client_of(service, "eks", answer).describe_cluster, name=cluster)
+
+    # A pod that was made without an association knows nothing of one.
+    run_pod(service, "nobody", "nobody")
+    assert "AWS_" not in service.exec("nobody", "env").stdout
+    # What it is refused is said.
+    eks.delete_pod_identity_association(clusterName=cluster, associationId=made["associationId"])
+    refused = service.exec("reader", ASK, check=False)
+    assert "404" in refused.stderr
+    told = service.kubectl("logs", "-n", "kube-system", "-l", f"app.kubernetes.io/name={AGENT}", "--tail=50").stdout
+    assert "(ResourceNotFoundException): No association found for service account reader in namespace default" in told
+    service.delete_pod("reader")
+    service.delete_pod("nobody")
+
+
+def test_an_sdk_finds_them_by_itself(service, cluster, eks, agent, trusted, tmp_path):
+    made = associate(eks, cluster, "sdk", trusted)
+    run_pod(service, "sdk", "sdk")
+    variables = dict(line.split("=", 1) for line in service.exec("sdk", "env").stdout.splitlines() if line.startswith("AWS_"))
+    token = service.exec("sdk", "cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").stdout
+    copied = tmp_path / "pod-token"
+    copied.write_text(token)
+    variables["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = str(copied)
+    (node,) = {p["spec"]["nodeName"] for p in service.kubectl_json("get", "pods")["items"] if p["metadata"]["name"] == "sdk"}
+    script = "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"
+    # boto3 beside the pod, on its node, with nothing but what the pod is told.
+    inside = service.in_node(node, sys.executable, "-c", script, env={"PATH": "/usr/bin", **variables})
+    assert inside.stdout.startswith(f"arn:aws:sts::{ACCOUNT}:assumed-role/pods/eks-{cluster}-sdk-"), inside
+    service.delete_pod("sdk")
+    eks.delete_pod_identity_association(clusterName=cluster, associationId=made["associationId"])
+
+
+def test_the_role_of_another(service, cluster, eks, agent, roles):
+    target = f"arn:aws:iam::{ACCOUNT}:role/pods-target"
+    first = roles(
+        "pods-first",
+        trust(PODS, ["sts:AssumeRole", "sts:TagSession"]),
+        {"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession"], "Resource": target},
+    )
+    made = associate(eks, cluster, "chained", first, targetRoleArn=target, disableSessionTags=True)
+    condition = {"Condition": {"StringEquals": {"sts:ExternalId": made["externalId"]}}}
+    roles(
+        "pods-target",
+        trust({"AWS": first}, "sts:AssumeRole", **condition),
+        {"Effect": "Allow", "Action": ["eks:DescribeCluster", "eks:ListClusters"], "Resource": "*"},
+    )
+    run_pod(service, "chained", "chained")
+    answer = json.loads(service.exec("chained", ASK).stdout)
+    assert "assumed-role/pods-target/" in client_of(service, "sts", answer).get_caller_identity()["Arn"]
+    assert cluster in client_of(service, "eks", answer).list_clusters()["clusters"]
+    which = {"clusterName": cluster, "associationId": made["associationId"]}
+    eks.update_pod_identity_association(**which, policy=policy(READ))
+    answer = json.loads(service.exec("chained", ASK).stdout)
+    assert client_of(service, "eks", answer).describe_cluster(name=cluster)
+    assert "AccessDenied" in refusal(client_of(service, "eks", answer).list_clusters)
+
+    # Who does not trust is not assumed.
+    stranger = roles("pods-stranger", trust({"Service": "ec2.amazonaws.com"}))
+    eks.update_pod_identity_association(**which, roleArn=stranger, targetRoleArn="", policy="")
+    assert "400" in service.exec("chained", ASK, check=False).stderr
+    eks.delete_pod_identity_association(**which)
+    service.delete_pod("chained")
+
+
+def test_only_tokens_for_pod_identity_are_taken(service, cluster, trusted):
+    auth = service.client("eks-auth")
+    token = lambda *more: service.kubectl("create", "token", "default", *more).stdout.strip()  # noqa: E731
+    ask = lambda text: refusal(auth.assume_role_for_pod_identity, clusterName=cluster, token=text)  # noqa: E731
+    assert "InvalidTokenException" in ask(token())
+    unbound = ask(token("--audience", "pods.eks.amazonaws.com"))
+    assert unbound.startswith("InvalidTokenException") and "not bound to a pod" in unbound
+    assert "InvalidTokenException" in ask("a.b.c")
+    missing = refusal(auth.assume_role_for_pod_identity, clusterName="none", token="a.b.c")
+    assert missing.startswith("ResourceNotFoundException")
+
+
+def test_the_webhook_comes_back(service, cluster):
+    kind = ("mutatingwebhookconfiguration", "pod-identity-webhook")
+    before = service.kubectl_json("get", *kind)["metadata"]["uid"]
+    service.kubectl("delete", *kind)
+    uid = lambda: service.kubectl("get", *kind, "-o", "jsonpath={.metadata.uid}", check=False).stdout  # noqa: E731
+    wait("the webhook", lambda: ((found := uid()) not in ("", before), found), 30)
