@@ -1,9 +1,10 @@
-"""An internet of one machine, in a network namespace: a resolver that knows one name, and behind it, over TLS, a registry;
-and a proxy, for who cannot resolve it.
+"""An internet of one machine, in a network namespace: a resolver that knows two names, and behind them, over TLS, a registry
+and an OpenID Connect issuer; and a proxy, for who cannot resolve them.
 
-Run as a program, it is the two servers: `internet.py ADDRESS NAME CERTIFICATE KEY IMAGES`, where IMAGES is the image store of another home.
+Run as a program, it is the servers: `internet.py ADDRESS WORK`, with certificate, keys and the image store of another home in WORK.
 """
 
+import base64
 import contextlib
 import http.server
 import json
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from ekstra_service import BINARY, wait
@@ -24,6 +26,7 @@ import images
 HOST, INTERNET = "198.51.100.1", "198.51.100.2"
 NAME = "registry-1.docker.io"
 REPOSITORY = "library/nginx"
+ISSUER = "login.example.com"
 PROXY = f"http://{INTERNET}:3128"
 
 
@@ -38,6 +41,8 @@ class Registry(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.partition("?")[0]
+        if self.headers.get("Host") == ISSUER:
+            return self.say(*issuer(path, self.store.parent.parent), "application/json")
         manifest = json.loads((self.store / f"refs/docker.io/{REPOSITORY}/_tags/latest").read_text())
         places = {
             f"/v2/{REPOSITORY}/manifests/latest": (manifest["digest"], manifest["mediaType"]),
@@ -94,32 +99,60 @@ def pass_on(source, target):
         target.shutdown(socket.SHUT_WR)
 
 
-def answer(query, name, address):
+def answer(query, names, address):
     """To one question (RFC 1035 §4): its address, no data of other kinds, or that there is no such name."""
     end = query.index(b"\0", 12) + 5
     labels, at = [], 12
     while query[at]:
         labels.append(query[at + 1 : at + 1 + query[at]].decode().lower())
         at += query[at] + 1
-    known = ".".join(labels) == name
+    known = ".".join(labels) in names
     kind = struct.unpack("!H", query[end - 4 : end - 2])[0]
     record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + socket.inet_aton(address) if known and kind == 1 else b""
     flags = 0x8180 if known else 0x8183
     return query[:2] + struct.pack("!HHHHH", flags, 1, bool(record), 0, 0) + query[12:end] + record
 
 
-def resolve(address, name):
+def resolve(address, *names):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((address, 53))
         while True:
             query, client = server.recvfrom(4096)
             with contextlib.suppress(ValueError, IndexError):
-                server.sendto(answer(query, name, address), client)
+                server.sendto(answer(query, names, address), client)
 
 
-def main(address, name, certificate, key, store):
-    Registry.store = Path(store)
-    threading.Thread(target=resolve, args=(address, name), daemon=True).start()
+def issuer(path, work):
+    """Discovery and keys (OpenID Connect Discovery 1.0 §4, RFC 7517)."""
+    url = f"https://{ISSUER}"
+    documents = {
+        "/.well-known/openid-configuration": {
+            "issuer": url,
+            "jwks_uri": f"{url}/keys",
+            "authorization_endpoint": f"{url}/authorize",
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+        },
+        "/keys": {"keys": [public_key(work / "issuer.key")]},
+    }
+    return (200, json.dumps(documents[path]).encode()) if path in documents else (404, b"{}")
+
+
+def base64url(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def public_key(key):
+    modulus = run("openssl", "rsa", "-in", key, "-noout", "-modulus").stdout.strip().removeprefix("Modulus=")
+    return {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "e2e", "n": base64url(bytes.fromhex(modulus)), "e": "AQAB"}
+
+
+def main(address, work):
+    work = Path(work)
+    certificate, key = work / "server.crt", work / "server.key"
+    Registry.store = work / "origin" / "images"
+    threading.Thread(target=resolve, args=(address, NAME, ISSUER), daemon=True).start()
     proxy = http.server.ThreadingHTTPServer((address, 3128), Proxy)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     server = http.server.ThreadingHTTPServer((address, 443), Registry)
@@ -140,17 +173,18 @@ def certificates(work):
         "-keyout", work / "ca.key", "-out", work / "ca.crt")
     run("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={NAME}",
         "-keyout", work / "server.key", "-out", work / "server.csr")
-    (work / "names").write_text(f"subjectAltName=DNS:{NAME}\n")
+    (work / "names").write_text(f"subjectAltName=DNS:{NAME},DNS:{ISSUER}\n")
     run("openssl", "x509", "-req", "-days", "2", "-in", work / "server.csr", "-CA", work / "ca.crt", "-CAkey", work / "ca.key",
         "-CAcreateserial", "-extfile", work / "names", "-out", work / "server.crt")
-    return work / "ca.crt", work / "server.crt", work / "server.key"
+    run("openssl", "genrsa", "-out", work / "issuer.key", "2048")
+    return work / "ca.crt"
 
 
 class Internet:
     def __init__(self, work):
         self.namespace, self.link = f"e2e-internet-{os.getpid()}", f"e2ei{os.getpid() % 100_000}"
         self.work = work
-        self.authority, certificate, key = certificates(work)
+        self.authority = certificates(work)
         home = work / "origin"
         env = {**os.environ, "EKSTRA_HOME": str(home)}
         script = "mkdir -p /www; hostname > /www/index.html; exec httpd -f -p 80 -h /www"
@@ -164,7 +198,7 @@ class Internet:
         run(*inside, "address", "add", f"{INTERNET}/30", "dev", "eth0")
         run(*inside, "link", "set", "eth0", "up")
         run(*inside, "link", "set", "lo", "up")
-        words = [sys.executable, __file__, INTERNET, NAME, certificate, key, home / "images"]
+        words = [sys.executable, __file__, INTERNET, work]
         self.log = work / "internet.log"
         with self.log.open("wb") as log:
             self.servers = subprocess.Popen(
@@ -182,6 +216,15 @@ class Internet:
         )
         words = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script]
         service.run(*words, env=service.plain_env(**environment))
+
+    def token(self, subject, audience, **claims):
+        """Of the issuer, for an hour (RFC 7519, RS256)."""
+        now = int(time.time())
+        body = {"iss": f"https://{ISSUER}", "sub": subject, "aud": audience, "iat": now, "exp": now + 3600, **claims}
+        parts = [base64url(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "e2e"}, body)]
+        sign = ["openssl", "dgst", "-sha256", "-sign", self.work / "issuer.key"]
+        signed = subprocess.run(list(map(str, sign)), input=".".join(parts).encode(), check=True, capture_output=True)
+        return ".".join([*parts, base64url(signed.stdout)])
 
     def trusted_by(self, service):
         """The authority is among those of every node that runs; containerd reads them when it first asks over TLS."""

@@ -3,6 +3,7 @@
 mod access;
 mod addon;
 mod cluster;
+mod identity_provider;
 mod insight;
 mod labels;
 mod nodegroup;
@@ -21,6 +22,7 @@ pub use addon::{ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Conflicts, W
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
 };
+pub use identity_provider::{IdentityProvider, ProviderStatus};
 pub use insight::{
     AddonCompatibility, ClusterFacts, Deprecation, Insight, Insights, InstalledAddon,
     Resource as InsightResource, Running as RunningProgram, UPGRADE_READINESS, Verdict, assess,
@@ -35,8 +37,8 @@ pub use pod_identity::{
 pub use site::{Listener, Site};
 pub use update::{Update, UpdateOf, UpdateStatus, UpdateType};
 pub use validate::{
-    Invalid, check_cluster_name, check_nodegroup_name, check_scaling, check_service_cidr, check_version,
-    page_size,
+    Invalid, check_cluster_name, check_identity_provider_name, check_nodegroup_name, check_scaling,
+    check_service_cidr, check_version, page_size,
 };
 
 /// The program of each control plane, in the order in which they are needed.

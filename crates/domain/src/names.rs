@@ -105,6 +105,7 @@ pub mod keys {
     pub const SLOTS: &str = "eks/slots/";
     pub const NODEGROUPS: &str = "eks/nodegroups/";
     pub const ADDONS: &str = "eks/addons/";
+    pub const IDENTITY_PROVIDERS: &str = "eks/identity-providers/";
     pub const INSIGHTS: &str = "eks/insights/";
     pub const INSTANCES: &str = "ec2/instances/";
     pub const INTERFACES: &str = "ec2/interfaces/";
@@ -153,6 +154,14 @@ pub mod keys {
 
     pub fn access_entry(scope: &Scope, cluster: &str, principal_arn: &str) -> String {
         format!("eks/access-entries/{scope}/{cluster}/{principal_arn}")
+    }
+
+    pub fn identity_providers(scope: &Scope, cluster: &str) -> String {
+        format!("{IDENTITY_PROVIDERS}{scope}/{cluster}/")
+    }
+
+    pub fn identity_provider(scope: &Scope, cluster: &str, name: &str) -> String {
+        format!("{IDENTITY_PROVIDERS}{scope}/{cluster}/{name}")
     }
 
     pub fn pod_identities(scope: &Scope, cluster: &str) -> String {

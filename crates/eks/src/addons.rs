@@ -15,12 +15,11 @@ mod objects;
 mod workload;
 
 use crate::bootstrap::Facts;
-use crate::controller::{down, up};
+use crate::controller::{Reached, down, reach};
 use crate::{Eks, updates};
 use catalogue::NAMESPACE;
 use ekstra_domain::eks::{
-    ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Cluster, ControlPlaneSlot, HealthIssue, UpdateOf,
-    Workload, plan_addon,
+    ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Cluster, HealthIssue, UpdateOf, Workload, plan_addon,
 };
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, Waits};
@@ -111,15 +110,13 @@ impl Reconciler for AddonReconciler {
                 return Ok(Next::OnChange);
             };
             let cluster_key = keys::cluster(&addon.scope, &addon.cluster);
-            let (Some(cluster), Some(definition)) =
-                (up(&self.eks, &cluster_key), catalogue::find(&addon.name))
+            let reached =
+                reach(&self.eks, &cluster_key).await.map_err(|e| AddonError::Client(e.to_string()))?;
+            let (Some(Reached { cluster, slot, client }), Some(definition)) =
+                (reached, catalogue::find(&addon.name))
             else {
                 return Ok(Next::OnChange);
             };
-            let Some(slot) = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot)) else {
-                return Ok(Next::OnChange);
-            };
-            let client = self.eks.clients.get(&slot).await.map_err(|e| AddonError::Client(e.to_string()))?;
             let facts = Facts::of(&self.eks, &cluster, &slot);
             let place = Place { key: &key, addon: &addon, revision, definition, client, facts };
             tokio::select! {

@@ -8,6 +8,7 @@ mod create_cluster;
 mod create_nodegroup;
 mod delete;
 mod describe;
+mod identity_providers;
 mod insights;
 mod list;
 mod pod_identity;
@@ -98,6 +99,26 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
         auth::access,
         auth::assume_role_for_pod_identity,
     );
+    router.serve(
+        ops::AssociateIdentityProviderConfig,
+        eks,
+        access::associate_provider,
+        identity_providers::associate,
+    );
+    router.serve(
+        ops::DescribeIdentityProviderConfig,
+        eks,
+        access::describe_provider,
+        identity_providers::describe,
+    );
+    router.serve(ops::ListIdentityProviderConfigs, eks, access::list_providers, identity_providers::list);
+    router.serve(
+        ops::DisassociateIdentityProviderConfig,
+        eks,
+        access::disassociate_provider,
+        identity_providers::disassociate,
+    );
+    router.serve(ops::CancelUpdate, eks, access::cancel_update, update_cluster::cancel);
     router.serve(ops::ListInsights, eks, access::list_insights, insights::list);
     router.serve(ops::DescribeInsight, eks, access::describe_insight, insights::describe);
     router.serve(ops::StartInsightsRefresh, eks, access::start_refresh, insights::start_refresh);
@@ -173,17 +194,20 @@ impl Repeat {
         params: Vec<(String, String)>,
     ) -> Result<Update, Refusal> {
         let (scope, cluster) = cluster;
-        let (nodegroup, addon) = match of {
-            UpdateOf::Cluster => (None, None),
-            UpdateOf::Nodegroup(name) => (Some(name.to_owned()), None),
-            UpdateOf::Addon(name) => (None, Some(name.to_owned())),
-        };
+        let (mut nodegroup, mut addon, mut provider) = (None, None, None);
+        match of {
+            UpdateOf::Cluster => {}
+            UpdateOf::Nodegroup(name) => nodegroup = Some(name.to_owned()),
+            UpdateOf::Addon(name) => addon = Some(name.to_owned()),
+            UpdateOf::Provider(name) => provider = Some(name.to_owned()),
+        }
         let update = Update {
             id: self.id.clone(),
             scope: scope.clone(),
             cluster: cluster.to_owned(),
             nodegroup,
             addon,
+            provider,
             kind,
             status: UpdateStatus::InProgress,
             params,

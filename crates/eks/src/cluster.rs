@@ -11,6 +11,7 @@ use crate::restarts::Restarts;
 use crate::{bootstrap, kubernetes, storage, updates};
 use ekstra_cloud::elb;
 use ekstra_cloud::on_host;
+use ekstra_domain::ec2::Vpc;
 use ekstra_domain::eks::{
     CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup,
     ObservedCluster, UpdateOf, plan_cluster,
@@ -294,9 +295,13 @@ impl ClusterReconciler {
             self.prepare_data(cluster, slot).await?;
         }
         let (files, site) = (self.eks.files(&slot.id), slot.site.clone());
-        blocking(move || pki::complete(&files, &site))
-            .await
-            .map_err(|e| ClusterError::Keys(e.to_string()))?;
+        let vpc: Option<Vpc> = self.eks.cloud.store.view().get_as(&keys::vpc(&cluster.scope, &slot.vpc));
+        let names = vpc.map(|vpc| format!("nameserver {}\n", vpc.resolver())).unwrap_or_default();
+        let completed = blocking(move || {
+            pki::complete(&files, &site)?;
+            Ok::<_, pki::KeysError>(pki::replace(&files.resolv_conf(), &names)?)
+        });
+        completed.await.map_err(|e| ClusterError::Keys(e.to_string()))?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);
         on_host(&self.eks.host, move |host| host.ensure_child(&spec)).await?;
         self.restarts.note(&slot.child(program), self.eks.cloud.env.steady_ms());
@@ -352,9 +357,8 @@ impl ClusterReconciler {
         updates::forget_all(&self.eks.cloud.store, &keys::addons(scope, &cluster.name)).await?;
         updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), UpdateOf::Cluster)
             .await?;
-        for prefix in [keys::access_entries(scope, &cluster.name), keys::pod_identities(scope, &cluster.name)]
-        {
-            updates::forget_all(&self.eks.cloud.store, &prefix).await?;
+        for of_cluster in [keys::access_entries, keys::pod_identities, keys::identity_providers] {
+            updates::forget_all(&self.eks.cloud.store, &of_cluster(scope, &cluster.name)).await?;
         }
         let body = |txn: &mut Txn| {
             for interface in &slot.interfaces {

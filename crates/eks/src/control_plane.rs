@@ -37,6 +37,10 @@ impl Files {
         self.pki().join(name)
     }
 
+    pub(crate) fn resolv_conf(&self) -> PathBuf {
+        self.root.join("resolv.conf")
+    }
+
     pub(crate) fn etcd_data(&self) -> PathBuf {
         self.root.join("etcd")
     }

@@ -8,6 +8,7 @@
 //! - A step may be dropped at any await, and is short: what takes long is asked for in the store and waited for.
 
 use crate::Eks;
+use crate::kubernetes::ClientError;
 use ekstra_cloud::api::Refusal;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::names::keys;
@@ -117,12 +118,8 @@ impl<C: Controller> Reconciler for Controllers<C> {
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, ControllerError>> {
         async move {
-            let Some(cluster) = up(&self.eks, &key) else { return Ok(Next::OnChange) };
-            let view = self.eks.cloud.store.view();
-            let Some(slot) = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot)) else {
-                return Ok(Next::OnChange);
-            };
-            let client = self.eks.clients.get(&slot).await.map_err(|e| ControllerError(e.to_string()))?;
+            let reached = reach(&self.eks, &key).await.map_err(|e| ControllerError(e.to_string()))?;
+            let Some(Reached { cluster, client, .. }) = reached else { return Ok(Next::OnChange) };
             let controller = C::new(Place { eks: self.eks.clone(), cluster, client });
             tokio::select! {
                 () = work(&controller, &self.eks.cloud.store) => Ok(Next::After(FIRST_RETRY)),
@@ -137,6 +134,22 @@ impl<C: Controller> Reconciler for Controllers<C> {
 pub(crate) fn up(eks: &Eks, key: &str) -> Option<Cluster> {
     let cluster: Cluster = eks.cloud.store.view().get_as(key)?;
     cluster.status.is_up().then_some(cluster)
+}
+
+/// A cluster that is up, and the way to its API server.
+pub(crate) struct Reached {
+    pub(crate) cluster: Cluster,
+    pub(crate) slot: ControlPlaneSlot,
+    pub(crate) client: Client,
+}
+
+/// `None` of one that is not up.
+pub(crate) async fn reach(eks: &Eks, key: &str) -> Result<Option<Reached>, ClientError> {
+    let Some(cluster) = up(eks, key) else { return Ok(None) };
+    let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
+    let Some(slot) = slot else { return Ok(None) };
+    let client = eks.clients.get(&slot).await?;
+    Ok(Some(Reached { cluster, slot, client }))
 }
 
 /// Completes when the cluster is no longer up.

@@ -1,11 +1,9 @@
 //! Insights: looks into clusters for what would stand in the way of their next version, each day and when asked.
 
 use crate::addons::catalogue;
-use crate::controller::up;
+use crate::controller::{Reached, reach, up};
 use crate::{Eks, OfferedVersion};
-use ekstra_domain::eks::{
-    Addon, Cluster, ClusterFacts, ControlPlaneSlot, Insights, InstalledAddon, RunningProgram, assess,
-};
+use ekstra_domain::eks::{Addon, Cluster, ClusterFacts, Insights, InstalledAddon, RunningProgram, assess};
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler};
 use ekstra_store::{CommitError, Txn};
@@ -74,11 +72,8 @@ impl Reconciler for InsightsReconciler {
             if early > 0 {
                 return Ok(Next::After(Duration::from_millis(early)));
             }
-            let Some(slot) = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot)) else {
-                return Ok(Next::OnChange);
-            };
-            let client =
-                self.eks.clients.get(&slot).await.map_err(|e| InsightsError::Client(e.to_string()))?;
+            let reached = reach(&self.eks, &key).await.map_err(|e| InsightsError::Client(e.to_string()))?;
+            let Some(Reached { client, .. }) = reached else { return Ok(Next::OnChange) };
             let found = tokio::time::timeout(PATIENCE, self.facts(&cluster, &client)).await;
             let facts = found.map_err(|_| InsightsError::Silent)??;
             self.record(&place, &cluster, facts).await?;

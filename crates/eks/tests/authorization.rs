@@ -365,6 +365,20 @@ async fn identity_answers(world: &World, actor: &Actor) -> Vec<(&'static str, St
         token: text("a.b.c"),
         ..Default::default()
     };
+    // Of an issuer that cannot be.
+    let oidc = eks::OidcIdentityProviderConfigRequest {
+        identity_provider_config_name: text("login"),
+        issuer_url: text("nowhere"),
+        client_id: text("kube"),
+        ..Default::default()
+    };
+    let provider = eks::AssociateIdentityProviderConfigRequest {
+        cluster_name: text("one"),
+        oidc: Some(oidc),
+        ..Default::default()
+    };
+    let cancel = eks::CancelUpdateRequest { name: text("two"), update_id: text("u"), ..Default::default() };
+    use eks::ops::{AssociateIdentityProviderConfig, CancelUpdate};
     use eks::ops::{CreatePodIdentityAssociation, DeletePodIdentityAssociation};
     let assume = eks_auth::ops::AssumeRoleForPodIdentity;
     vec![
@@ -376,6 +390,11 @@ async fn identity_answers(world: &World, actor: &Actor) -> Vec<(&'static str, St
             "DeletePodIdentityAssociation one",
             world.asked(actor, DeletePodIdentityAssociation, deletion).await,
         ),
+        (
+            "AssociateIdentityProviderConfig one",
+            world.asked(actor, AssociateIdentityProviderConfig, provider).await,
+        ),
+        ("CancelUpdate two", world.asked(actor, CancelUpdate, cancel).await),
         ("AssumeRoleForPodIdentity", world.asked(actor, assume, token).await),
     ]
 }

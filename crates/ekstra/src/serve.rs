@@ -22,8 +22,9 @@ use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_components::Prebuilt;
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{
-    AddonReconciler, ClusterReconciler, Eks, EtcdSnapshots, InsightsReconciler, Liveness, NodeControllers,
-    NodegroupReconciler, admission_webhooks, load_balancers, metrics_apis, storage_controllers,
+    AddonReconciler, ClusterReconciler, Eks, EtcdSnapshots, IdentityProviderReconciler, InsightsReconciler,
+    Liveness, NodeControllers, NodegroupReconciler, admission_webhooks, load_balancers, metrics_apis,
+    storage_controllers,
 };
 use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::faults::{self, Faulty};
@@ -238,6 +239,7 @@ fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdow
     start(tasks, InsightsReconciler::new(eks.clone()), store, shutdown);
     start(tasks, storage_controllers(&eks), store, shutdown);
     start(tasks, load_balancers(&eks), store, shutdown);
+    start(tasks, IdentityProviderReconciler::new(eks.clone()), store, shutdown);
     start(tasks, metrics_apis(&eks), store, shutdown);
     start(tasks, admission_webhooks(&eks), store, shutdown);
     start(tasks, NodeControllers::new(eks), store, shutdown);

@@ -101,6 +101,7 @@ mod tests {
             namespace: None,
             log: "/x".into(),
             limits: Limits::default(),
+            replaced: Vec::new(),
             sandbox: None,
         };
         host.ensure_child(&spec).expect("starts");

@@ -97,6 +97,7 @@ impl Home {
             namespace: None,
             log: self.path("sleeper.log"),
             limits: Limits::default(),
+            replaced: Vec::new(),
             sandbox: None,
         }
     }

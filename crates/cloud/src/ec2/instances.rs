@@ -230,6 +230,7 @@ impl InstanceReconciler {
                 pids: Some(8192),
                 restrict_devices: true,
             },
+            replaced: Vec::new(),
             sandbox: Some(Sandbox {
                 hostname: instance.private_dns_name.clone(),
                 layers,

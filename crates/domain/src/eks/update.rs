@@ -32,6 +32,8 @@ pub enum UpdateType {
     UpgradePolicyUpdate,
     AccessConfigUpdate,
     AddonUpdate,
+    AssociateIdentityProviderConfig,
+    DisassociateIdentityProviderConfig,
 }
 
 impl UpdateType {
@@ -44,6 +46,8 @@ impl UpdateType {
             Self::UpgradePolicyUpdate => "UpgradePolicyUpdate",
             Self::AccessConfigUpdate => "AccessConfigUpdate",
             Self::AddonUpdate => "AddonUpdate",
+            Self::AssociateIdentityProviderConfig => "AssociateIdentityProviderConfig",
+            Self::DisassociateIdentityProviderConfig => "DisassociateIdentityProviderConfig",
         }
     }
 }
@@ -54,6 +58,8 @@ pub enum UpdateOf<'a> {
     Cluster,
     Nodegroup(&'a str),
     Addon(&'a str),
+    /// An identity provider, which API and lists count among the cluster's own.
+    Provider(&'a str),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +72,8 @@ pub struct Update {
     /// The add-on it concerns, if any.
     #[serde(default)]
     pub addon: Option<String>,
+    #[serde(default)]
+    pub provider: Option<String>,
     pub kind: UpdateType,
     pub status: UpdateStatus,
     /// EKS's parameter types and values.
@@ -81,10 +89,11 @@ pub struct Update {
 
 impl Update {
     pub fn concerns(&self) -> UpdateOf<'_> {
-        match (&self.nodegroup, &self.addon) {
-            (Some(nodegroup), _) => UpdateOf::Nodegroup(nodegroup),
-            (None, Some(addon)) => UpdateOf::Addon(addon),
-            (None, None) => UpdateOf::Cluster,
+        match (&self.nodegroup, &self.addon, &self.provider) {
+            (Some(nodegroup), ..) => UpdateOf::Nodegroup(nodegroup),
+            (None, Some(addon), _) => UpdateOf::Addon(addon),
+            (None, None, Some(provider)) => UpdateOf::Provider(provider),
+            (None, None, None) => UpdateOf::Cluster,
         }
     }
 }

@@ -18,6 +18,11 @@ pub fn check_nodegroup_name(name: &str) -> Result<(), Invalid> {
     check_name("nodegroup", name, 63)
 }
 
+/// As a cluster's.
+pub fn check_identity_provider_name(name: &str) -> Result<(), Invalid> {
+    check_name("identity provider config", name, 100)
+}
+
 fn check_name(what: &str, name: &str, longest: usize) -> Result<(), Invalid> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());

@@ -4,7 +4,7 @@ use crate::Eks;
 use ekstra_cloud::access::Access;
 use ekstra_cloud::api::Call;
 use ekstra_domain::eks::{
-    AccessEntry, Addon, Cluster, Nodegroup, POD_IDENTITY_SERVICE, PodIdentityAssociation,
+    AccessEntry, Addon, Cluster, IdentityProvider, Nodegroup, POD_IDENTITY_SERVICE, PodIdentityAssociation,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
@@ -43,6 +43,8 @@ macro_rules! of_cluster {
 of_cluster! {
     list_access_entries ListAccessEntriesRequest cluster_name;
     list_addons ListAddonsRequest cluster_name;
+    list_providers ListIdentityProviderConfigsRequest cluster_name;
+    cancel_update CancelUpdateRequest name;
     list_pod_identities ListPodIdentityAssociationsRequest cluster_name;
     list_insights ListInsightsRequest cluster_name;
     describe_insight DescribeInsightRequest cluster_name;
@@ -153,6 +155,47 @@ pub(super) fn update_pod_identity(
 ) -> Access {
     pod_identity(eks, call, input.cluster_name.as_ref(), input.association_id.as_ref())
         .passing(input.role_arn.as_ref(), POD_IDENTITY_SERVICE)
+}
+
+fn provider(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
+    let (cluster, name) = (cluster.cloned().unwrap_or_default(), name.cloned().unwrap_or_default());
+    let key = keys::identity_provider(&call.scope, &cluster, &name);
+    match eks.cloud.store.view().get_as::<IdentityProvider>(&key) {
+        Some(known) => Access::on(known.arn()).with_resource_tags(Some(&known.tags)),
+        None => {
+            Access::on(call.scope.arn("eks", format_args!("identityproviderconfig/{cluster}/oidc/{name}/*")))
+        }
+    }
+}
+
+pub(super) fn associate_provider(
+    eks: &Eks,
+    call: &Call,
+    input: &model::AssociateIdentityProviderConfigRequest,
+) -> Access {
+    let oidc = input.oidc.clone().unwrap_or_default();
+    cluster(eks, call, input.cluster_name.as_ref())
+        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+        .with("eks:clientId", oidc.client_id)
+        .with("eks:issuerUrl", oidc.issuer_url)
+}
+
+pub(super) fn describe_provider(
+    eks: &Eks,
+    call: &Call,
+    input: &model::DescribeIdentityProviderConfigRequest,
+) -> Access {
+    let name = input.identity_provider_config.as_ref().and_then(|named| named.name.as_ref());
+    provider(eks, call, input.cluster_name.as_ref(), name)
+}
+
+pub(super) fn disassociate_provider(
+    eks: &Eks,
+    call: &Call,
+    input: &model::DisassociateIdentityProviderConfigRequest,
+) -> Access {
+    let name = input.identity_provider_config.as_ref().and_then(|named| named.name.as_ref());
+    provider(eks, call, input.cluster_name.as_ref(), name)
 }
 
 pub(super) fn describe_addon_versions(_: &Eks, _: &Call, _: &model::DescribeAddonVersionsRequest) -> Access {

@@ -42,6 +42,9 @@ fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<String, ApiError> {
         ["cluster", name] => Ok(keys::cluster(&scope, name)),
         ["nodegroup", cluster, name, _] => Ok(keys::nodegroup(&scope, cluster, name)),
         ["addon", cluster, name, _] => Ok(keys::addon(&scope, cluster, name)),
+        ["identityproviderconfig", cluster, "oidc", name, _] => {
+            Ok(keys::identity_provider(&scope, cluster, name))
+        }
         ["podidentityassociation", cluster, id] => Ok(keys::pod_identity(&scope, cluster, id)),
         ["access-entry", cluster, ..] => {
             // The ARN has no path of the principal's; the entry knows its own.

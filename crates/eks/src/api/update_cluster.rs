@@ -6,10 +6,10 @@ use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
-    AuthenticationMode, Cluster, ClusterStatus, Logging, Nodegroup, UpdateOf, UpdateType,
+    AuthenticationMode, Cluster, ClusterStatus, Logging, Nodegroup, Update, UpdateOf, UpdateType,
 };
 use ekstra_domain::names::keys;
-use ekstra_model::eks as model;
+use ekstra_model::eks::{self as model, errors};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 use serde_json::json;
@@ -198,4 +198,21 @@ pub(super) async fn version(
     let message =
         format!("ekstra cannot change a cluster's version yet; {} is at {}", cluster.name, cluster.version);
     Err(invalid_request(message))
+}
+
+/// EKS can cancel the rollback of a version on Auto Mode clusters, and nothing else.
+pub(super) async fn cancel(
+    eks: Eks,
+    call: Call,
+    input: model::CancelUpdateRequest,
+) -> Result<model::CancelUpdateResponse, ApiError> {
+    let (name, id) = (input.name.unwrap_or_default(), input.update_id.unwrap_or_default());
+    find_cluster(&eks, &call, &name)?;
+    let update: Option<Update> = eks.cloud.store.view().get_as(&keys::update(&call.scope, &name, &id));
+    let Some(update) = update else {
+        let message = format!("No update found for ID: {id}");
+        return Err(ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, message).with("clusterName", name));
+    };
+    let message = format!("Update {id} of type {} cannot be cancelled", update.kind.wire());
+    Err(invalid_request(message).with("clusterName", name))
 }

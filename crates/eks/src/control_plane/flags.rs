@@ -1,11 +1,13 @@
 //! Command lines of the control plane's programs, as EKS sets them (`spec/eks-semantics.md` §3).
 
 use super::Files;
-use super::keys::AUTHORIZER;
+use super::keys::{AUTHENTICATION, AUTHORIZER};
 use crate::Eks;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Listener, Site};
 use ekstra_host::{ChildId, ChildSpec, Limits};
 use std::path::{Path, PathBuf};
+
+pub(crate) const API_SERVER: &str = "kube-apiserver";
 
 /// `spec/eks-semantics.md` §3.2.
 const ADMISSION_PLUGINS: [&str; 20] = [
@@ -111,6 +113,7 @@ fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &str) -> Vec<S
         flag("api-audiences", "https://kubernetes.default.svc"),
         file(files, "service-account-key-file", "service-account.pub"),
         file(files, "service-account-signing-key-file", "service-account.key"),
+        file(files, "authentication-config", AUTHENTICATION),
         file(files, "authentication-token-webhook-config-file", "token-webhook.json"),
         flag("authentication-token-webhook-version", "v1"),
         file(files, "encryption-provider-config", "encryption.json"),
@@ -168,6 +171,17 @@ fn kube_scheduler(files: &Files, site: &Site) -> Vec<String> {
     args
 }
 
+/// The API server looks for webhooks and identity providers by name, as nodes and pods do: what the host's resolver is,
+/// it cannot reach from its own network.
+fn replaced(files: &Files, site: &Site, program: &str) -> Vec<(PathBuf, PathBuf)> {
+    match site {
+        Site::Apart { .. } if program == API_SERVER => {
+            vec![("/etc/resolv.conf".into(), files.resolv_conf())]
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// One of the control plane's programs as a child.
 pub(crate) fn child(
     eks: &Eks,
@@ -179,7 +193,7 @@ pub(crate) fn child(
     let files = eks.files(&slot.id);
     let args = match name {
         "etcd" => etcd(&files, &slot.site),
-        "kube-apiserver" => kube_apiserver(&files, slot, &eks.issuer(&slot.issuer_id)),
+        API_SERVER => kube_apiserver(&files, slot, &eks.issuer(&slot.issuer_id)),
         "kube-controller-manager" => kube_controller_manager(&files, cluster, &slot.site),
         _ => kube_scheduler(&files, &slot.site),
     };
@@ -197,6 +211,7 @@ pub(crate) fn child(
         namespace: slot.site.namespace().map(str::to_owned),
         log: log(eks, slot, name),
         limits: Limits::default(),
+        replaced: replaced(&files, &slot.site, name),
         sandbox: None,
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: the directory appears whole (made aside and renamed), so a crash leaves either no keys or all of them.
 
 use super::Files;
+use crate::identity_providers::configuration;
 use base64::Engine;
 use ekstra_domain::eks::{Listener, Site};
 use rcgen::{
@@ -23,6 +24,8 @@ const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub(crate) const BACKDATED: Duration = Duration::from_secs(26 * 3600);
 /// Where the API server asks about what RBAC does not allow.
 pub(crate) const AUTHORIZER: &str = "authorization-webhook.json";
+/// Which identity providers the API server knows; it reads the file again when it changes.
+pub(crate) const AUTHENTICATION: &str = "authentication.json";
 /// Who the service itself is to the API server.
 pub(crate) const SERVICE_USER: &str = "eks:ekstra";
 
@@ -116,6 +119,7 @@ pub(crate) fn ensure(files: &Files, names: &Names, site: &Site) -> Result<(), Ke
     write_pair(&partial, "front-proxy", front.issue("front-proxy-client", &[], vec![])?)?;
     write_service_account_key(&partial)?;
     write(&partial, "encryption.json", &encryption_config())?;
+    write(&partial, AUTHENTICATION, &configuration(Vec::new()))?;
     for (name, path) in [("token-webhook.json", "authenticate"), (AUTHORIZER, "authorize")] {
         write(&partial, name, &webhook_config(site, path, &authority.certificate))?;
     }
@@ -125,13 +129,25 @@ pub(crate) fn ensure(files: &Files, names: &Names, site: &Site) -> Result<(), Ke
 
 /// What a control plane that an earlier version made has not got.
 pub(crate) fn complete(files: &Files, site: &Site) -> Result<(), KeysError> {
-    if files.key(AUTHORIZER).exists() {
-        return Ok(());
+    if !files.key(AUTHORIZER).exists() {
+        let ca = fs::read_to_string(files.key("ca.crt"))?;
+        replace(&files.key(AUTHORIZER), &webhook_config(site, "authorize", &ca))?;
     }
-    let partial = files.pki().join(format!("{AUTHORIZER}.partial"));
-    let ca = fs::read_to_string(files.key("ca.crt"))?;
-    fs::write(&partial, webhook_config(site, "authorize", &ca))?;
-    Ok(fs::rename(&partial, files.key(AUTHORIZER))?)
+    if !files.key(AUTHENTICATION).exists() {
+        replace(&files.key(AUTHENTICATION), &configuration(Vec::new()))?;
+    }
+    Ok(())
+}
+
+/// Whoever reads it sees what it was or what it is.
+pub(crate) fn replace(file: &Path, content: &str) -> io::Result<()> {
+    use std::io::Write;
+    let partial = file.with_extension("partial");
+    let mut options = fs::OpenOptions::new();
+    let mut written = options.create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
+    written.write_all(content.as_bytes())?;
+    written.sync_data()?;
+    fs::rename(&partial, file)
 }
 
 fn write(directory: &Path, name: &str, content: &str) -> Result<(), KeysError> {

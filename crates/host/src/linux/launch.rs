@@ -159,6 +159,7 @@ fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert:
         fs::write(file, "0").map_err(context(file.display()))?;
         step();
     }
+    mounts::replace(&spec.replaced)?;
     if let Some(sandbox) = &spec.sandbox {
         let root = mounts::mount_root(sandbox)?;
         for file in request.procs.iter().filter(|file| joins_late(spec, file)) {

@@ -7,6 +7,7 @@ use super::command::run;
 use crate::Sandbox;
 use crate::faults::step;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use nix::unistd::{chdir, pivot_root, sethostname};
 use std::fs;
@@ -48,6 +49,17 @@ pub(super) fn enter_sandbox(sandbox: &Sandbox, root: &Path) -> io::Result<()> {
     at("enter the root", chdir("/"))?;
     umask(Mode::from_bits_truncate(0o022));
     drop_capabilities()
+}
+
+/// Lays files over files of the host, for the caller alone.
+pub(super) fn replace(files: &[(PathBuf, PathBuf)]) -> io::Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    at("a mount namespace of its own", unshare(CloneFlags::CLONE_NEWNS))?;
+    // What the host mounts and unmounts later is so here, too, and nothing from here is there.
+    at("/", mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE))?;
+    files.iter().filter(|(over, _)| over.exists()).try_for_each(|(over, with)| bind(with, over))
 }
 
 fn bind(from: &Path, to: &Path) -> io::Result<()> {

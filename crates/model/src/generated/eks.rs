@@ -12,8 +12,8 @@ pub static SERVICE: Service = Service {
     api_version: "2017-11-01",
     target_prefix: None,
     xml_namespace: None,
-    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION, &ops::CREATE_POD_IDENTITY_ASSOCIATION, &ops::DESCRIBE_POD_IDENTITY_ASSOCIATION, &ops::LIST_POD_IDENTITY_ASSOCIATIONS, &ops::UPDATE_POD_IDENTITY_ASSOCIATION, &ops::DELETE_POD_IDENTITY_ASSOCIATION, &ops::LIST_INSIGHTS, &ops::DESCRIBE_INSIGHT, &ops::START_INSIGHTS_REFRESH, &ops::DESCRIBE_INSIGHTS_REFRESH],
-    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/identity-provider-configs/associate", "AssociateIdentityProviderConfig"), ("POST", "/clusters/{name}/updates/{updateId}/cancel-update", "CancelUpdate"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("POST", "/clusters/{name}/identity-provider-configs/describe", "DescribeIdentityProviderConfig"), ("POST", "/clusters/{name}/identity-provider-configs/disassociate", "DisassociateIdentityProviderConfig"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("GET", "/clusters/{name}/identity-provider-configs", "ListIdentityProviderConfigs"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription")],
+    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION, &ops::CREATE_POD_IDENTITY_ASSOCIATION, &ops::DESCRIBE_POD_IDENTITY_ASSOCIATION, &ops::LIST_POD_IDENTITY_ASSOCIATIONS, &ops::UPDATE_POD_IDENTITY_ASSOCIATION, &ops::DELETE_POD_IDENTITY_ASSOCIATION, &ops::ASSOCIATE_IDENTITY_PROVIDER_CONFIG, &ops::DESCRIBE_IDENTITY_PROVIDER_CONFIG, &ops::LIST_IDENTITY_PROVIDER_CONFIGS, &ops::DISASSOCIATE_IDENTITY_PROVIDER_CONFIG, &ops::CANCEL_UPDATE, &ops::LIST_INSIGHTS, &ops::DESCRIBE_INSIGHT, &ops::START_INSIGHTS_REFRESH, &ops::DESCRIBE_INSIGHTS_REFRESH],
+    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription")],
 };
 
 /// A marker per operation.
@@ -98,6 +98,16 @@ pub mod ops {
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
     operation! { DeletePodIdentityAssociation DELETE_POD_IDENTITY_ASSOCIATION: super::DeletePodIdentityAssociationRequest => super::DeletePodIdentityAssociationResponse = Operation::new("eks", "DeletePodIdentityAssociation").http("DELETE", "/clusters/{name}/pod-identity-associations/{associationId}")
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
+    operation! { AssociateIdentityProviderConfig ASSOCIATE_IDENTITY_PROVIDER_CONFIG: super::AssociateIdentityProviderConfigRequest => super::AssociateIdentityProviderConfigResponse = Operation::new("eks", "AssociateIdentityProviderConfig").http("POST", "/clusters/{name}/identity-provider-configs/associate")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::THROTTLING_EXCEPTION]) }
+    operation! { DescribeIdentityProviderConfig DESCRIBE_IDENTITY_PROVIDER_CONFIG: super::DescribeIdentityProviderConfigRequest => super::DescribeIdentityProviderConfigResponse = Operation::new("eks", "DescribeIdentityProviderConfig").http("POST", "/clusters/{name}/identity-provider-configs/describe")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { ListIdentityProviderConfigs LIST_IDENTITY_PROVIDER_CONFIGS: super::ListIdentityProviderConfigsRequest => super::ListIdentityProviderConfigsResponse = Operation::new("eks", "ListIdentityProviderConfigs").http("GET", "/clusters/{name}/identity-provider-configs")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION]) }
+    operation! { DisassociateIdentityProviderConfig DISASSOCIATE_IDENTITY_PROVIDER_CONFIG: super::DisassociateIdentityProviderConfigRequest => super::DisassociateIdentityProviderConfigResponse = Operation::new("eks", "DisassociateIdentityProviderConfig").http("POST", "/clusters/{name}/identity-provider-configs/disassociate")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::THROTTLING_EXCEPTION]) }
+    operation! { CancelUpdate CANCEL_UPDATE: super::CancelUpdateRequest => super::CancelUpdateResponse = Operation::new("eks", "CancelUpdate").http("POST", "/clusters/{name}/updates/{updateId}/cancel-update")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::THROTTLING_EXCEPTION, &errors::INVALID_STATE_EXCEPTION]) }
     operation! { ListInsights LIST_INSIGHTS: super::ListInsightsRequest => super::ListInsightsResponse = Operation::new("eks", "ListInsights").http("POST", "/clusters/{name}/insights")
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
     operation! { DescribeInsight DESCRIBE_INSIGHT: super::DescribeInsightRequest => super::DescribeInsightResponse = Operation::new("eks", "DescribeInsight").http("GET", "/clusters/{name}/insights/{id}")
@@ -165,6 +175,7 @@ static DESCRIBE_CLUSTER_VERSION_MAX_RESULTS: TypeSchema = TypeSchema::Int { min:
 static ENCRYPTION_CONFIG_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ENCRYPTION_CONFIG)).max(1));
 static ERROR_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["SubnetNotFound", "SecurityGroupNotFound", "EniLimitReached", "IpNotAvailable", "AccessDenied", "OperationNotPermitted", "VpcIdNotFound", "Unknown", "NodeCreationFailure", "PodEvictionFailure", "InsufficientFreeAddresses", "ClusterUnreachable", "InsufficientNumberOfReplicas", "ConfigurationConflict", "AdmissionRequestDenied", "UnsupportedAddonModification", "K8sResourceNotFound"]));
 static ERROR_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ERROR_DETAIL)));
+static IDENTITY_PROVIDER_CONFIGS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&IDENTITY_PROVIDER_CONFIG)));
 static INCLUDE_CLUSTERS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
 static INSIGHT_RESOURCE_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&INSIGHT_RESOURCE_DETAIL)));
 static INSIGHT_STATUS_VALUE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PASSING", "WARNING", "ERROR", "UNKNOWN"]));
@@ -178,6 +189,7 @@ static LIST_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { 
 static LIST_ADDONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_CLUSTERS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_IDENTITY_PROVIDER_CONFIGS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_INSIGHTS_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_NODEGROUPS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_POD_IDENTITY_ASSOCIATIONS_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
@@ -218,11 +230,15 @@ static UPDATE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["V
 static VERSION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["UNSUPPORTED", "STANDARD_SUPPORT", "EXTENDED_SUPPORT"]));
 static WARM_POOL_STATE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["STOPPED", "RUNNING", "HIBERNATED"]));
 static ZERO_CAPACITY: TypeSchema = TypeSchema::Int { min: Some(0), max: None };
+static CONFIG_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["CREATING", "DELETING", "ACTIVE"]));
 static LABEL_KEY: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
 static LABEL_VALUE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
 static LABELS_KEY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
 static LABELS_MAP: TypeSchema = TypeSchema::Map(MapSchema::new(&LABEL_KEY, &LABEL_VALUE));
 static NAMESPACE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
+static REQUIRED_CLAIMS_KEY: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
+static REQUIRED_CLAIMS_MAP: TypeSchema = TypeSchema::Map(MapSchema::new(&REQUIRED_CLAIMS_KEY, &REQUIRED_CLAIMS_VALUE));
+static REQUIRED_CLAIMS_VALUE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(253));
 static TAINT_KEY: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63));
 static TAINT_VALUE: TypeSchema = TypeSchema::Str(StringSchema::new().min(0).max(63));
 static TAINTS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&TAINT)));
@@ -347,6 +363,18 @@ shape! { AssociateAccessPolicyResponse ASSOCIATE_ACCESS_POLICY_RESPONSE = Struct
     associated_access_policy: AssociatedAccessPolicy = member("associatedAccessPolicy", &TypeSchema::Struct(&ASSOCIATED_ACCESS_POLICY));
 }
 
+shape! { AssociateIdentityProviderConfigRequest ASSOCIATE_IDENTITY_PROVIDER_CONFIG_REQUEST = StructSchema::new("AssociateIdentityProviderConfigRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    oidc: OidcIdentityProviderConfigRequest = member("oidc", &TypeSchema::Struct(&OIDC_IDENTITY_PROVIDER_CONFIG_REQUEST)).required();
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+}
+
+shape! { AssociateIdentityProviderConfigResponse ASSOCIATE_IDENTITY_PROVIDER_CONFIG_RESPONSE = StructSchema::new("AssociateIdentityProviderConfigResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+}
+
 shape! { AssociatedAccessPolicy ASSOCIATED_ACCESS_POLICY = StructSchema::new("AssociatedAccessPolicy");
     policy_arn: String = member("policyArn", &STRING);
     access_scope: AccessScope = member("accessScope", &TypeSchema::Struct(&ACCESS_SCOPE));
@@ -364,6 +392,16 @@ shape! { BadRequestException BAD_REQUEST_EXCEPTION = StructSchema::new("BadReque
 
 shape! { BlockStorage BLOCK_STORAGE = StructSchema::new("BlockStorage");
     enabled: bool = member("enabled", &BOOL);
+}
+
+shape! { CancelUpdateRequest CANCEL_UPDATE_REQUEST = StructSchema::new("CancelUpdateRequest");
+    name: String = member("name", &STRING).at(Location::Uri).required();
+    update_id: String = member("updateId", &STRING).at(Location::Uri).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+}
+
+shape! { CancelUpdateResponse CANCEL_UPDATE_RESPONSE = StructSchema::new("CancelUpdateResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
 }
 
 shape! { Cancellation CANCELLATION = StructSchema::new("Cancellation");
@@ -736,6 +774,15 @@ shape! { DescribeClusterVersionsResponse DESCRIBE_CLUSTER_VERSIONS_RESPONSE = St
     cluster_versions: Vec<ClusterVersionInformation> = member("clusterVersions", &CLUSTER_VERSION_LIST);
 }
 
+shape! { DescribeIdentityProviderConfigRequest DESCRIBE_IDENTITY_PROVIDER_CONFIG_REQUEST = StructSchema::new("DescribeIdentityProviderConfigRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    identity_provider_config: IdentityProviderConfig = member("identityProviderConfig", &TypeSchema::Struct(&IDENTITY_PROVIDER_CONFIG)).required();
+}
+
+shape! { DescribeIdentityProviderConfigResponse DESCRIBE_IDENTITY_PROVIDER_CONFIG_RESPONSE = StructSchema::new("DescribeIdentityProviderConfigResponse");
+    identity_provider_config: IdentityProviderConfigResponse = member("identityProviderConfig", &TypeSchema::Struct(&IDENTITY_PROVIDER_CONFIG_RESPONSE));
+}
+
 shape! { DescribeInsightRequest DESCRIBE_INSIGHT_REQUEST = StructSchema::new("DescribeInsightRequest");
     cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
     id: String = member("id", &STRING).at(Location::Uri).required();
@@ -795,6 +842,16 @@ shape! { DisassociateAccessPolicyRequest DISASSOCIATE_ACCESS_POLICY_REQUEST = St
 shape! { DisassociateAccessPolicyResponse DISASSOCIATE_ACCESS_POLICY_RESPONSE = StructSchema::new("DisassociateAccessPolicyResponse");
 }
 
+shape! { DisassociateIdentityProviderConfigRequest DISASSOCIATE_IDENTITY_PROVIDER_CONFIG_REQUEST = StructSchema::new("DisassociateIdentityProviderConfigRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    identity_provider_config: IdentityProviderConfig = member("identityProviderConfig", &TypeSchema::Struct(&IDENTITY_PROVIDER_CONFIG)).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+}
+
+shape! { DisassociateIdentityProviderConfigResponse DISASSOCIATE_IDENTITY_PROVIDER_CONFIG_RESPONSE = StructSchema::new("DisassociateIdentityProviderConfigResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+}
+
 shape! { DurationConstraints DURATION_CONSTRAINTS = StructSchema::new("DurationConstraints");
     min: String = member("min", &STRING);
     max: String = member("max", &STRING);
@@ -847,6 +904,15 @@ shape! { HorizontalPodAutoscalerControllerVersionConfig HORIZONTAL_POD_AUTOSCALE
 
 shape! { Identity IDENTITY = StructSchema::new("Identity");
     oidc: OIDC = member("oidc", &TypeSchema::Struct(&OIDC));
+}
+
+shape! { IdentityProviderConfig IDENTITY_PROVIDER_CONFIG = StructSchema::new("IdentityProviderConfig");
+    r#type: String = member("type", &STRING).required();
+    name: String = member("name", &STRING).required();
+}
+
+shape! { IdentityProviderConfigResponse IDENTITY_PROVIDER_CONFIG_RESPONSE = StructSchema::new("IdentityProviderConfigResponse");
+    oidc: OidcIdentityProviderConfig = member("oidc", &TypeSchema::Struct(&OIDC_IDENTITY_PROVIDER_CONFIG));
 }
 
 shape! { Insight INSIGHT = StructSchema::new("Insight");
@@ -1059,6 +1125,17 @@ shape! { ListClustersResponse LIST_CLUSTERS_RESPONSE = StructSchema::new("ListCl
     next_token: String = member("nextToken", &STRING);
 }
 
+shape! { ListIdentityProviderConfigsRequest LIST_IDENTITY_PROVIDER_CONFIGS_REQUEST = StructSchema::new("ListIdentityProviderConfigsRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    max_results: i32 = member("maxResults", &LIST_IDENTITY_PROVIDER_CONFIGS_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListIdentityProviderConfigsResponse LIST_IDENTITY_PROVIDER_CONFIGS_RESPONSE = StructSchema::new("ListIdentityProviderConfigsResponse");
+    identity_provider_configs: Vec<IdentityProviderConfig> = member("identityProviderConfigs", &IDENTITY_PROVIDER_CONFIGS);
+    next_token: String = member("nextToken", &STRING);
+}
+
 shape! { ListInsightsRequest LIST_INSIGHTS_REQUEST = StructSchema::new("ListInsightsRequest");
     cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
     filter: InsightsFilter = member("filter", &TypeSchema::Struct(&INSIGHTS_FILTER));
@@ -1210,6 +1287,32 @@ shape! { NotFoundException NOT_FOUND_EXCEPTION = StructSchema::new("NotFoundExce
 
 shape! { OIDC OIDC = StructSchema::new("OIDC");
     issuer: String = member("issuer", &STRING);
+}
+
+shape! { OidcIdentityProviderConfig OIDC_IDENTITY_PROVIDER_CONFIG = StructSchema::new("OidcIdentityProviderConfig");
+    identity_provider_config_name: String = member("identityProviderConfigName", &STRING);
+    identity_provider_config_arn: String = member("identityProviderConfigArn", &STRING);
+    cluster_name: String = member("clusterName", &STRING);
+    issuer_url: String = member("issuerUrl", &STRING);
+    client_id: String = member("clientId", &STRING);
+    username_claim: String = member("usernameClaim", &STRING);
+    username_prefix: String = member("usernamePrefix", &STRING);
+    groups_claim: String = member("groupsClaim", &STRING);
+    groups_prefix: String = member("groupsPrefix", &STRING);
+    required_claims: BTreeMap<String, String> = member("requiredClaims", &REQUIRED_CLAIMS_MAP);
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    status: String = member("status", &CONFIG_STATUS);
+}
+
+shape! { OidcIdentityProviderConfigRequest OIDC_IDENTITY_PROVIDER_CONFIG_REQUEST = StructSchema::new("OidcIdentityProviderConfigRequest");
+    identity_provider_config_name: String = member("identityProviderConfigName", &STRING).required();
+    issuer_url: String = member("issuerUrl", &STRING).required();
+    client_id: String = member("clientId", &STRING).required();
+    username_claim: String = member("usernameClaim", &STRING);
+    username_prefix: String = member("usernamePrefix", &STRING);
+    groups_claim: String = member("groupsClaim", &STRING);
+    groups_prefix: String = member("groupsPrefix", &STRING);
+    required_claims: BTreeMap<String, String> = member("requiredClaims", &REQUIRED_CLAIMS_MAP);
 }
 
 shape! { OutpostConfigRequest OUTPOST_CONFIG_REQUEST = StructSchema::new("OutpostConfigRequest");
