@@ -83,7 +83,6 @@ def test_the_command_line_shows_them(service, traced):
 
 def test_what_is_not_served_is_refused_by_its_name(service):
     for call, words in [
-        (lambda: service.client("eks").list_fargate_profiles(clusterName="x"), "ListFargateProfiles"),
         (lambda: service.client("iam").list_server_certificates(), "ListServerCertificates"),
         (lambda: service.client("cloudtrail").describe_trails(), "DescribeTrails"),
         (lambda: service.client("ec2").describe_key_pairs(), "DescribeKeyPairs"),

@@ -10,6 +10,7 @@ mod nodegroup;
 mod plan_cluster;
 mod plan_nodegroup;
 mod pod_identity;
+mod records;
 mod site;
 mod update;
 mod validate;
@@ -34,11 +35,16 @@ pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegr
 pub use pod_identity::{
     POD_IDENTITY_ADDRESS, POD_IDENTITY_AUDIENCE, POD_IDENTITY_SERVICE, PodIdentityAssociation,
 };
+pub use records::{
+    Ack, ArgoCd, Asked, Capability, ConnectedCluster, FargateProfile, FargateSelector, Subscription,
+    SuccessorAuthority,
+};
 pub use site::{Listener, Site};
 pub use update::{Update, UpdateOf, UpdateStatus, UpdateType};
 pub use validate::{
-    Invalid, check_cluster_name, check_identity_provider_name, check_nodegroup_name, check_scaling,
-    check_service_cidr, check_version, page_size,
+    Invalid, check_capability_name, check_cluster_name, check_fargate_profile_name,
+    check_identity_provider_name, check_nodegroup_name, check_scaling, check_service_cidr, check_version,
+    page_size,
 };
 
 /// The program of each control plane, in the order in which they are needed.

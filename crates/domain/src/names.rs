@@ -156,6 +156,47 @@ pub mod keys {
         format!("eks/access-entries/{scope}/{cluster}/{principal_arn}")
     }
 
+    pub fn fargate_profiles(scope: &Scope, cluster: &str) -> String {
+        format!("eks/fargate-profiles/{scope}/{cluster}/")
+    }
+
+    pub fn fargate_profile(scope: &Scope, cluster: &str, name: &str) -> String {
+        format!("eks/fargate-profiles/{scope}/{cluster}/{name}")
+    }
+
+    pub fn capabilities(scope: &Scope, cluster: &str) -> String {
+        format!("eks/capabilities/{scope}/{cluster}/")
+    }
+
+    pub fn capability(scope: &Scope, cluster: &str, name: &str) -> String {
+        format!("eks/capabilities/{scope}/{cluster}/{name}")
+    }
+
+    pub fn connected_clusters(scope: &Scope) -> String {
+        format!("eks/connected-clusters/{scope}/")
+    }
+
+    pub fn connected_cluster(scope: &Scope, name: &str) -> String {
+        format!("eks/connected-clusters/{scope}/{name}")
+    }
+
+    pub fn subscriptions(scope: &Scope) -> String {
+        format!("eks/anywhere-subscriptions/{scope}/")
+    }
+
+    pub fn subscription(scope: &Scope, id: &str) -> String {
+        format!("eks/anywhere-subscriptions/{scope}/{id}")
+    }
+
+    /// Beside a cluster's own there is at most one.
+    pub fn successor_authorities(scope: &Scope, cluster: &str) -> String {
+        format!("eks/successor-authorities/{scope}/{cluster}/")
+    }
+
+    pub fn successor_authority(scope: &Scope, cluster: &str, id: &str) -> String {
+        format!("eks/successor-authorities/{scope}/{cluster}/{id}")
+    }
+
     pub fn identity_providers(scope: &Scope, cluster: &str) -> String {
         format!("{IDENTITY_PROVIDERS}{scope}/{cluster}/")
     }

@@ -3,28 +3,38 @@
 mod access;
 mod access_entries;
 mod addons;
+mod authorities;
+mod capabilities;
 mod cluster_versions;
+mod connected_clusters;
 mod create_cluster;
 mod create_nodegroup;
 mod delete;
 mod describe;
+mod encryption;
+mod fargate_profiles;
 mod identity_providers;
 mod insights;
 mod list;
 mod pod_identity;
 mod present;
+mod subscriptions;
 mod tags;
 mod update_cluster;
 mod update_nodegroup;
 
 use crate::{Eks, auth, updates};
 use ekstra_cloud::api::{Call, Refusal, Router, digest};
-use ekstra_domain::eks::{Cluster, Invalid, Nodegroup, Update, UpdateOf, UpdateStatus, UpdateType};
+use ekstra_domain::eks::{
+    Asked, Cluster, ClusterStatus, Invalid, Nodegroup, Update, UpdateOf, UpdateStatus, UpdateType,
+};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_model::eks::{errors, ops};
 use ekstra_model::eks_auth;
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub(crate) fn serve(router: &mut Router, eks: &Eks) {
     router.serve(ops::CreateCluster, eks, access::create_cluster, create_cluster::handle);
@@ -123,6 +133,38 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
     router.serve(ops::DescribeInsight, eks, access::describe_insight, insights::describe);
     router.serve(ops::StartInsightsRefresh, eks, access::start_refresh, insights::start_refresh);
     router.serve(ops::DescribeInsightsRefresh, eks, access::describe_refresh, insights::describe_refresh);
+    router.serve(ops::AssociateEncryptionConfig, eks, access::associate_encryption, encryption::associate);
+    router.serve(ops::CreateFargateProfile, eks, access::create_fargate_profile, fargate_profiles::create);
+    router.serve(
+        ops::DescribeFargateProfile,
+        eks,
+        access::describe_fargate_profile,
+        fargate_profiles::describe,
+    );
+    router.serve(ops::ListFargateProfiles, eks, access::list_fargate_profiles, fargate_profiles::list);
+    router.serve(ops::DeleteFargateProfile, eks, access::delete_fargate_profile, fargate_profiles::delete);
+    router.serve(ops::CreateCapability, eks, access::create_capability, capabilities::create);
+    router.serve(ops::DescribeCapability, eks, access::describe_capability, capabilities::describe);
+    router.serve(ops::ListCapabilities, eks, access::list_capabilities, capabilities::list);
+    router.serve(ops::UpdateCapability, eks, access::update_capability, capabilities::update);
+    router.serve(ops::DeleteCapability, eks, access::delete_capability, capabilities::delete);
+    router.serve(ops::RegisterCluster, eks, access::register_cluster, connected_clusters::register);
+    router.serve(ops::DeregisterCluster, eks, access::deregister_cluster, connected_clusters::deregister);
+    router.serve(ops::CreateEksAnywhereSubscription, eks, access::create_subscription, subscriptions::create);
+    router.serve(
+        ops::DescribeEksAnywhereSubscription,
+        eks,
+        access::describe_subscription,
+        subscriptions::describe,
+    );
+    router.serve(ops::ListEksAnywhereSubscriptions, eks, access::list_subscriptions, subscriptions::list);
+    router.serve(ops::UpdateEksAnywhereSubscription, eks, access::update_subscription, subscriptions::update);
+    router.serve(ops::DeleteEksAnywhereSubscription, eks, access::delete_subscription, subscriptions::delete);
+    router.serve(ops::CreateCertificateAuthority, eks, access::create_authority, authorities::create);
+    router.serve(ops::DescribeCertificateAuthority, eks, access::describe_authority, authorities::describe);
+    router.serve(ops::ListCertificateAuthorities, eks, access::list_authorities, authorities::list);
+    router.serve(ops::ActivateCertificateAuthority, eks, access::activate_authority, authorities::activate);
+    router.serve(ops::DeleteCertificateAuthority, eks, access::delete_authority, authorities::delete);
     router.serve(ops::TagResource, eks, access::tag_resource, tags::tag);
     router.serve(ops::UntagResource, eks, access::untag_resource, tags::untag);
     router.serve(ops::ListTagsForResource, eks, access::list_tags, tags::list);
@@ -165,6 +207,37 @@ fn find_nodegroup(eks: &Eks, call: &Call, cluster: &str, name: &str) -> Result<N
     eks.cloud.store.view().get_as(&key).ok_or_else(|| no_nodegroup(cluster, name))
 }
 
+/// A record that nobody else has made meanwhile: the new one, or the one that this very request has made.
+fn insert<T>(
+    txn: &mut Txn,
+    key: &str,
+    new: &T,
+    asked: fn(&T) -> &Asked,
+    taken: ApiError,
+) -> Result<T, Refusal>
+where
+    T: Serialize + DeserializeOwned + Clone,
+{
+    match txn.get::<T>(key)? {
+        Some(known) if asked(new).repeats(asked(&known)) => Ok(known),
+        Some(_) => Err(taken.into()),
+        None => {
+            txn.put(key, new)?;
+            Ok(new.clone())
+        }
+    }
+}
+
+/// A cluster that is there and stays.
+fn kept_cluster(txn: &mut Txn, scope: &Scope, name: &str) -> Result<Cluster, Refusal> {
+    let cluster: Cluster = txn.get(&keys::cluster(scope, name))?.ok_or_else(|| no_cluster(name))?;
+    if cluster.status != ClusterStatus::Deleting {
+        return Ok(cluster);
+    }
+    let message = format!("Cluster {name} is being deleted");
+    Err(invalid_request(message).with("clusterName", name).into())
+}
+
 /// A request that came again because its answer was lost.
 fn is_repeat(token: Option<&String>, digest: &str, known: Option<&String>, known_digest: &str) -> bool {
     token.is_some() && token == known && digest == known_digest
@@ -194,20 +267,14 @@ impl Repeat {
         params: Vec<(String, String)>,
     ) -> Result<Update, Refusal> {
         let (scope, cluster) = cluster;
-        let (mut nodegroup, mut addon, mut provider) = (None, None, None);
-        match of {
-            UpdateOf::Cluster => {}
-            UpdateOf::Nodegroup(name) => nodegroup = Some(name.to_owned()),
-            UpdateOf::Addon(name) => addon = Some(name.to_owned()),
-            UpdateOf::Provider(name) => provider = Some(name.to_owned()),
-        }
-        let update = Update {
+        let mut update = Update {
             id: self.id.clone(),
             scope: scope.clone(),
             cluster: cluster.to_owned(),
-            nodegroup,
-            addon,
-            provider,
+            nodegroup: None,
+            addon: None,
+            provider: None,
+            capability: None,
             kind,
             status: UpdateStatus::InProgress,
             params,
@@ -216,8 +283,35 @@ impl Repeat {
             request_token: self.token.clone(),
             request_digest: self.digest.clone(),
         };
+        let (place, name) = match of {
+            UpdateOf::Cluster => (None, ""),
+            UpdateOf::Nodegroup(name) => (Some(&mut update.nodegroup), name),
+            UpdateOf::Addon(name) => (Some(&mut update.addon), name),
+            UpdateOf::Provider(name) => (Some(&mut update.provider), name),
+            UpdateOf::Capability(name) => (Some(&mut update.capability), name),
+        };
+        if let Some(place) = place {
+            *place = Some(name.to_owned());
+        }
         updates::keep_few(txn, &keys::updates(scope, cluster), of)?;
         txn.put(&keys::update(scope, cluster, &self.id), &update)?;
+        Ok(update)
+    }
+
+    /// Ends what was begun just now, since there is nothing to wait for; an error is a code and a sentence.
+    fn end(
+        txn: &mut Txn,
+        mut update: Update,
+        outcome: Result<(), (&str, String)>,
+    ) -> Result<Update, Refusal> {
+        match outcome {
+            Ok(()) => update.status = UpdateStatus::Successful,
+            Err((code, message)) => {
+                update.status = UpdateStatus::Failed;
+                update.errors.push((code.to_owned(), message));
+            }
+        }
+        txn.put(&keys::update(&update.scope, &update.cluster, &update.id), &update)?;
         Ok(update)
     }
 

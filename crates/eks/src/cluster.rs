@@ -357,7 +357,12 @@ impl ClusterReconciler {
         updates::forget_all(&self.eks.cloud.store, &keys::addons(scope, &cluster.name)).await?;
         updates::forget(&self.eks.cloud.store, &keys::updates(scope, &cluster.name), UpdateOf::Cluster)
             .await?;
-        for of_cluster in [keys::access_entries, keys::pod_identities, keys::identity_providers] {
+        for of_cluster in [
+            keys::access_entries,
+            keys::pod_identities,
+            keys::identity_providers,
+            keys::successor_authorities,
+        ] {
             updates::forget_all(&self.eks.cloud.store, &of_cluster(scope, &cluster.name)).await?;
         }
         let body = |txn: &mut Txn| {

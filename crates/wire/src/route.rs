@@ -217,13 +217,21 @@ mod tests {
 
     #[test]
     fn what_is_not_served_has_a_name() {
+        let partly = Service {
+            operations: &[],
+            unserved: &[
+                ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"),
+                ("GET", "/clusters/{name}/{part}", "DescribePart"),
+            ],
+            ..ekstra_model::eks::SERVICE
+        };
+        let services: &'static [&'static Service] = Box::leak(Box::new([&*Box::leak(Box::new(partly))]));
         for (method, path, name) in [
             ("GET", "/clusters/a/fargate-profiles", "ListFargateProfiles"),
-            ("POST", "/clusters/a/capabilities/b", "UpdateCapability"),
-            ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"),
+            ("GET", "/clusters/a/b", "DescribePart"),
             ("PATCH", "/clusters/a", "PATCH /clusters/a"),
         ] {
-            let error = route(&request(method, path), Some("eks")).expect_err("not served");
+            let error = route_among(services, &request(method, path), Some("eks")).expect_err("not served");
             let RouteError::UnknownOperation { operation, .. } = error else { panic!("{error:?}") };
             assert_eq!(operation, name);
         }

@@ -1,5 +1,6 @@
 //! Pod identity associations: which role the pods of a service account have.
 
+use super::Asked;
 use crate::names::Scope;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,8 +33,8 @@ pub struct PodIdentityAssociation {
     pub tags: BTreeMap<String, String>,
     pub created_ms: i64,
     pub modified_ms: i64,
-    pub request_token: Option<String>,
-    pub request_digest: String,
+    #[serde(flatten)]
+    pub asked: Asked,
 }
 
 impl PodIdentityAssociation {

@@ -34,6 +34,9 @@ pub enum UpdateType {
     AddonUpdate,
     AssociateIdentityProviderConfig,
     DisassociateIdentityProviderConfig,
+    AssociateEncryptionConfig,
+    CapabilityUpdate,
+    CertificateAuthorityUpdate,
 }
 
 impl UpdateType {
@@ -48,6 +51,9 @@ impl UpdateType {
             Self::AddonUpdate => "AddonUpdate",
             Self::AssociateIdentityProviderConfig => "AssociateIdentityProviderConfig",
             Self::DisassociateIdentityProviderConfig => "DisassociateIdentityProviderConfig",
+            Self::AssociateEncryptionConfig => "AssociateEncryptionConfig",
+            Self::CapabilityUpdate => "CapabilityUpdate",
+            Self::CertificateAuthorityUpdate => "CertificateAuthorityUpdate",
         }
     }
 }
@@ -60,6 +66,7 @@ pub enum UpdateOf<'a> {
     Addon(&'a str),
     /// An identity provider, which API and lists count among the cluster's own.
     Provider(&'a str),
+    Capability(&'a str),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +81,8 @@ pub struct Update {
     pub addon: Option<String>,
     #[serde(default)]
     pub provider: Option<String>,
+    #[serde(default)]
+    pub capability: Option<String>,
     pub kind: UpdateType,
     pub status: UpdateStatus,
     /// EKS's parameter types and values.
@@ -88,12 +97,16 @@ pub struct Update {
 }
 
 impl Update {
+    /// Whether whoever names these (a node group, an add-on, a capability, each or none) means it.
+    pub fn is_listed_under(&self, named: &(Option<String>, Option<String>, Option<String>)) -> bool {
+        (&self.nodegroup, &self.addon, &self.capability) == (&named.0, &named.1, &named.2)
+    }
+
     pub fn concerns(&self) -> UpdateOf<'_> {
-        match (&self.nodegroup, &self.addon, &self.provider) {
-            (Some(nodegroup), ..) => UpdateOf::Nodegroup(nodegroup),
-            (None, Some(addon), _) => UpdateOf::Addon(addon),
-            (None, None, Some(provider)) => UpdateOf::Provider(provider),
-            (None, None, None) => UpdateOf::Cluster,
-        }
+        let nodegroup = self.nodegroup.as_deref().map(UpdateOf::Nodegroup);
+        let addon = self.addon.as_deref().map(UpdateOf::Addon);
+        let provider = self.provider.as_deref().map(UpdateOf::Provider);
+        let capability = self.capability.as_deref().map(UpdateOf::Capability);
+        nodegroup.or(addon).or(provider).or(capability).unwrap_or(UpdateOf::Cluster)
     }
 }

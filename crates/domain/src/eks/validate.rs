@@ -23,6 +23,16 @@ pub fn check_identity_provider_name(name: &str) -> Result<(), Invalid> {
     check_name("identity provider config", name, 100)
 }
 
+/// As a cluster's.
+pub fn check_fargate_profile_name(name: &str) -> Result<(), Invalid> {
+    check_name("Fargate profile", name, 100)
+}
+
+/// As a cluster's.
+pub fn check_capability_name(name: &str) -> Result<(), Invalid> {
+    check_name("capability", name, 100)
+}
+
 fn check_name(what: &str, name: &str, longest: usize) -> Result<(), Invalid> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());

@@ -4,32 +4,66 @@ use crate::Eks;
 use ekstra_cloud::access::Access;
 use ekstra_cloud::api::Call;
 use ekstra_domain::eks::{
-    AccessEntry, Addon, Cluster, IdentityProvider, Nodegroup, POD_IDENTITY_SERVICE, PodIdentityAssociation,
+    AccessEntry, Addon, Capability, Cluster, ConnectedCluster, FargateProfile, IdentityProvider, Nodegroup,
+    POD_IDENTITY_SERVICE, PodIdentityAssociation, Subscription,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
 /// Who takes the roles that are given to clusters and node groups.
 pub(super) const SERVICE: &str = "eks.amazonaws.com";
 
+/// What policies know by an ARN and by tags.
+trait Resource: DeserializeOwned {
+    fn arn(&self) -> String;
+    fn tags(&self) -> &BTreeMap<String, String>;
+}
+
+macro_rules! resources {
+    ($($record:ident)*) => {
+        $(impl Resource for $record {
+            fn arn(&self) -> String {
+                self.arn()
+            }
+
+            fn tags(&self) -> &BTreeMap<String, String> {
+                &self.tags
+            }
+        })*
+    };
+}
+
+resources! {
+    AccessEntry Addon Capability Cluster ConnectedCluster FargateProfile IdentityProvider Nodegroup
+    PodIdentityAssociation Subscription
+}
+
+/// On the record of that key. Of one that is not there some of the ARN may not be known: then whatever is allowed of all
+/// that it could be is allowed of it.
+fn on<R: Resource>(eks: &Eks, call: &Call, key: &str, otherwise: std::fmt::Arguments<'_>) -> Access {
+    match eks.cloud.store.view().get_as::<R>(key) {
+        Some(found) => Access::on(found.arn()).with_resource_tags(Some(found.tags())),
+        None => Access::on(call.scope.arn("eks", otherwise)),
+    }
+}
+
+/// The names that a request may give.
+fn given(name: Option<&String>) -> &str {
+    name.map(String::as_str).unwrap_or_default()
+}
+
 /// An existing cluster, or one that was named in vain.
 fn cluster(eks: &Eks, call: &Call, name: Option<&String>) -> Access {
-    let name = name.map(String::as_str).unwrap_or_default();
-    let found: Option<Cluster> = eks.cloud.store.view().get_as(&keys::cluster(&call.scope, name));
-    let arn = call.scope.arn("eks", format_args!("cluster/{name}"));
-    Access::on(arn).with_resource_tags(found.as_ref().map(|cluster| &cluster.tags))
+    let name = given(name);
+    on::<Cluster>(eks, call, &keys::cluster(&call.scope, name), format_args!("cluster/{name}"))
 }
 
 fn nodegroup(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
-    let (cluster, name) = (cluster.cloned().unwrap_or_default(), name.cloned().unwrap_or_default());
-    let key = keys::nodegroup(&call.scope, &cluster, &name);
-    let found: Option<Nodegroup> = eks.cloud.store.view().get_as(&key);
-    match found {
-        Some(group) => Access::on(group.arn()).with_resource_tags(Some(&group.tags)),
-        // Its id is not known, and whatever is allowed of one of that name is allowed of it.
-        None => Access::on(call.scope.arn("eks", format_args!("nodegroup/{cluster}/{name}/*"))),
-    }
+    let (cluster, name) = (given(cluster), given(name));
+    let key = keys::nodegroup(&call.scope, cluster, name);
+    on::<Nodegroup>(eks, call, &key, format_args!("nodegroup/{cluster}/{name}/*"))
 }
 
 macro_rules! of_cluster {
@@ -43,6 +77,14 @@ macro_rules! of_cluster {
 of_cluster! {
     list_access_entries ListAccessEntriesRequest cluster_name;
     list_addons ListAddonsRequest cluster_name;
+    associate_encryption AssociateEncryptionConfigRequest cluster_name;
+    list_fargate_profiles ListFargateProfilesRequest cluster_name;
+    list_capabilities ListCapabilitiesRequest cluster_name;
+    create_authority CreateCertificateAuthorityRequest cluster_name;
+    describe_authority DescribeCertificateAuthorityRequest cluster_name;
+    list_authorities ListCertificateAuthoritiesRequest cluster_name;
+    activate_authority ActivateCertificateAuthorityRequest cluster_name;
+    delete_authority DeleteCertificateAuthorityRequest cluster_name;
     list_providers ListIdentityProviderConfigsRequest cluster_name;
     cancel_update CancelUpdateRequest name;
     list_pod_identities ListPodIdentityAssociationsRequest cluster_name;
@@ -59,48 +101,35 @@ of_cluster! {
     list_updates ListUpdatesRequest name;
 }
 
-macro_rules! of_nodegroup {
-    ($($function:ident $input:ident;)*) => {
+/// Of what a cluster has: the function of its kind, the member that names one, the operations.
+macro_rules! of_part {
+    ($of:ident $name:ident $($function:ident $input:ident;)*) => {
         $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
-            nodegroup(eks, call, input.cluster_name.as_ref(), input.nodegroup_name.as_ref())
+            $of(eks, call, input.cluster_name.as_ref(), input.$name.as_ref())
         })*
     };
 }
 
-of_nodegroup! {
+of_part! { nodegroup nodegroup_name
     describe_nodegroup DescribeNodegroupRequest;
     delete_nodegroup DeleteNodegroupRequest;
     update_nodegroup_config UpdateNodegroupConfigRequest;
     update_nodegroup_version UpdateNodegroupVersionRequest;
 }
 
-/// Of an entry that is not there the id is not known, and whatever is allowed of that principal's is allowed of it.
 fn entry(eks: &Eks, call: &Call, cluster: Option<&String>, principal: Option<&String>) -> Access {
-    let (cluster, principal) = (cluster.cloned().unwrap_or_default(), principal.cloned().unwrap_or_default());
-    let key = keys::access_entry(&call.scope, &cluster, &principal);
-    match eks.cloud.store.view().get_as::<AccessEntry>(&key) {
-        Some(entry) => Access::on(entry.arn()).with_resource_tags(Some(&entry.tags)),
-        None => Access::on(call.scope.arn("eks", format_args!("access-entry/{cluster}/*"))),
-    }
+    let (cluster, principal) = (given(cluster), given(principal));
+    let key = keys::access_entry(&call.scope, cluster, principal);
+    on::<AccessEntry>(eks, call, &key, format_args!("access-entry/{cluster}/*"))
 }
 
 fn addon(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
-    let (cluster, name) = (cluster.cloned().unwrap_or_default(), name.cloned().unwrap_or_default());
-    match eks.cloud.store.view().get_as::<Addon>(&keys::addon(&call.scope, &cluster, &name)) {
-        Some(addon) => Access::on(addon.arn()).with_resource_tags(Some(&addon.tags)),
-        None => Access::on(call.scope.arn("eks", format_args!("addon/{cluster}/{name}/*"))),
-    }
+    let (cluster, name) = (given(cluster), given(name));
+    let key = keys::addon(&call.scope, cluster, name);
+    on::<Addon>(eks, call, &key, format_args!("addon/{cluster}/{name}/*"))
 }
 
-macro_rules! of_addon {
-    ($($function:ident $input:ident;)*) => {
-        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
-            addon(eks, call, input.cluster_name.as_ref(), input.addon_name.as_ref())
-        })*
-    };
-}
-
-of_addon! {
+of_part! { addon addon_name
     describe_addon DescribeAddonRequest;
     delete_addon DeleteAddonRequest;
 }
@@ -128,22 +157,12 @@ pub(super) fn create_pod_identity(
 }
 
 fn pod_identity(eks: &Eks, call: &Call, cluster: Option<&String>, id: Option<&String>) -> Access {
-    let (cluster, id) = (cluster.cloned().unwrap_or_default(), id.cloned().unwrap_or_default());
-    let key = keys::pod_identity(&call.scope, &cluster, &id);
-    let found: Option<PodIdentityAssociation> = eks.cloud.store.view().get_as(&key);
-    Access::on(call.scope.arn("eks", format_args!("podidentityassociation/{cluster}/{id}")))
-        .with_resource_tags(found.as_ref().map(|association| &association.tags))
+    let (cluster, id) = (given(cluster), given(id));
+    let key = keys::pod_identity(&call.scope, cluster, id);
+    on::<PodIdentityAssociation>(eks, call, &key, format_args!("podidentityassociation/{cluster}/{id}"))
 }
 
-macro_rules! of_pod_identity {
-    ($($function:ident $input:ident;)*) => {
-        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
-            pod_identity(eks, call, input.cluster_name.as_ref(), input.association_id.as_ref())
-        })*
-    };
-}
-
-of_pod_identity! {
+of_part! { pod_identity association_id
     describe_pod_identity DescribePodIdentityAssociationRequest;
     delete_pod_identity DeletePodIdentityAssociationRequest;
 }
@@ -158,14 +177,9 @@ pub(super) fn update_pod_identity(
 }
 
 fn provider(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
-    let (cluster, name) = (cluster.cloned().unwrap_or_default(), name.cloned().unwrap_or_default());
-    let key = keys::identity_provider(&call.scope, &cluster, &name);
-    match eks.cloud.store.view().get_as::<IdentityProvider>(&key) {
-        Some(known) => Access::on(known.arn()).with_resource_tags(Some(&known.tags)),
-        None => {
-            Access::on(call.scope.arn("eks", format_args!("identityproviderconfig/{cluster}/oidc/{name}/*")))
-        }
-    }
+    let (cluster, name) = (given(cluster), given(name));
+    let key = keys::identity_provider(&call.scope, cluster, name);
+    on::<IdentityProvider>(eks, call, &key, format_args!("identityproviderconfig/{cluster}/oidc/{name}/*"))
 }
 
 pub(super) fn associate_provider(
@@ -210,15 +224,7 @@ pub(super) fn describe_addon_configuration(
     Access::everything()
 }
 
-macro_rules! of_entry {
-    ($($function:ident $input:ident;)*) => {
-        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
-            entry(eks, call, input.cluster_name.as_ref(), input.principal_arn.as_ref())
-        })*
-    };
-}
-
-of_entry! {
+of_part! { entry principal_arn
     describe_access_entry DescribeAccessEntryRequest;
     update_access_entry UpdateAccessEntryRequest;
     delete_access_entry DeleteAccessEntryRequest;
@@ -283,6 +289,92 @@ pub(super) fn describe_cluster_versions(
     _: &model::DescribeClusterVersionsRequest,
 ) -> Access {
     Access::everything()
+}
+
+fn fargate_profile(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
+    let (cluster, name) = (given(cluster), given(name));
+    let key = keys::fargate_profile(&call.scope, cluster, name);
+    on::<FargateProfile>(eks, call, &key, format_args!("fargateprofile/{cluster}/{name}/*"))
+}
+
+of_part! { fargate_profile fargate_profile_name
+    describe_fargate_profile DescribeFargateProfileRequest;
+    delete_fargate_profile DeleteFargateProfileRequest;
+}
+
+pub(super) fn create_fargate_profile(
+    eks: &Eks,
+    call: &Call,
+    input: &model::CreateFargateProfileRequest,
+) -> Access {
+    cluster(eks, call, input.cluster_name.as_ref())
+        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+        .passing(input.pod_execution_role_arn.as_ref(), SERVICE)
+}
+
+fn capability(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
+    let (cluster, name) = (given(cluster), given(name));
+    let key = keys::capability(&call.scope, cluster, name);
+    on::<Capability>(eks, call, &key, format_args!("capability/{cluster}/*/{name}/*"))
+}
+
+of_part! { capability capability_name
+    describe_capability DescribeCapabilityRequest;
+    delete_capability DeleteCapabilityRequest;
+}
+
+pub(super) fn create_capability(eks: &Eks, call: &Call, input: &model::CreateCapabilityRequest) -> Access {
+    cluster(eks, call, input.cluster_name.as_ref())
+        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+        .passing(input.role_arn.as_ref(), SERVICE)
+}
+
+pub(super) fn update_capability(eks: &Eks, call: &Call, input: &model::UpdateCapabilityRequest) -> Access {
+    capability(eks, call, input.cluster_name.as_ref(), input.capability_name.as_ref())
+        .passing(input.role_arn.as_ref(), SERVICE)
+}
+
+pub(super) fn register_cluster(_: &Eks, _: &Call, input: &model::RegisterClusterRequest) -> Access {
+    let role = input.connector_config.as_ref().and_then(|config| config.role_arn.as_ref());
+    Access::everything().made_with_tags(input.tags.as_ref(), "eks:TagResource").passing(role, SERVICE)
+}
+
+pub(super) fn deregister_cluster(eks: &Eks, call: &Call, input: &model::DeregisterClusterRequest) -> Access {
+    let name = given(input.name.as_ref());
+    let key = keys::connected_cluster(&call.scope, name);
+    on::<ConnectedCluster>(eks, call, &key, format_args!("cluster/{name}"))
+}
+
+pub(super) fn create_subscription(
+    _: &Eks,
+    _: &Call,
+    input: &model::CreateEksAnywhereSubscriptionRequest,
+) -> Access {
+    Access::everything().made_with_tags(input.tags.as_ref(), "eks:TagResource")
+}
+
+pub(super) fn list_subscriptions(
+    _: &Eks,
+    _: &Call,
+    _: &model::ListEksAnywhereSubscriptionsRequest,
+) -> Access {
+    Access::everything()
+}
+
+macro_rules! of_subscription {
+    ($($function:ident $input:ident;)*) => {
+        $(pub(super) fn $function(eks: &Eks, call: &Call, input: &model::$input) -> Access {
+            let id = given(input.id.as_ref());
+            let key = keys::subscription(&call.scope, id);
+            on::<Subscription>(eks, call, &key, format_args!("eks-anywhere-subscription/{id}"))
+        })*
+    };
+}
+
+of_subscription! {
+    describe_subscription DescribeEksAnywhereSubscriptionRequest;
+    update_subscription UpdateEksAnywhereSubscriptionRequest;
+    delete_subscription DeleteEksAnywhereSubscriptionRequest;
 }
 
 fn tagged(eks: &Eks, call: &Call, arn: Option<&String>, given: Option<&BTreeMap<String, String>>) -> Access {

@@ -62,6 +62,10 @@ pub(super) async fn handle(
                 let message = format!("Cluster already exists with name: {}", draft.name);
                 return Err(Refusal::Api(in_use(message).with("clusterName", draft.name.clone())));
             }
+            if txn.exists(&keys::connected_cluster(&call.scope, &draft.name)) {
+                let message = format!("Cluster already exists with name: {}", draft.name);
+                return Err(in_use(message).with("clusterName", draft.name.clone()).into());
+            }
             write(&eks, &call, &input, &network, &draft, txn)
         })
         .await?;

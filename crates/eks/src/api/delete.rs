@@ -16,7 +16,11 @@ pub(super) async fn cluster(
 ) -> Result<model::DeleteClusterResponse, ApiError> {
     let name = input.name.unwrap_or_default();
     let key = keys::cluster(&call.scope, &name);
-    let groups = keys::nodegroups(&call.scope, &name);
+    let attached = [
+        ("nodegroups", keys::nodegroups(&call.scope, &name)),
+        ("Fargate profiles", keys::fargate_profiles(&call.scope, &name)),
+        ("capabilities", keys::capabilities(&call.scope, &name)),
+    ];
     let cluster = eks
         .cloud
         .store
@@ -28,10 +32,11 @@ pub(super) async fn cluster(
                 );
                 return Err(Refusal::Api(invalid_request(message)));
             }
-            if !txn.list::<Nodegroup>(&groups)?.is_empty() {
-                return Err(in_use("Cluster has nodegroups attached")
-                    .with("clusterName", name.clone())
-                    .into());
+            for (what, prefix) in &attached {
+                if !txn.list::<serde_json::Value>(prefix)?.is_empty() {
+                    let message = format!("Cluster has {what} attached");
+                    return Err(in_use(message).with("clusterName", name.clone()).into());
+                }
             }
             cluster.status = ClusterStatus::Deleting;
             txn.put(&key, &cluster)?;

@@ -1,6 +1,6 @@
 //! DescribeCluster, DescribeNodegroup, DescribeUpdate.
 
-use super::{find_cluster, find_nodegroup, present};
+use super::{connected_clusters, find_cluster, find_nodegroup, present};
 use crate::Eks;
 use ekstra_cloud::api::Call;
 use ekstra_domain::eks::Update;
@@ -13,7 +13,12 @@ pub(super) async fn cluster(
     call: Call,
     input: model::DescribeClusterRequest,
 ) -> Result<model::DescribeClusterResponse, ApiError> {
-    let cluster = find_cluster(&eks, &call, &input.name.unwrap_or_default())?;
+    let name = input.name.unwrap_or_default();
+    if let Some(known) = connected_clusters::find(&eks, &call, &name) {
+        let known = connected_clusters::present(known, connected_clusters::KEPT);
+        return Ok(model::DescribeClusterResponse { cluster: Some(known) });
+    }
+    let cluster = find_cluster(&eks, &call, &name)?;
     Ok(model::DescribeClusterResponse { cluster: Some(present::cluster(&eks, &cluster)) })
 }
 
@@ -35,9 +40,9 @@ pub(super) async fn update(
     let (cluster, id) = (input.name.unwrap_or_default(), input.update_id.unwrap_or_default());
     find_cluster(&eks, &call, &cluster)?;
     let found: Option<Update> = eks.cloud.store.view().get_as(&keys::update(&call.scope, &cluster, &id));
-    let update =
-        found.filter(|u| (u.nodegroup == input.nodegroup_name) && (u.addon == input.addon_name)).ok_or_else(
-            || ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No update found for ID: {id}")),
-        )?;
+    let of = (input.nodegroup_name, input.addon_name, input.capability_name);
+    let update = found.filter(|update| update.is_listed_under(&of)).ok_or_else(|| {
+        ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No update found for ID: {id}"))
+    })?;
     Ok(model::DescribeUpdateResponse { update: Some(present::update(&update)) })
 }

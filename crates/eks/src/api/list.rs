@@ -1,6 +1,6 @@
 //! ListClusters, ListNodegroups, ListAddons, ListUpdates.
 
-use super::{find_cluster, invalid, invalid_parameter};
+use super::{connected_clusters, find_cluster, invalid, invalid_parameter};
 use crate::Eks;
 use ekstra_cloud::api::Call;
 use ekstra_domain::eks::{Update, page_size};
@@ -46,7 +46,11 @@ pub(super) async fn clusters(
     call: Call,
     input: model::ListClustersRequest,
 ) -> Result<model::ListClustersResponse, ApiError> {
-    let all = stored(&eks, &keys::scoped(keys::CLUSTERS, &call.scope));
+    let mut all = stored(&eks, &keys::scoped(keys::CLUSTERS, &call.scope));
+    if input.include.is_some_and(|included| included.iter().any(|what| what == "all")) {
+        all.extend(connected_clusters::names(&eks, &call));
+        all.sort();
+    }
     let (clusters, next_token) = names(all, input.next_token.as_deref(), input.max_results)?;
     Ok(model::ListClustersResponse { clusters, next_token })
 }
@@ -83,6 +87,7 @@ pub(super) async fn updates(
     let cluster = input.name.unwrap_or_default();
     find_cluster(&eks, &call, &cluster)?;
     let prefix = keys::updates(&call.scope, &cluster);
+    let of = (input.nodegroup_name, input.addon_name, input.capability_name);
     let all: Vec<Update> = eks
         .cloud
         .store
@@ -90,7 +95,7 @@ pub(super) async fn updates(
         .list_as::<Update>(&prefix)
         .into_iter()
         .map(|(_, update)| update)
-        .filter(|update| update.nodegroup == input.nodegroup_name && update.addon == input.addon_name)
+        .filter(|update| update.is_listed_under(&of))
         .collect();
     // The newest first.
     let key = |update: &Update| format!("{:019} {}", i64::MAX - update.created_ms, update.id);

@@ -4,11 +4,11 @@
 //! [`crate::auth`] (a pod that asks for credentials gets those of the role that is associated now).
 
 use super::list::page;
-use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster};
+use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, no_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
-use ekstra_domain::eks::PodIdentityAssociation;
+use ekstra_domain::eks::{Asked, PodIdentityAssociation};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
@@ -109,8 +109,8 @@ pub(super) async fn create(
     call: Call,
     mut input: model::CreatePodIdentityAssociationRequest,
 ) -> Result<model::CreatePodIdentityAssociationResponse, ApiError> {
-    let request_token = input.client_request_token.take();
-    let request_digest = digest(&input);
+    let token = input.client_request_token.take();
+    let asked = Asked { token, digest: digest(&input) };
     let cluster = input.cluster_name.clone().unwrap_or_default();
     find_cluster(&eks, &call, &cluster)?;
     check_names(&input)?;
@@ -134,8 +134,7 @@ pub(super) async fn create(
         tags: input.tags.unwrap_or_default(),
         created_ms: now,
         modified_ms: now,
-        request_token,
-        request_digest,
+        asked,
     };
     check_whole(&association)?;
     let association = eks.cloud.store.transact(|txn| insert(txn, &association)).await?;
@@ -151,8 +150,7 @@ fn insert(txn: &mut Txn, new: &PodIdentityAssociation) -> Result<PodIdentityAsso
     let all = txn.list::<PodIdentityAssociation>(&keys::pod_identities(scope, cluster))?;
     let mut all = all.into_iter().map(|(_, known)| known);
     if let Some(known) = all.find(|known| known.is_for(namespace, service_account)) {
-        let (token, tokens) = (new.request_token.as_ref(), known.request_token.as_ref());
-        if is_repeat(token, &new.request_digest, tokens, &known.request_digest) {
+        if new.asked.repeats(&known.asked) {
             return Ok(known);
         }
         let message = format!("Association already exists: {}", known.id);

@@ -15,7 +15,6 @@ pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
     let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
     // As at AWS, the endpoint is known once there is something behind it to trust.
     let ready = slot.as_ref().filter(|s| s.certificate_authority.is_some());
-    let encode = |pem: &String| base64::engine::general_purpose::STANDARD.encode(pem);
     model::Cluster {
         name: Some(cluster.name.clone()),
         arn: Some(cluster.arn()),
@@ -39,8 +38,11 @@ pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
             .map(|s| model::Identity { oidc: Some(model::OIDC { issuer: Some(eks.issuer(&s.issuer_id)) }) }),
         status: Some(cluster.status.wire().into()),
         certificate_authority: Some(model::Certificate {
-            data: ready.and_then(|s| s.certificate_authority.as_ref()).map(encode),
-            ..Default::default()
+            data: ready.and_then(|s| s.certificate_authority.as_deref()).map(base64),
+            active: Some(model::ActiveCertificateAuthority {
+                id: Some(cluster.uid.clone()),
+                activated_by: Some("EKS".into()),
+            }),
         }),
         platform_version: Some(cluster.platform_version.clone()),
         tags: Some(cluster.tags.clone()),
@@ -57,6 +59,11 @@ pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
         deletion_protection: Some(cluster.deletion_protection),
         ..Default::default()
     }
+}
+
+/// As certificates travel.
+pub(super) fn base64(pem: &str) -> String {
+    base64::engine::general_purpose::STANDARD.encode(pem)
 }
 
 /// Also what was lost, for a day.

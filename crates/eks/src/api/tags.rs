@@ -39,7 +39,14 @@ fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<String, ApiError> {
     }
     let parts: Vec<&str> = arn.resource.split('/').collect();
     match parts[..] {
-        ["cluster", name] => Ok(keys::cluster(&scope, name)),
+        ["cluster", name] => {
+            let connected = keys::connected_cluster(&scope, name);
+            let is_connected = eks.cloud.store.view().get(&connected).is_some();
+            Ok(if is_connected { connected } else { keys::cluster(&scope, name) })
+        }
+        ["fargateprofile", cluster, name, _] => Ok(keys::fargate_profile(&scope, cluster, name)),
+        ["capability", cluster, _, name, _] => Ok(keys::capability(&scope, cluster, name)),
+        ["eks-anywhere-subscription", id] => Ok(keys::subscription(&scope, id)),
         ["nodegroup", cluster, name, _] => Ok(keys::nodegroup(&scope, cluster, name)),
         ["addon", cluster, name, _] => Ok(keys::addon(&scope, cluster, name)),
         ["identityproviderconfig", cluster, "oidc", name, _] => {

@@ -12,8 +12,8 @@ pub static SERVICE: Service = Service {
     api_version: "2017-11-01",
     target_prefix: None,
     xml_namespace: None,
-    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION, &ops::CREATE_POD_IDENTITY_ASSOCIATION, &ops::DESCRIBE_POD_IDENTITY_ASSOCIATION, &ops::LIST_POD_IDENTITY_ASSOCIATIONS, &ops::UPDATE_POD_IDENTITY_ASSOCIATION, &ops::DELETE_POD_IDENTITY_ASSOCIATION, &ops::ASSOCIATE_IDENTITY_PROVIDER_CONFIG, &ops::DESCRIBE_IDENTITY_PROVIDER_CONFIG, &ops::LIST_IDENTITY_PROVIDER_CONFIGS, &ops::DISASSOCIATE_IDENTITY_PROVIDER_CONFIG, &ops::CANCEL_UPDATE, &ops::LIST_INSIGHTS, &ops::DESCRIBE_INSIGHT, &ops::START_INSIGHTS_REFRESH, &ops::DESCRIBE_INSIGHTS_REFRESH],
-    unserved: &[("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate", "ActivateCertificateAuthority"), ("POST", "/clusters/{name}/encryption-config/associate", "AssociateEncryptionConfig"), ("POST", "/clusters/{name}/capabilities", "CreateCapability"), ("POST", "/clusters/{name}/certificate-authorities", "CreateCertificateAuthority"), ("POST", "/eks-anywhere-subscriptions", "CreateEksAnywhereSubscription"), ("POST", "/clusters/{name}/fargate-profiles", "CreateFargateProfile"), ("DELETE", "/clusters/{name}/capabilities/{capabilityName}", "DeleteCapability"), ("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DeleteCertificateAuthority"), ("DELETE", "/eks-anywhere-subscriptions/{id}", "DeleteEksAnywhereSubscription"), ("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DeleteFargateProfile"), ("DELETE", "/cluster-registrations/{name}", "DeregisterCluster"), ("GET", "/clusters/{name}/capabilities/{capabilityName}", "DescribeCapability"), ("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}", "DescribeCertificateAuthority"), ("GET", "/eks-anywhere-subscriptions/{id}", "DescribeEksAnywhereSubscription"), ("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}", "DescribeFargateProfile"), ("GET", "/clusters/{name}/capabilities", "ListCapabilities"), ("GET", "/clusters/{name}/certificate-authorities", "ListCertificateAuthorities"), ("GET", "/eks-anywhere-subscriptions", "ListEksAnywhereSubscriptions"), ("GET", "/clusters/{name}/fargate-profiles", "ListFargateProfiles"), ("POST", "/cluster-registrations", "RegisterCluster"), ("POST", "/clusters/{name}/capabilities/{capabilityName}", "UpdateCapability"), ("POST", "/eks-anywhere-subscriptions/{id}", "UpdateEksAnywhereSubscription")],
+    operations: &[&ops::CREATE_CLUSTER, &ops::DESCRIBE_CLUSTER, &ops::LIST_CLUSTERS, &ops::DELETE_CLUSTER, &ops::DESCRIBE_CLUSTER_VERSIONS, &ops::UPDATE_CLUSTER_CONFIG, &ops::UPDATE_CLUSTER_VERSION, &ops::CREATE_NODEGROUP, &ops::DESCRIBE_NODEGROUP, &ops::LIST_NODEGROUPS, &ops::DELETE_NODEGROUP, &ops::UPDATE_NODEGROUP_CONFIG, &ops::UPDATE_NODEGROUP_VERSION, &ops::DESCRIBE_UPDATE, &ops::LIST_UPDATES, &ops::TAG_RESOURCE, &ops::UNTAG_RESOURCE, &ops::LIST_TAGS_FOR_RESOURCE, &ops::CREATE_ACCESS_ENTRY, &ops::DESCRIBE_ACCESS_ENTRY, &ops::LIST_ACCESS_ENTRIES, &ops::UPDATE_ACCESS_ENTRY, &ops::DELETE_ACCESS_ENTRY, &ops::ASSOCIATE_ACCESS_POLICY, &ops::DISASSOCIATE_ACCESS_POLICY, &ops::LIST_ASSOCIATED_ACCESS_POLICIES, &ops::LIST_ACCESS_POLICIES, &ops::CREATE_ADDON, &ops::DESCRIBE_ADDON, &ops::LIST_ADDONS, &ops::UPDATE_ADDON, &ops::DELETE_ADDON, &ops::DESCRIBE_ADDON_VERSIONS, &ops::DESCRIBE_ADDON_CONFIGURATION, &ops::CREATE_POD_IDENTITY_ASSOCIATION, &ops::DESCRIBE_POD_IDENTITY_ASSOCIATION, &ops::LIST_POD_IDENTITY_ASSOCIATIONS, &ops::UPDATE_POD_IDENTITY_ASSOCIATION, &ops::DELETE_POD_IDENTITY_ASSOCIATION, &ops::ASSOCIATE_IDENTITY_PROVIDER_CONFIG, &ops::DESCRIBE_IDENTITY_PROVIDER_CONFIG, &ops::LIST_IDENTITY_PROVIDER_CONFIGS, &ops::DISASSOCIATE_IDENTITY_PROVIDER_CONFIG, &ops::CANCEL_UPDATE, &ops::ASSOCIATE_ENCRYPTION_CONFIG, &ops::CREATE_FARGATE_PROFILE, &ops::DESCRIBE_FARGATE_PROFILE, &ops::LIST_FARGATE_PROFILES, &ops::DELETE_FARGATE_PROFILE, &ops::CREATE_CAPABILITY, &ops::DESCRIBE_CAPABILITY, &ops::LIST_CAPABILITIES, &ops::UPDATE_CAPABILITY, &ops::DELETE_CAPABILITY, &ops::REGISTER_CLUSTER, &ops::DEREGISTER_CLUSTER, &ops::CREATE_EKS_ANYWHERE_SUBSCRIPTION, &ops::DESCRIBE_EKS_ANYWHERE_SUBSCRIPTION, &ops::LIST_EKS_ANYWHERE_SUBSCRIPTIONS, &ops::UPDATE_EKS_ANYWHERE_SUBSCRIPTION, &ops::DELETE_EKS_ANYWHERE_SUBSCRIPTION, &ops::CREATE_CERTIFICATE_AUTHORITY, &ops::DESCRIBE_CERTIFICATE_AUTHORITY, &ops::LIST_CERTIFICATE_AUTHORITIES, &ops::ACTIVATE_CERTIFICATE_AUTHORITY, &ops::DELETE_CERTIFICATE_AUTHORITY, &ops::LIST_INSIGHTS, &ops::DESCRIBE_INSIGHT, &ops::START_INSIGHTS_REFRESH, &ops::DESCRIBE_INSIGHTS_REFRESH],
+    unserved: &[],
 };
 
 /// A marker per operation.
@@ -108,6 +108,50 @@ pub mod ops {
         .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::THROTTLING_EXCEPTION]) }
     operation! { CancelUpdate CANCEL_UPDATE: super::CancelUpdateRequest => super::CancelUpdateResponse = Operation::new("eks", "CancelUpdate").http("POST", "/clusters/{name}/updates/{updateId}/cancel-update")
         .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::THROTTLING_EXCEPTION, &errors::INVALID_STATE_EXCEPTION]) }
+    operation! { AssociateEncryptionConfig ASSOCIATE_ENCRYPTION_CONFIG: super::AssociateEncryptionConfigRequest => super::AssociateEncryptionConfigResponse = Operation::new("eks", "AssociateEncryptionConfig").http("POST", "/clusters/{name}/encryption-config/associate")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::THROTTLING_EXCEPTION]) }
+    operation! { CreateFargateProfile CREATE_FARGATE_PROFILE: super::CreateFargateProfileRequest => super::CreateFargateProfileResponse = Operation::new("eks", "CreateFargateProfile").http("POST", "/clusters/{name}/fargate-profiles")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, &errors::UNSUPPORTED_AVAILABILITY_ZONE_EXCEPTION]) }
+    operation! { DescribeFargateProfile DESCRIBE_FARGATE_PROFILE: super::DescribeFargateProfileRequest => super::DescribeFargateProfileResponse = Operation::new("eks", "DescribeFargateProfile").http("GET", "/clusters/{name}/fargate-profiles/{fargateProfileName}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION]) }
+    operation! { ListFargateProfiles LIST_FARGATE_PROFILES: super::ListFargateProfilesRequest => super::ListFargateProfilesResponse = Operation::new("eks", "ListFargateProfiles").http("GET", "/clusters/{name}/fargate-profiles")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { DeleteFargateProfile DELETE_FARGATE_PROFILE: super::DeleteFargateProfileRequest => super::DeleteFargateProfileResponse = Operation::new("eks", "DeleteFargateProfile").http("DELETE", "/clusters/{name}/fargate-profiles/{fargateProfileName}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION]) }
+    operation! { CreateCapability CREATE_CAPABILITY: super::CreateCapabilityRequest => super::CreateCapabilityResponse = Operation::new("eks", "CreateCapability").http("POST", "/clusters/{name}/capabilities")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::ACCESS_DENIED_EXCEPTION, &errors::THROTTLING_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { DescribeCapability DESCRIBE_CAPABILITY: super::DescribeCapabilityRequest => super::DescribeCapabilityResponse = Operation::new("eks", "DescribeCapability").http("GET", "/clusters/{name}/capabilities/{capabilityName}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::ACCESS_DENIED_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { ListCapabilities LIST_CAPABILITIES: super::ListCapabilitiesRequest => super::ListCapabilitiesResponse = Operation::new("eks", "ListCapabilities").http("GET", "/clusters/{name}/capabilities")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { UpdateCapability UPDATE_CAPABILITY: super::UpdateCapabilityRequest => super::UpdateCapabilityResponse = Operation::new("eks", "UpdateCapability").http("POST", "/clusters/{name}/capabilities/{capabilityName}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::ACCESS_DENIED_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { DeleteCapability DELETE_CAPABILITY: super::DeleteCapabilityRequest => super::DeleteCapabilityResponse = Operation::new("eks", "DeleteCapability").http("DELETE", "/clusters/{name}/capabilities/{capabilityName}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::ACCESS_DENIED_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { RegisterCluster REGISTER_CLUSTER: super::RegisterClusterRequest => super::RegisterClusterResponse = Operation::new("eks", "RegisterCluster").http("POST", "/cluster-registrations")
+        .errors(&[&errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION, &errors::ACCESS_DENIED_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_PROPAGATION_DELAY_EXCEPTION]) }
+    operation! { DeregisterCluster DEREGISTER_CLUSTER: super::DeregisterClusterRequest => super::DeregisterClusterResponse = Operation::new("eks", "DeregisterCluster").http("DELETE", "/cluster-registrations/{name}")
+        .errors(&[&errors::RESOURCE_IN_USE_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION, &errors::ACCESS_DENIED_EXCEPTION]) }
+    operation! { CreateEksAnywhereSubscription CREATE_EKS_ANYWHERE_SUBSCRIPTION: super::CreateEksAnywhereSubscriptionRequest => super::CreateEksAnywhereSubscriptionResponse = Operation::new("eks", "CreateEksAnywhereSubscription").http("POST", "/eks-anywhere-subscriptions")
+        .errors(&[&errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { DescribeEksAnywhereSubscription DESCRIBE_EKS_ANYWHERE_SUBSCRIPTION: super::DescribeEksAnywhereSubscriptionRequest => super::DescribeEksAnywhereSubscriptionResponse = Operation::new("eks", "DescribeEksAnywhereSubscription").http("GET", "/eks-anywhere-subscriptions/{id}")
+        .errors(&[&errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { ListEksAnywhereSubscriptions LIST_EKS_ANYWHERE_SUBSCRIPTIONS: super::ListEksAnywhereSubscriptionsRequest => super::ListEksAnywhereSubscriptionsResponse = Operation::new("eks", "ListEksAnywhereSubscriptions").http("GET", "/eks-anywhere-subscriptions")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { UpdateEksAnywhereSubscription UPDATE_EKS_ANYWHERE_SUBSCRIPTION: super::UpdateEksAnywhereSubscriptionRequest => super::UpdateEksAnywhereSubscriptionResponse = Operation::new("eks", "UpdateEksAnywhereSubscription").http("POST", "/eks-anywhere-subscriptions/{id}")
+        .errors(&[&errors::INVALID_PARAMETER_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION]) }
+    operation! { DeleteEksAnywhereSubscription DELETE_EKS_ANYWHERE_SUBSCRIPTION: super::DeleteEksAnywhereSubscriptionRequest => super::DeleteEksAnywhereSubscriptionResponse = Operation::new("eks", "DeleteEksAnywhereSubscription").http("DELETE", "/eks-anywhere-subscriptions/{id}")
+        .errors(&[&errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::CLIENT_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::SERVER_EXCEPTION]) }
+    operation! { CreateCertificateAuthority CREATE_CERTIFICATE_AUTHORITY: super::CreateCertificateAuthorityRequest => super::CreateCertificateAuthorityResponse = Operation::new("eks", "CreateCertificateAuthority").http("POST", "/clusters/{name}/certificate-authorities")
+        .errors(&[&errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::RESOURCE_LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { DescribeCertificateAuthority DESCRIBE_CERTIFICATE_AUTHORITY: super::DescribeCertificateAuthorityRequest => super::DescribeCertificateAuthorityResponse = Operation::new("eks", "DescribeCertificateAuthority").http("GET", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}")
+        .errors(&[&errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { ListCertificateAuthorities LIST_CERTIFICATE_AUTHORITIES: super::ListCertificateAuthoritiesRequest => super::ListCertificateAuthoritiesResponse = Operation::new("eks", "ListCertificateAuthorities").http("GET", "/clusters/{name}/certificate-authorities")
+        .errors(&[&errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { ActivateCertificateAuthority ACTIVATE_CERTIFICATE_AUTHORITY: super::ActivateCertificateAuthorityRequest => super::ActivateCertificateAuthorityResponse = Operation::new("eks", "ActivateCertificateAuthority").http("POST", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}/activate")
+        .errors(&[&errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
+    operation! { DeleteCertificateAuthority DELETE_CERTIFICATE_AUTHORITY: super::DeleteCertificateAuthorityRequest => super::DeleteCertificateAuthorityResponse = Operation::new("eks", "DeleteCertificateAuthority").http("DELETE", "/clusters/{name}/certificate-authorities/{certificateAuthorityId}")
+        .errors(&[&errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION, &errors::RESOURCE_IN_USE_EXCEPTION, &errors::SERVER_EXCEPTION, &errors::SERVICE_UNAVAILABLE_EXCEPTION]) }
     operation! { ListInsights LIST_INSIGHTS: super::ListInsightsRequest => super::ListInsightsResponse = Operation::new("eks", "ListInsights").http("POST", "/clusters/{name}/insights")
         .errors(&[&errors::SERVER_EXCEPTION, &errors::RESOURCE_NOT_FOUND_EXCEPTION, &errors::INVALID_REQUEST_EXCEPTION, &errors::INVALID_PARAMETER_EXCEPTION]) }
     operation! { DescribeInsight DESCRIBE_INSIGHT: super::DescribeInsightRequest => super::DescribeInsightResponse = Operation::new("eks", "DescribeInsight").http("GET", "/clusters/{name}/insights/{id}")
@@ -122,6 +166,7 @@ pub mod ops {
 pub mod errors {
     use super::*;
 
+    pub static ACCESS_DENIED_EXCEPTION: ErrorSchema = ErrorSchema { code: "AccessDeniedException", status: 403, fault: Fault::Client };
     pub static BAD_REQUEST_EXCEPTION: ErrorSchema = ErrorSchema { code: "BadRequestException", status: 400, fault: Fault::Client };
     pub static CLIENT_EXCEPTION: ErrorSchema = ErrorSchema { code: "ClientException", status: 400, fault: Fault::Client };
     pub static INVALID_PARAMETER_EXCEPTION: ErrorSchema = ErrorSchema { code: "InvalidParameterException", status: 400, fault: Fault::Client };
@@ -131,6 +176,7 @@ pub mod errors {
     pub static RESOURCE_IN_USE_EXCEPTION: ErrorSchema = ErrorSchema { code: "ResourceInUseException", status: 409, fault: Fault::Client };
     pub static RESOURCE_LIMIT_EXCEEDED_EXCEPTION: ErrorSchema = ErrorSchema { code: "ResourceLimitExceededException", status: 400, fault: Fault::Client };
     pub static RESOURCE_NOT_FOUND_EXCEPTION: ErrorSchema = ErrorSchema { code: "ResourceNotFoundException", status: 404, fault: Fault::Client };
+    pub static RESOURCE_PROPAGATION_DELAY_EXCEPTION: ErrorSchema = ErrorSchema { code: "ResourcePropagationDelayException", status: 428, fault: Fault::Client };
     pub static SERVER_EXCEPTION: ErrorSchema = ErrorSchema { code: "ServerException", status: 500, fault: Fault::Server };
     pub static SERVICE_UNAVAILABLE_EXCEPTION: ErrorSchema = ErrorSchema { code: "ServiceUnavailableException", status: 503, fault: Fault::Server };
     pub static THROTTLING_EXCEPTION: ErrorSchema = ErrorSchema { code: "ThrottlingException", status: 429, fault: Fault::Client };
@@ -140,6 +186,8 @@ pub mod errors {
 static AMI_TYPES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AL2_x86_64", "AL2_x86_64_GPU", "AL2_ARM_64", "CUSTOM", "BOTTLEROCKET_ARM_64", "BOTTLEROCKET_x86_64", "BOTTLEROCKET_ARM_64_FIPS", "BOTTLEROCKET_x86_64_FIPS", "BOTTLEROCKET_ARM_64_NVIDIA", "BOTTLEROCKET_x86_64_NVIDIA", "BOTTLEROCKET_ARM_64_NVIDIA_FIPS", "BOTTLEROCKET_x86_64_NVIDIA_FIPS", "WINDOWS_CORE_2019_x86_64", "WINDOWS_FULL_2019_x86_64", "WINDOWS_CORE_2022_x86_64", "WINDOWS_FULL_2022_x86_64", "WINDOWS_CORE_2025_x86_64", "WINDOWS_FULL_2025_x86_64", "AL2023_x86_64_STANDARD", "AL2023_ARM_64_STANDARD", "AL2023_x86_64_NEURON", "AL2023_x86_64_NVIDIA", "AL2023_ARM_64_NVIDIA"]));
 static ACCESS_POLICIES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ACCESS_POLICY)));
 static ACCESS_SCOPE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["cluster", "namespace"]));
+static ACK_DISABLED_SERVICES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&ACK_SERVICE_NAME).max(200));
+static ACK_SERVICE_NAME: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(63).pattern("^[a-z][a-z0-9]*$"));
 static ADDITIONAL_INFO_MAP: TypeSchema = TypeSchema::Map(MapSchema::new(&STRING, &STRING));
 static ADDON_COMPATIBILITY_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_COMPATIBILITY_DETAIL)));
 static ADDON_ISSUE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AccessDenied", "InternalFailure", "ClusterUnreachable", "InsufficientNumberOfReplicas", "ConfigurationConflict", "AdmissionRequestDenied", "UnsupportedAddonModification", "K8sResourceNotFound", "AddonSubscriptionNeeded", "AddonPermissionFailure"]));
@@ -150,15 +198,29 @@ static ADDON_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["
 static ADDON_VERSION_INFO_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_VERSION_INFO)));
 static ADDONS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ADDON_INFO)));
 static ALLOWED_VALUES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING).max(20));
+static ARGO_CD_ENDPOINT_PREFIX: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(50).pattern("^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"));
+static ARGO_CD_ROLE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ADMIN", "EDITOR", "VIEWER"]));
+static ARGO_CD_ROLE_MAPPING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ARGO_CD_ROLE_MAPPING)));
 static ASSOCIATED_ACCESS_POLICIES_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ASSOCIATED_ACCESS_POLICY)));
 static AUTHENTICATION_MODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["API", "API_AND_CONFIG_MAP", "CONFIG_MAP"]));
 static AUTO_SCALING_GROUP_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&AUTO_SCALING_GROUP)));
 static CANCELLATION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["InProgress", "Failed", "Successful"]));
+static CAPABILITY_DELETE_PROPAGATION_POLICY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["RETAIN"]));
+static CAPABILITY_ISSUE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AccessDenied", "ClusterUnreachable"]));
+static CAPABILITY_ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CAPABILITY_ISSUE)));
+static CAPABILITY_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["CREATING", "CREATE_FAILED", "UPDATING", "DELETING", "DELETE_FAILED", "ACTIVE", "DEGRADED"]));
+static CAPABILITY_SUMMARY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CAPABILITY_SUMMARY)));
+static CAPABILITY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ACK", "KRO", "ARGOCD"]));
 static CAPACITY: TypeSchema = TypeSchema::Int { min: Some(1), max: None };
 static CAPACITY_TYPES: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ON_DEMAND", "SPOT", "CAPACITY_BLOCK"]));
 static CATEGORY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["UPGRADE_READINESS", "MISCONFIGURATION", "ROLLBACK_READINESS"]));
 static CATEGORY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&CATEGORY));
 static CERTIFICATE_AUTHORITY_ACTIVATED_BY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["EKS", "CUSTOMER"]));
+static CERTIFICATE_AUTHORITY_CREATED_BY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["EKS", "CUSTOMER"]));
+static CERTIFICATE_AUTHORITY_DISTRIBUTION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["IN_PROGRESS", "COMPLETE", "FAILED", "DELETING"]));
+static CERTIFICATE_AUTHORITY_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static CERTIFICATE_AUTHORITY_SIGNING_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["NOT_USED", "ACTIVATING", "IN_USE"]));
+static CERTIFICATE_AUTHORITY_SUMMARY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CERTIFICATE_AUTHORITY_SUMMARY)));
 static CLIENT_STATS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CLIENT_STAT)));
 static CLUSTER_ISSUE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AccessDenied", "ClusterUnreachable", "ConfigurationConflict", "InternalFailure", "ResourceLimitExceeded", "ResourceNotFound", "IamRoleNotFound", "VpcNotFound", "InsufficientFreeAddresses", "Ec2ServiceNotSubscribed", "Ec2SubnetNotFound", "Ec2SecurityGroupNotFound", "KmsGrantRevoked", "KmsKeyNotFound", "KmsKeyMarkedForDeletion", "KmsKeyDisabled", "StsRegionalEndpointDisabled", "UnsupportedVersion", "Other"]));
 static CLUSTER_ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CLUSTER_ISSUE)));
@@ -167,14 +229,27 @@ static CLUSTER_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&
 static CLUSTER_VERSION_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CLUSTER_VERSION_INFORMATION)));
 static CLUSTER_VERSION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["unsupported", "standard-support", "extended-support"]));
 static COMPATIBILITIES: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&COMPATIBILITY)));
+static CONNECTOR_CONFIG_PROVIDER: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["EKS_ANYWHERE", "ANTHOS", "GKE", "AKS", "OPENSHIFT", "TANZU", "RANCHER", "EC2", "OTHER"]));
 static CONTROL_PLANE_EGRESS_MODE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["AWS_MANAGED", "CUSTOMER_ROUTED", "CUSTOMER_ISOLATED"]));
 static CONTROL_PLANE_SCALING_TIER_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CONTROL_PLANE_SCALING_TIER_INFO)).max(10));
 static DEPRECATION_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&DEPRECATION_DETAIL)));
 static DESCRIBE_ADDON_VERSIONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static DESCRIBE_CLUSTER_VERSION_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static EKS_ANYWHERE_SUBSCRIPTION_LICENSE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["Cluster"]));
+static EKS_ANYWHERE_SUBSCRIPTION_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&EKS_ANYWHERE_SUBSCRIPTION)));
+static EKS_ANYWHERE_SUBSCRIPTION_NAME: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(100).pattern("^[0-9A-Za-z][A-Za-z0-9\\-_]*"));
+static EKS_ANYWHERE_SUBSCRIPTION_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["CREATING", "ACTIVE", "UPDATING", "EXPIRING", "EXPIRED", "DELETING"]));
+static EKS_ANYWHERE_SUBSCRIPTION_STATUS_VALUES: TypeSchema = TypeSchema::List(ListSchema::new(&EKS_ANYWHERE_SUBSCRIPTION_STATUS));
+static EKS_ANYWHERE_SUBSCRIPTION_TERM_UNIT: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["MONTHS"]));
 static ENCRYPTION_CONFIG_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ENCRYPTION_CONFIG)).max(1));
 static ERROR_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["SubnetNotFound", "SecurityGroupNotFound", "EniLimitReached", "IpNotAvailable", "AccessDenied", "OperationNotPermitted", "VpcIdNotFound", "Unknown", "NodeCreationFailure", "PodEvictionFailure", "InsufficientFreeAddresses", "ClusterUnreachable", "InsufficientNumberOfReplicas", "ConfigurationConflict", "AdmissionRequestDenied", "UnsupportedAddonModification", "K8sResourceNotFound"]));
 static ERROR_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ERROR_DETAIL)));
+static FARGATE_PROFILE_ISSUE_CODE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PodExecutionRoleAlreadyInUse", "AccessDenied", "ClusterUnreachable", "InternalFailure"]));
+static FARGATE_PROFILE_ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&FARGATE_PROFILE_ISSUE)));
+static FARGATE_PROFILE_LABEL: TypeSchema = TypeSchema::Map(MapSchema::new(&STRING, &STRING));
+static FARGATE_PROFILE_SELECTORS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&FARGATE_PROFILE_SELECTOR)));
+static FARGATE_PROFILE_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["CREATING", "ACTIVE", "DELETING", "CREATE_FAILED", "DELETE_FAILED"]));
+static FARGATE_PROFILES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static IDENTITY_PROVIDER_CONFIGS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&IDENTITY_PROVIDER_CONFIG)));
 static INCLUDE_CLUSTERS_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
 static INSIGHT_RESOURCE_DETAILS: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&INSIGHT_RESOURCE_DETAIL)));
@@ -184,11 +259,14 @@ static INSIGHT_SUMMARIES: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSch
 static INSIGHTS_REFRESH_STATUS: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["IN_PROGRESS", "FAILED", "COMPLETED"]));
 static IP_FAMILY: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["ipv4", "ipv6"]));
 static ISSUE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ISSUE)));
+static LICENSE_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&LICENSE)));
 static LIST_ACCESS_ENTRIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_ADDONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_ASSOCIATED_ACCESS_POLICIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_CAPABILITIES_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_CLUSTERS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
+static LIST_EKS_ANYWHERE_SUBSCRIPTIONS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_IDENTITY_PROVIDER_CONFIGS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_INSIGHTS_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
 static LIST_NODEGROUPS_REQUEST_MAX_RESULTS: TypeSchema = TypeSchema::Int { min: Some(1), max: Some(100) };
@@ -215,6 +293,8 @@ static RESOURCE_WEIGHT_VALUE: TypeSchema = TypeSchema::Int { min: Some(1), max: 
 static ROLE_ARN: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(255));
 static SCORING_STRATEGY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["LeastAllocated", "MostAllocated"]));
 static SPREAD_LEVEL: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["host", "rack"]));
+static SSO_IDENTITY_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&SSO_IDENTITY)));
+static SSO_IDENTITY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["SSO_USER", "SSO_GROUP"]));
 static STRING_LIST: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
 static SUPPORT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["STANDARD", "EXTENDED"]));
 static TAG_KEY: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128));
@@ -248,6 +328,10 @@ shape! { AccessConfigResponse ACCESS_CONFIG_RESPONSE = StructSchema::new("Access
     authentication_mode: String = member("authenticationMode", &AUTHENTICATION_MODE);
 }
 
+shape! { AccessDeniedException ACCESS_DENIED_EXCEPTION = StructSchema::new("AccessDeniedException").error(&errors::ACCESS_DENIED_EXCEPTION);
+    message: String = member("message", &STRING);
+}
+
 shape! { AccessEntry ACCESS_ENTRY = StructSchema::new("AccessEntry");
     cluster_name: String = member("clusterName", &STRING);
     principal_arn: String = member("principalArn", &STRING);
@@ -268,6 +352,27 @@ shape! { AccessPolicy ACCESS_POLICY = StructSchema::new("AccessPolicy");
 shape! { AccessScope ACCESS_SCOPE = StructSchema::new("AccessScope");
     r#type: String = member("type", &ACCESS_SCOPE_TYPE);
     namespaces: Vec<String> = member("namespaces", &STRING_LIST);
+}
+
+shape! { AckConfigRequest ACK_CONFIG_REQUEST = StructSchema::new("AckConfigRequest");
+    enable_cross_namespace: bool = member("enableCrossNamespace", &BOOL);
+    disabled_services: Vec<String> = member("disabledServices", &ACK_DISABLED_SERVICES_LIST);
+}
+
+shape! { AckConfigResponse ACK_CONFIG_RESPONSE = StructSchema::new("AckConfigResponse");
+    enable_cross_namespace: bool = member("enableCrossNamespace", &BOOL);
+    disabled_services: Vec<String> = member("disabledServices", &ACK_DISABLED_SERVICES_LIST);
+}
+
+shape! { ActivateCertificateAuthorityRequest ACTIVATE_CERTIFICATE_AUTHORITY_REQUEST = StructSchema::new("ActivateCertificateAuthorityRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    certificate_authority_id: String = member("certificateAuthorityId", &STRING).at(Location::Uri).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+}
+
+shape! { ActivateCertificateAuthorityResponse ACTIVATE_CERTIFICATE_AUTHORITY_RESPONSE = StructSchema::new("ActivateCertificateAuthorityResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+    certificate_authority: CertificateAuthoritySummary = member("certificateAuthority", &TypeSchema::Struct(&CERTIFICATE_AUTHORITY_SUMMARY));
 }
 
 shape! { ActiveCertificateAuthority ACTIVE_CERTIFICATE_AUTHORITY = StructSchema::new("ActiveCertificateAuthority");
@@ -350,6 +455,47 @@ shape! { AllowedValuesConstraint ALLOWED_VALUES_CONSTRAINT = StructSchema::new("
     allowed_values: Vec<String> = member("allowedValues", &ALLOWED_VALUES_LIST);
 }
 
+shape! { ArgoCdAwsIdcConfigRequest ARGO_CD_AWS_IDC_CONFIG_REQUEST = StructSchema::new("ArgoCdAwsIdcConfigRequest");
+    idc_instance_arn: String = member("idcInstanceArn", &STRING).required();
+    idc_region: String = member("idcRegion", &STRING);
+}
+
+shape! { ArgoCdAwsIdcConfigResponse ARGO_CD_AWS_IDC_CONFIG_RESPONSE = StructSchema::new("ArgoCdAwsIdcConfigResponse");
+    idc_instance_arn: String = member("idcInstanceArn", &STRING);
+    idc_region: String = member("idcRegion", &STRING);
+    idc_managed_application_arn: String = member("idcManagedApplicationArn", &STRING);
+}
+
+shape! { ArgoCdConfigRequest ARGO_CD_CONFIG_REQUEST = StructSchema::new("ArgoCdConfigRequest");
+    namespace: String = member("namespace", &STRING);
+    aws_idc: ArgoCdAwsIdcConfigRequest = member("awsIdc", &TypeSchema::Struct(&ARGO_CD_AWS_IDC_CONFIG_REQUEST)).required();
+    rbac_role_mappings: Vec<ArgoCdRoleMapping> = member("rbacRoleMappings", &ARGO_CD_ROLE_MAPPING_LIST);
+    network_access: ArgoCdNetworkAccessConfigRequest = member("networkAccess", &TypeSchema::Struct(&ARGO_CD_NETWORK_ACCESS_CONFIG_REQUEST));
+    endpoint_prefix: String = member("endpointPrefix", &ARGO_CD_ENDPOINT_PREFIX);
+}
+
+shape! { ArgoCdConfigResponse ARGO_CD_CONFIG_RESPONSE = StructSchema::new("ArgoCdConfigResponse");
+    namespace: String = member("namespace", &STRING);
+    aws_idc: ArgoCdAwsIdcConfigResponse = member("awsIdc", &TypeSchema::Struct(&ARGO_CD_AWS_IDC_CONFIG_RESPONSE));
+    rbac_role_mappings: Vec<ArgoCdRoleMapping> = member("rbacRoleMappings", &ARGO_CD_ROLE_MAPPING_LIST);
+    network_access: ArgoCdNetworkAccessConfigResponse = member("networkAccess", &TypeSchema::Struct(&ARGO_CD_NETWORK_ACCESS_CONFIG_RESPONSE));
+    server_url: String = member("serverUrl", &STRING);
+    endpoint_prefix: String = member("endpointPrefix", &ARGO_CD_ENDPOINT_PREFIX);
+}
+
+shape! { ArgoCdNetworkAccessConfigRequest ARGO_CD_NETWORK_ACCESS_CONFIG_REQUEST = StructSchema::new("ArgoCdNetworkAccessConfigRequest");
+    vpce_ids: Vec<String> = member("vpceIds", &STRING_LIST);
+}
+
+shape! { ArgoCdNetworkAccessConfigResponse ARGO_CD_NETWORK_ACCESS_CONFIG_RESPONSE = StructSchema::new("ArgoCdNetworkAccessConfigResponse");
+    vpce_ids: Vec<String> = member("vpceIds", &STRING_LIST);
+}
+
+shape! { ArgoCdRoleMapping ARGO_CD_ROLE_MAPPING = StructSchema::new("ArgoCdRoleMapping");
+    role: String = member("role", &ARGO_CD_ROLE).required();
+    identities: Vec<SsoIdentity> = member("identities", &SSO_IDENTITY_LIST).required();
+}
+
 shape! { AssociateAccessPolicyRequest ASSOCIATE_ACCESS_POLICY_REQUEST = StructSchema::new("AssociateAccessPolicyRequest");
     cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
     principal_arn: String = member("principalArn", &STRING).at(Location::Uri).required();
@@ -361,6 +507,16 @@ shape! { AssociateAccessPolicyResponse ASSOCIATE_ACCESS_POLICY_RESPONSE = Struct
     cluster_name: String = member("clusterName", &STRING);
     principal_arn: String = member("principalArn", &STRING);
     associated_access_policy: AssociatedAccessPolicy = member("associatedAccessPolicy", &TypeSchema::Struct(&ASSOCIATED_ACCESS_POLICY));
+}
+
+shape! { AssociateEncryptionConfigRequest ASSOCIATE_ENCRYPTION_CONFIG_REQUEST = StructSchema::new("AssociateEncryptionConfigRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    encryption_config: Vec<EncryptionConfig> = member("encryptionConfig", &ENCRYPTION_CONFIG_LIST).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+}
+
+shape! { AssociateEncryptionConfigResponse ASSOCIATE_ENCRYPTION_CONFIG_RESPONSE = StructSchema::new("AssociateEncryptionConfigResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
 }
 
 shape! { AssociateIdentityProviderConfigRequest ASSOCIATE_IDENTITY_PROVIDER_CONFIG_REQUEST = StructSchema::new("AssociateIdentityProviderConfigRequest");
@@ -409,9 +565,88 @@ shape! { Cancellation CANCELLATION = StructSchema::new("Cancellation");
     reason: String = member("reason", &STRING);
 }
 
+shape! { Capability CAPABILITY = StructSchema::new("Capability");
+    capability_name: String = member("capabilityName", &STRING);
+    arn: String = member("arn", &STRING);
+    cluster_name: String = member("clusterName", &STRING);
+    r#type: String = member("type", &CAPABILITY_TYPE);
+    role_arn: String = member("roleArn", &STRING);
+    status: String = member("status", &CAPABILITY_STATUS);
+    version: String = member("version", &STRING);
+    configuration: CapabilityConfigurationResponse = member("configuration", &TypeSchema::Struct(&CAPABILITY_CONFIGURATION_RESPONSE));
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    health: CapabilityHealth = member("health", &TypeSchema::Struct(&CAPABILITY_HEALTH));
+    created_at: Timestamp = member("createdAt", &TIME);
+    modified_at: Timestamp = member("modifiedAt", &TIME);
+    delete_propagation_policy: String = member("deletePropagationPolicy", &CAPABILITY_DELETE_PROPAGATION_POLICY);
+}
+
+shape! { CapabilityConfigurationRequest CAPABILITY_CONFIGURATION_REQUEST = StructSchema::new("CapabilityConfigurationRequest");
+    argo_cd: ArgoCdConfigRequest = member("argoCd", &TypeSchema::Struct(&ARGO_CD_CONFIG_REQUEST));
+    ack: AckConfigRequest = member("ack", &TypeSchema::Struct(&ACK_CONFIG_REQUEST));
+}
+
+shape! { CapabilityConfigurationResponse CAPABILITY_CONFIGURATION_RESPONSE = StructSchema::new("CapabilityConfigurationResponse");
+    argo_cd: ArgoCdConfigResponse = member("argoCd", &TypeSchema::Struct(&ARGO_CD_CONFIG_RESPONSE));
+    ack: AckConfigResponse = member("ack", &TypeSchema::Struct(&ACK_CONFIG_RESPONSE));
+}
+
+shape! { CapabilityHealth CAPABILITY_HEALTH = StructSchema::new("CapabilityHealth");
+    issues: Vec<CapabilityIssue> = member("issues", &CAPABILITY_ISSUE_LIST);
+}
+
+shape! { CapabilityIssue CAPABILITY_ISSUE = StructSchema::new("CapabilityIssue");
+    code: String = member("code", &CAPABILITY_ISSUE_CODE);
+    message: String = member("message", &STRING);
+}
+
+shape! { CapabilitySummary CAPABILITY_SUMMARY = StructSchema::new("CapabilitySummary");
+    capability_name: String = member("capabilityName", &STRING);
+    arn: String = member("arn", &STRING);
+    r#type: String = member("type", &CAPABILITY_TYPE);
+    status: String = member("status", &CAPABILITY_STATUS);
+    version: String = member("version", &STRING);
+    created_at: Timestamp = member("createdAt", &TIME);
+    modified_at: Timestamp = member("modifiedAt", &TIME);
+}
+
 shape! { Certificate CERTIFICATE = StructSchema::new("Certificate");
     data: String = member("data", &STRING);
     active: ActiveCertificateAuthority = member("active", &TypeSchema::Struct(&ACTIVE_CERTIFICATE_AUTHORITY));
+}
+
+shape! { CertificateAuthority CERTIFICATE_AUTHORITY = StructSchema::new("CertificateAuthority");
+    id: String = member("id", &STRING);
+    created_at: Timestamp = member("createdAt", &TIME);
+    created_by: String = member("createdBy", &CERTIFICATE_AUTHORITY_CREATED_BY);
+    activated_at: Timestamp = member("activatedAt", &TIME);
+    activated_by: String = member("activatedBy", &CERTIFICATE_AUTHORITY_ACTIVATED_BY);
+    signing_status: String = member("signingStatus", &CERTIFICATE_AUTHORITY_SIGNING_STATUS);
+    distribution_status: String = member("distributionStatus", &CERTIFICATE_AUTHORITY_DISTRIBUTION_STATUS);
+    validity: CertificateAuthorityValidity = member("validity", &TypeSchema::Struct(&CERTIFICATE_AUTHORITY_VALIDITY));
+    scheduled_events: CertificateAuthorityScheduledEvents = member("scheduledEvents", &TypeSchema::Struct(&CERTIFICATE_AUTHORITY_SCHEDULED_EVENTS));
+    rollback_available: bool = member("rollbackAvailable", &BOOL);
+    data: String = member("data", &STRING);
+}
+
+shape! { CertificateAuthorityScheduledEvents CERTIFICATE_AUTHORITY_SCHEDULED_EVENTS = StructSchema::new("CertificateAuthorityScheduledEvents");
+    first_auto_activation: Timestamp = member("firstAutoActivation", &TIME);
+    final_auto_activation: Timestamp = member("finalAutoActivation", &TIME);
+}
+
+shape! { CertificateAuthoritySummary CERTIFICATE_AUTHORITY_SUMMARY = StructSchema::new("CertificateAuthoritySummary");
+    id: String = member("id", &STRING);
+    created_at: Timestamp = member("createdAt", &TIME);
+    created_by: String = member("createdBy", &CERTIFICATE_AUTHORITY_CREATED_BY);
+    activated_at: Timestamp = member("activatedAt", &TIME);
+    activated_by: String = member("activatedBy", &CERTIFICATE_AUTHORITY_ACTIVATED_BY);
+    signing_status: String = member("signingStatus", &CERTIFICATE_AUTHORITY_SIGNING_STATUS);
+    distribution_status: String = member("distributionStatus", &CERTIFICATE_AUTHORITY_DISTRIBUTION_STATUS);
+}
+
+shape! { CertificateAuthorityValidity CERTIFICATE_AUTHORITY_VALIDITY = StructSchema::new("CertificateAuthorityValidity");
+    not_before: Timestamp = member("notBefore", &TIME);
+    not_after: Timestamp = member("notAfter", &TIME);
 }
 
 shape! { ClientException CLIENT_EXCEPTION = StructSchema::new("ClientException").error(&errors::CLIENT_EXCEPTION);
@@ -505,6 +740,11 @@ shape! { ComputeConfigResponse COMPUTE_CONFIG_RESPONSE = StructSchema::new("Comp
     node_role_arn: String = member("nodeRoleArn", &STRING);
 }
 
+shape! { ConnectorConfigRequest CONNECTOR_CONFIG_REQUEST = StructSchema::new("ConnectorConfigRequest");
+    role_arn: String = member("roleArn", &STRING).required();
+    provider: String = member("provider", &CONNECTOR_CONFIG_PROVIDER).required();
+}
+
 shape! { ConnectorConfigResponse CONNECTOR_CONFIG_RESPONSE = StructSchema::new("ConnectorConfigResponse");
     activation_id: String = member("activationId", &STRING);
     activation_code: String = member("activationCode", &STRING);
@@ -581,6 +821,31 @@ shape! { CreateAddonResponse CREATE_ADDON_RESPONSE = StructSchema::new("CreateAd
     addon: Addon = member("addon", &TypeSchema::Struct(&ADDON));
 }
 
+shape! { CreateCapabilityRequest CREATE_CAPABILITY_REQUEST = StructSchema::new("CreateCapabilityRequest");
+    capability_name: String = member("capabilityName", &STRING).required();
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    r#type: String = member("type", &CAPABILITY_TYPE).required();
+    role_arn: String = member("roleArn", &STRING).required();
+    configuration: CapabilityConfigurationRequest = member("configuration", &TypeSchema::Struct(&CAPABILITY_CONFIGURATION_REQUEST));
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    delete_propagation_policy: String = member("deletePropagationPolicy", &CAPABILITY_DELETE_PROPAGATION_POLICY).required();
+}
+
+shape! { CreateCapabilityResponse CREATE_CAPABILITY_RESPONSE = StructSchema::new("CreateCapabilityResponse");
+    capability: Capability = member("capability", &TypeSchema::Struct(&CAPABILITY));
+}
+
+shape! { CreateCertificateAuthorityRequest CREATE_CERTIFICATE_AUTHORITY_REQUEST = StructSchema::new("CreateCertificateAuthorityRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+}
+
+shape! { CreateCertificateAuthorityResponse CREATE_CERTIFICATE_AUTHORITY_RESPONSE = StructSchema::new("CreateCertificateAuthorityResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+    certificate_authority: CertificateAuthoritySummary = member("certificateAuthority", &TypeSchema::Struct(&CERTIFICATE_AUTHORITY_SUMMARY));
+}
+
 shape! { CreateClusterRequest CREATE_CLUSTER_REQUEST = StructSchema::new("CreateClusterRequest");
     name: String = member("name", &CLUSTER_NAME).required();
     version: String = member("version", &STRING);
@@ -608,6 +873,34 @@ shape! { CreateClusterRequest CREATE_CLUSTER_REQUEST = StructSchema::new("Create
 
 shape! { CreateClusterResponse CREATE_CLUSTER_RESPONSE = StructSchema::new("CreateClusterResponse");
     cluster: Cluster = member("cluster", &TypeSchema::Struct(&CLUSTER));
+}
+
+shape! { CreateEksAnywhereSubscriptionRequest CREATE_EKS_ANYWHERE_SUBSCRIPTION_REQUEST = StructSchema::new("CreateEksAnywhereSubscriptionRequest");
+    name: String = member("name", &EKS_ANYWHERE_SUBSCRIPTION_NAME).required();
+    term: EksAnywhereSubscriptionTerm = member("term", &TypeSchema::Struct(&EKS_ANYWHERE_SUBSCRIPTION_TERM)).required();
+    license_quantity: i32 = member("licenseQuantity", &INT);
+    license_type: String = member("licenseType", &EKS_ANYWHERE_SUBSCRIPTION_LICENSE_TYPE);
+    auto_renew: bool = member("autoRenew", &BOOL);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+}
+
+shape! { CreateEksAnywhereSubscriptionResponse CREATE_EKS_ANYWHERE_SUBSCRIPTION_RESPONSE = StructSchema::new("CreateEksAnywhereSubscriptionResponse");
+    subscription: EksAnywhereSubscription = member("subscription", &TypeSchema::Struct(&EKS_ANYWHERE_SUBSCRIPTION));
+}
+
+shape! { CreateFargateProfileRequest CREATE_FARGATE_PROFILE_REQUEST = StructSchema::new("CreateFargateProfileRequest");
+    fargate_profile_name: String = member("fargateProfileName", &STRING).required();
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    pod_execution_role_arn: String = member("podExecutionRoleArn", &STRING).required();
+    subnets: Vec<String> = member("subnets", &STRING_LIST);
+    selectors: Vec<FargateProfileSelector> = member("selectors", &FARGATE_PROFILE_SELECTORS);
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+}
+
+shape! { CreateFargateProfileResponse CREATE_FARGATE_PROFILE_RESPONSE = StructSchema::new("CreateFargateProfileResponse");
+    fargate_profile: FargateProfile = member("fargateProfile", &TypeSchema::Struct(&FARGATE_PROFILE));
 }
 
 shape! { CreateNodegroupRequest CREATE_NODEGROUP_REQUEST = StructSchema::new("CreateNodegroupRequest");
@@ -671,12 +964,49 @@ shape! { DeleteAddonResponse DELETE_ADDON_RESPONSE = StructSchema::new("DeleteAd
     addon: Addon = member("addon", &TypeSchema::Struct(&ADDON));
 }
 
+shape! { DeleteCapabilityRequest DELETE_CAPABILITY_REQUEST = StructSchema::new("DeleteCapabilityRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    capability_name: String = member("capabilityName", &STRING).at(Location::Uri).required();
+}
+
+shape! { DeleteCapabilityResponse DELETE_CAPABILITY_RESPONSE = StructSchema::new("DeleteCapabilityResponse");
+    capability: Capability = member("capability", &TypeSchema::Struct(&CAPABILITY));
+}
+
+shape! { DeleteCertificateAuthorityRequest DELETE_CERTIFICATE_AUTHORITY_REQUEST = StructSchema::new("DeleteCertificateAuthorityRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    certificate_authority_id: String = member("certificateAuthorityId", &STRING).at(Location::Uri).required();
+    client_request_token: String = member("clientRequestToken", &STRING).at(Location::Query).token();
+}
+
+shape! { DeleteCertificateAuthorityResponse DELETE_CERTIFICATE_AUTHORITY_RESPONSE = StructSchema::new("DeleteCertificateAuthorityResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+    certificate_authority: CertificateAuthoritySummary = member("certificateAuthority", &TypeSchema::Struct(&CERTIFICATE_AUTHORITY_SUMMARY));
+}
+
 shape! { DeleteClusterRequest DELETE_CLUSTER_REQUEST = StructSchema::new("DeleteClusterRequest");
     name: String = member("name", &STRING).at(Location::Uri).required();
 }
 
 shape! { DeleteClusterResponse DELETE_CLUSTER_RESPONSE = StructSchema::new("DeleteClusterResponse");
     cluster: Cluster = member("cluster", &TypeSchema::Struct(&CLUSTER));
+}
+
+shape! { DeleteEksAnywhereSubscriptionRequest DELETE_EKS_ANYWHERE_SUBSCRIPTION_REQUEST = StructSchema::new("DeleteEksAnywhereSubscriptionRequest");
+    id: String = member("id", &STRING).at(Location::Uri).required();
+}
+
+shape! { DeleteEksAnywhereSubscriptionResponse DELETE_EKS_ANYWHERE_SUBSCRIPTION_RESPONSE = StructSchema::new("DeleteEksAnywhereSubscriptionResponse");
+    subscription: EksAnywhereSubscription = member("subscription", &TypeSchema::Struct(&EKS_ANYWHERE_SUBSCRIPTION));
+}
+
+shape! { DeleteFargateProfileRequest DELETE_FARGATE_PROFILE_REQUEST = StructSchema::new("DeleteFargateProfileRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    fargate_profile_name: String = member("fargateProfileName", &STRING).at(Location::Uri).required();
+}
+
+shape! { DeleteFargateProfileResponse DELETE_FARGATE_PROFILE_RESPONSE = StructSchema::new("DeleteFargateProfileResponse");
+    fargate_profile: FargateProfile = member("fargateProfile", &TypeSchema::Struct(&FARGATE_PROFILE));
 }
 
 shape! { DeleteNodegroupRequest DELETE_NODEGROUP_REQUEST = StructSchema::new("DeleteNodegroupRequest");
@@ -703,6 +1033,14 @@ shape! { DeprecationDetail DEPRECATION_DETAIL = StructSchema::new("DeprecationDe
     stop_serving_version: String = member("stopServingVersion", &STRING);
     start_serving_replacement_version: String = member("startServingReplacementVersion", &STRING);
     client_stats: Vec<ClientStat> = member("clientStats", &CLIENT_STATS);
+}
+
+shape! { DeregisterClusterRequest DEREGISTER_CLUSTER_REQUEST = StructSchema::new("DeregisterClusterRequest");
+    name: String = member("name", &STRING).at(Location::Uri).required();
+}
+
+shape! { DeregisterClusterResponse DEREGISTER_CLUSTER_RESPONSE = StructSchema::new("DeregisterClusterResponse");
+    cluster: Cluster = member("cluster", &TypeSchema::Struct(&CLUSTER));
 }
 
 shape! { DescribeAccessEntryRequest DESCRIBE_ACCESS_ENTRY_REQUEST = StructSchema::new("DescribeAccessEntryRequest");
@@ -750,6 +1088,24 @@ shape! { DescribeAddonVersionsResponse DESCRIBE_ADDON_VERSIONS_RESPONSE = Struct
     next_token: String = member("nextToken", &STRING);
 }
 
+shape! { DescribeCapabilityRequest DESCRIBE_CAPABILITY_REQUEST = StructSchema::new("DescribeCapabilityRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    capability_name: String = member("capabilityName", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribeCapabilityResponse DESCRIBE_CAPABILITY_RESPONSE = StructSchema::new("DescribeCapabilityResponse");
+    capability: Capability = member("capability", &TypeSchema::Struct(&CAPABILITY));
+}
+
+shape! { DescribeCertificateAuthorityRequest DESCRIBE_CERTIFICATE_AUTHORITY_REQUEST = StructSchema::new("DescribeCertificateAuthorityRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    certificate_authority_id: String = member("certificateAuthorityId", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribeCertificateAuthorityResponse DESCRIBE_CERTIFICATE_AUTHORITY_RESPONSE = StructSchema::new("DescribeCertificateAuthorityResponse");
+    certificate_authority: CertificateAuthority = member("certificateAuthority", &TypeSchema::Struct(&CERTIFICATE_AUTHORITY));
+}
+
 shape! { DescribeClusterRequest DESCRIBE_CLUSTER_REQUEST = StructSchema::new("DescribeClusterRequest");
     name: String = member("name", &STRING).at(Location::Uri).required();
 }
@@ -772,6 +1128,23 @@ shape! { DescribeClusterVersionsRequest DESCRIBE_CLUSTER_VERSIONS_REQUEST = Stru
 shape! { DescribeClusterVersionsResponse DESCRIBE_CLUSTER_VERSIONS_RESPONSE = StructSchema::new("DescribeClusterVersionsResponse");
     next_token: String = member("nextToken", &STRING);
     cluster_versions: Vec<ClusterVersionInformation> = member("clusterVersions", &CLUSTER_VERSION_LIST);
+}
+
+shape! { DescribeEksAnywhereSubscriptionRequest DESCRIBE_EKS_ANYWHERE_SUBSCRIPTION_REQUEST = StructSchema::new("DescribeEksAnywhereSubscriptionRequest");
+    id: String = member("id", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribeEksAnywhereSubscriptionResponse DESCRIBE_EKS_ANYWHERE_SUBSCRIPTION_RESPONSE = StructSchema::new("DescribeEksAnywhereSubscriptionResponse");
+    subscription: EksAnywhereSubscription = member("subscription", &TypeSchema::Struct(&EKS_ANYWHERE_SUBSCRIPTION));
+}
+
+shape! { DescribeFargateProfileRequest DESCRIBE_FARGATE_PROFILE_REQUEST = StructSchema::new("DescribeFargateProfileRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    fargate_profile_name: String = member("fargateProfileName", &STRING).at(Location::Uri).required();
+}
+
+shape! { DescribeFargateProfileResponse DESCRIBE_FARGATE_PROFILE_RESPONSE = StructSchema::new("DescribeFargateProfileResponse");
+    fargate_profile: FargateProfile = member("fargateProfile", &TypeSchema::Struct(&FARGATE_PROFILE));
 }
 
 shape! { DescribeIdentityProviderConfigRequest DESCRIBE_IDENTITY_PROVIDER_CONFIG_REQUEST = StructSchema::new("DescribeIdentityProviderConfigRequest");
@@ -862,6 +1235,27 @@ shape! { DurationParameterConfig DURATION_PARAMETER_CONFIG = StructSchema::new("
     constraints: DurationConstraints = member("constraints", &TypeSchema::Struct(&DURATION_CONSTRAINTS));
 }
 
+shape! { EksAnywhereSubscription EKS_ANYWHERE_SUBSCRIPTION = StructSchema::new("EksAnywhereSubscription");
+    id: String = member("id", &STRING);
+    arn: String = member("arn", &STRING);
+    created_at: Timestamp = member("createdAt", &TIME);
+    effective_date: Timestamp = member("effectiveDate", &TIME);
+    expiration_date: Timestamp = member("expirationDate", &TIME);
+    license_quantity: i32 = member("licenseQuantity", &INT);
+    license_type: String = member("licenseType", &EKS_ANYWHERE_SUBSCRIPTION_LICENSE_TYPE);
+    term: EksAnywhereSubscriptionTerm = member("term", &TypeSchema::Struct(&EKS_ANYWHERE_SUBSCRIPTION_TERM));
+    status: String = member("status", &STRING);
+    auto_renew: bool = member("autoRenew", &BOOL);
+    license_arns: Vec<String> = member("licenseArns", &STRING_LIST);
+    licenses: Vec<License> = member("licenses", &LICENSE_LIST);
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+}
+
+shape! { EksAnywhereSubscriptionTerm EKS_ANYWHERE_SUBSCRIPTION_TERM = StructSchema::new("EksAnywhereSubscriptionTerm");
+    duration: i32 = member("duration", &INT);
+    unit: String = member("unit", &EKS_ANYWHERE_SUBSCRIPTION_TERM_UNIT);
+}
+
 shape! { ElasticLoadBalancing ELASTIC_LOAD_BALANCING = StructSchema::new("ElasticLoadBalancing");
     enabled: bool = member("enabled", &BOOL);
     gateway_api: GatewayApiConfiguration = member("gatewayApi", &TypeSchema::Struct(&GATEWAY_API_CONFIGURATION));
@@ -884,6 +1278,34 @@ shape! { EtcdPlacementRequest ETCD_PLACEMENT_REQUEST = StructSchema::new("EtcdPl
 
 shape! { EtcdPlacementResponse ETCD_PLACEMENT_RESPONSE = StructSchema::new("EtcdPlacementResponse");
     spread_level: String = member("spreadLevel", &SPREAD_LEVEL);
+}
+
+shape! { FargateProfile FARGATE_PROFILE = StructSchema::new("FargateProfile");
+    fargate_profile_name: String = member("fargateProfileName", &STRING);
+    fargate_profile_arn: String = member("fargateProfileArn", &STRING);
+    cluster_name: String = member("clusterName", &STRING);
+    created_at: Timestamp = member("createdAt", &TIME);
+    pod_execution_role_arn: String = member("podExecutionRoleArn", &STRING);
+    subnets: Vec<String> = member("subnets", &STRING_LIST);
+    selectors: Vec<FargateProfileSelector> = member("selectors", &FARGATE_PROFILE_SELECTORS);
+    status: String = member("status", &FARGATE_PROFILE_STATUS);
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+    health: FargateProfileHealth = member("health", &TypeSchema::Struct(&FARGATE_PROFILE_HEALTH));
+}
+
+shape! { FargateProfileHealth FARGATE_PROFILE_HEALTH = StructSchema::new("FargateProfileHealth");
+    issues: Vec<FargateProfileIssue> = member("issues", &FARGATE_PROFILE_ISSUE_LIST);
+}
+
+shape! { FargateProfileIssue FARGATE_PROFILE_ISSUE = StructSchema::new("FargateProfileIssue");
+    code: String = member("code", &FARGATE_PROFILE_ISSUE_CODE);
+    message: String = member("message", &STRING);
+    resource_ids: Vec<String> = member("resourceIds", &STRING_LIST);
+}
+
+shape! { FargateProfileSelector FARGATE_PROFILE_SELECTOR = StructSchema::new("FargateProfileSelector");
+    namespace: String = member("namespace", &STRING);
+    labels: BTreeMap<String, String> = member("labels", &FARGATE_PROFILE_LABEL);
 }
 
 shape! { GatewayApiConfiguration GATEWAY_API_CONFIGURATION = StructSchema::new("GatewayApiConfiguration");
@@ -1067,6 +1489,11 @@ shape! { LaunchTemplateSpecification LAUNCH_TEMPLATE_SPECIFICATION = StructSchem
     id: String = member("id", &STRING);
 }
 
+shape! { License LICENSE = StructSchema::new("License");
+    id: String = member("id", &STRING);
+    token: String = member("token", &STRING);
+}
+
 shape! { ListAccessEntriesRequest LIST_ACCESS_ENTRIES_REQUEST = StructSchema::new("ListAccessEntriesRequest");
     cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
     associated_policy_arn: String = member("associatedPolicyArn", &STRING).at(Location::Query);
@@ -1114,6 +1541,28 @@ shape! { ListAssociatedAccessPoliciesResponse LIST_ASSOCIATED_ACCESS_POLICIES_RE
     associated_access_policies: Vec<AssociatedAccessPolicy> = member("associatedAccessPolicies", &ASSOCIATED_ACCESS_POLICIES_LIST);
 }
 
+shape! { ListCapabilitiesRequest LIST_CAPABILITIES_REQUEST = StructSchema::new("ListCapabilitiesRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+    max_results: i32 = member("maxResults", &LIST_CAPABILITIES_REQUEST_MAX_RESULTS).at(Location::Query);
+}
+
+shape! { ListCapabilitiesResponse LIST_CAPABILITIES_RESPONSE = StructSchema::new("ListCapabilitiesResponse");
+    capabilities: Vec<CapabilitySummary> = member("capabilities", &CAPABILITY_SUMMARY_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
+shape! { ListCertificateAuthoritiesRequest LIST_CERTIFICATE_AUTHORITIES_REQUEST = StructSchema::new("ListCertificateAuthoritiesRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    max_results: i32 = member("maxResults", &CERTIFICATE_AUTHORITY_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListCertificateAuthoritiesResponse LIST_CERTIFICATE_AUTHORITIES_RESPONSE = StructSchema::new("ListCertificateAuthoritiesResponse");
+    certificate_authorities: Vec<CertificateAuthoritySummary> = member("certificateAuthorities", &CERTIFICATE_AUTHORITY_SUMMARY_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
 shape! { ListClustersRequest LIST_CLUSTERS_REQUEST = StructSchema::new("ListClustersRequest");
     max_results: i32 = member("maxResults", &LIST_CLUSTERS_REQUEST_MAX_RESULTS).at(Location::Query);
     next_token: String = member("nextToken", &STRING).at(Location::Query);
@@ -1122,6 +1571,28 @@ shape! { ListClustersRequest LIST_CLUSTERS_REQUEST = StructSchema::new("ListClus
 
 shape! { ListClustersResponse LIST_CLUSTERS_RESPONSE = StructSchema::new("ListClustersResponse");
     clusters: Vec<String> = member("clusters", &STRING_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
+shape! { ListEksAnywhereSubscriptionsRequest LIST_EKS_ANYWHERE_SUBSCRIPTIONS_REQUEST = StructSchema::new("ListEksAnywhereSubscriptionsRequest");
+    max_results: i32 = member("maxResults", &LIST_EKS_ANYWHERE_SUBSCRIPTIONS_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+    include_status: Vec<String> = member("includeStatus", &EKS_ANYWHERE_SUBSCRIPTION_STATUS_VALUES).at(Location::Query);
+}
+
+shape! { ListEksAnywhereSubscriptionsResponse LIST_EKS_ANYWHERE_SUBSCRIPTIONS_RESPONSE = StructSchema::new("ListEksAnywhereSubscriptionsResponse");
+    subscriptions: Vec<EksAnywhereSubscription> = member("subscriptions", &EKS_ANYWHERE_SUBSCRIPTION_LIST);
+    next_token: String = member("nextToken", &STRING);
+}
+
+shape! { ListFargateProfilesRequest LIST_FARGATE_PROFILES_REQUEST = StructSchema::new("ListFargateProfilesRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    max_results: i32 = member("maxResults", &FARGATE_PROFILES_REQUEST_MAX_RESULTS).at(Location::Query);
+    next_token: String = member("nextToken", &STRING).at(Location::Query);
+}
+
+shape! { ListFargateProfilesResponse LIST_FARGATE_PROFILES_RESPONSE = StructSchema::new("ListFargateProfilesResponse");
+    fargate_profile_names: Vec<String> = member("fargateProfileNames", &STRING_LIST);
     next_token: String = member("nextToken", &STRING);
 }
 
@@ -1383,6 +1854,17 @@ shape! { Provider PROVIDER = StructSchema::new("Provider");
     key_arn: String = member("keyArn", &STRING);
 }
 
+shape! { RegisterClusterRequest REGISTER_CLUSTER_REQUEST = StructSchema::new("RegisterClusterRequest");
+    name: String = member("name", &CLUSTER_NAME).required();
+    connector_config: ConnectorConfigRequest = member("connectorConfig", &TypeSchema::Struct(&CONNECTOR_CONFIG_REQUEST)).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    tags: BTreeMap<String, String> = member("tags", &TAG_MAP);
+}
+
+shape! { RegisterClusterResponse REGISTER_CLUSTER_RESPONSE = StructSchema::new("RegisterClusterResponse");
+    cluster: Cluster = member("cluster", &TypeSchema::Struct(&CLUSTER));
+}
+
 shape! { RemoteAccessConfig REMOTE_ACCESS_CONFIG = StructSchema::new("RemoteAccessConfig");
     ec2_ssh_key: String = member("ec2SshKey", &STRING);
     source_security_groups: Vec<String> = member("sourceSecurityGroups", &STRING_LIST);
@@ -1434,6 +1916,10 @@ shape! { ResourceNotFoundException RESOURCE_NOT_FOUND_EXCEPTION = StructSchema::
     message: String = member("message", &STRING);
 }
 
+shape! { ResourcePropagationDelayException RESOURCE_PROPAGATION_DELAY_EXCEPTION = StructSchema::new("ResourcePropagationDelayException").error(&errors::RESOURCE_PROPAGATION_DELAY_EXCEPTION);
+    message: String = member("message", &STRING);
+}
+
 shape! { ResourceWeight RESOURCE_WEIGHT = StructSchema::new("ResourceWeight");
     name: String = member("name", &RESOURCE_WEIGHT_NAME);
     weight: i32 = member("weight", &RESOURCE_WEIGHT_VALUE);
@@ -1473,6 +1959,11 @@ shape! { ServiceNodePortRange SERVICE_NODE_PORT_RANGE = StructSchema::new("Servi
 
 shape! { ServiceUnavailableException SERVICE_UNAVAILABLE_EXCEPTION = StructSchema::new("ServiceUnavailableException").error(&errors::SERVICE_UNAVAILABLE_EXCEPTION);
     message: String = member("message", &STRING);
+}
+
+shape! { SsoIdentity SSO_IDENTITY = StructSchema::new("SsoIdentity");
+    id: String = member("id", &STRING).required();
+    r#type: String = member("type", &SSO_IDENTITY_TYPE).required();
 }
 
 shape! { StartInsightsRefreshRequest START_INSIGHTS_REFRESH_REQUEST = StructSchema::new("StartInsightsRefreshRequest");
@@ -1552,6 +2043,11 @@ shape! { UpdateAccessEntryResponse UPDATE_ACCESS_ENTRY_RESPONSE = StructSchema::
     access_entry: AccessEntry = member("accessEntry", &TypeSchema::Struct(&ACCESS_ENTRY));
 }
 
+shape! { UpdateAckConfig UPDATE_ACK_CONFIG = StructSchema::new("UpdateAckConfig");
+    enable_cross_namespace: bool = member("enableCrossNamespace", &BOOL);
+    disabled_services: Vec<String> = member("disabledServices", &ACK_DISABLED_SERVICES_LIST);
+}
+
 shape! { UpdateAddonRequest UPDATE_ADDON_REQUEST = StructSchema::new("UpdateAddonRequest");
     cluster_name: String = member("clusterName", &CLUSTER_NAME).wire("name").at(Location::Uri).required();
     addon_name: String = member("addonName", &STRING).at(Location::Uri).required();
@@ -1564,6 +2060,29 @@ shape! { UpdateAddonRequest UPDATE_ADDON_REQUEST = StructSchema::new("UpdateAddo
 }
 
 shape! { UpdateAddonResponse UPDATE_ADDON_RESPONSE = StructSchema::new("UpdateAddonResponse");
+    update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+}
+
+shape! { UpdateArgoCdConfig UPDATE_ARGO_CD_CONFIG = StructSchema::new("UpdateArgoCdConfig");
+    rbac_role_mappings: UpdateRoleMappings = member("rbacRoleMappings", &TypeSchema::Struct(&UPDATE_ROLE_MAPPINGS));
+    network_access: ArgoCdNetworkAccessConfigRequest = member("networkAccess", &TypeSchema::Struct(&ARGO_CD_NETWORK_ACCESS_CONFIG_REQUEST));
+}
+
+shape! { UpdateCapabilityConfiguration UPDATE_CAPABILITY_CONFIGURATION = StructSchema::new("UpdateCapabilityConfiguration");
+    argo_cd: UpdateArgoCdConfig = member("argoCd", &TypeSchema::Struct(&UPDATE_ARGO_CD_CONFIG));
+    ack: UpdateAckConfig = member("ack", &TypeSchema::Struct(&UPDATE_ACK_CONFIG));
+}
+
+shape! { UpdateCapabilityRequest UPDATE_CAPABILITY_REQUEST = StructSchema::new("UpdateCapabilityRequest");
+    cluster_name: String = member("clusterName", &STRING).wire("name").at(Location::Uri).required();
+    capability_name: String = member("capabilityName", &STRING).at(Location::Uri).required();
+    role_arn: String = member("roleArn", &STRING);
+    configuration: UpdateCapabilityConfiguration = member("configuration", &TypeSchema::Struct(&UPDATE_CAPABILITY_CONFIGURATION));
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+    delete_propagation_policy: String = member("deletePropagationPolicy", &CAPABILITY_DELETE_PROPAGATION_POLICY);
+}
+
+shape! { UpdateCapabilityResponse UPDATE_CAPABILITY_RESPONSE = StructSchema::new("UpdateCapabilityResponse");
     update: Update = member("update", &TypeSchema::Struct(&UPDATE));
 }
 
@@ -1600,6 +2119,16 @@ shape! { UpdateClusterVersionRequest UPDATE_CLUSTER_VERSION_REQUEST = StructSche
 
 shape! { UpdateClusterVersionResponse UPDATE_CLUSTER_VERSION_RESPONSE = StructSchema::new("UpdateClusterVersionResponse");
     update: Update = member("update", &TypeSchema::Struct(&UPDATE));
+}
+
+shape! { UpdateEksAnywhereSubscriptionRequest UPDATE_EKS_ANYWHERE_SUBSCRIPTION_REQUEST = StructSchema::new("UpdateEksAnywhereSubscriptionRequest");
+    id: String = member("id", &STRING).at(Location::Uri).required();
+    auto_renew: bool = member("autoRenew", &BOOL).required();
+    client_request_token: String = member("clientRequestToken", &STRING).token();
+}
+
+shape! { UpdateEksAnywhereSubscriptionResponse UPDATE_EKS_ANYWHERE_SUBSCRIPTION_RESPONSE = StructSchema::new("UpdateEksAnywhereSubscriptionResponse");
+    subscription: EksAnywhereSubscription = member("subscription", &TypeSchema::Struct(&EKS_ANYWHERE_SUBSCRIPTION));
 }
 
 shape! { UpdateLabelsPayload UPDATE_LABELS_PAYLOAD = StructSchema::new("UpdateLabelsPayload");
@@ -1654,6 +2183,11 @@ shape! { UpdatePodIdentityAssociationRequest UPDATE_POD_IDENTITY_ASSOCIATION_REQ
 
 shape! { UpdatePodIdentityAssociationResponse UPDATE_POD_IDENTITY_ASSOCIATION_RESPONSE = StructSchema::new("UpdatePodIdentityAssociationResponse");
     association: PodIdentityAssociation = member("association", &TypeSchema::Struct(&POD_IDENTITY_ASSOCIATION));
+}
+
+shape! { UpdateRoleMappings UPDATE_ROLE_MAPPINGS = StructSchema::new("UpdateRoleMappings");
+    add_or_update_role_mappings: Vec<ArgoCdRoleMapping> = member("addOrUpdateRoleMappings", &ARGO_CD_ROLE_MAPPING_LIST);
+    remove_role_mappings: Vec<ArgoCdRoleMapping> = member("removeRoleMappings", &ARGO_CD_ROLE_MAPPING_LIST);
 }
 
 shape! { UpdateTaintsPayload UPDATE_TAINTS_PAYLOAD = StructSchema::new("UpdateTaintsPayload");
