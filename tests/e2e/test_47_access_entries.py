@@ -142,6 +142,50 @@ def test_a_policy_holds_in_its_namespaces_and_goes(service, cluster, kubectl, en
     assert "ResourceNotFoundException" in refusal(eks.describe_access_entry, clusterName=cluster, principalArn=PRINCIPAL)
 
 
+def aws_auth(**data):
+    """The ConfigMap, of lists in YAML."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "aws-auth", "namespace": "kube-system"},
+        "data": {name: text if isinstance(text, str) else yaml_of(text) for name, text in data.items()},
+    }
+
+
+def yaml_of(lines):
+    """As eksctl writes it."""
+    return "".join(
+        "- " + "\n  ".join(f"{key}: {json.dumps(value)}" for key, value in line.items()) + "\n" for line in lines
+    )
+
+
+def test_aws_auth_names_whom_no_entry_names(service, cluster, kubectl):
+    """The ConfigMap's role has no path, as aws-iam-authenticator wants it."""
+    role = f"arn:aws:iam::{ACCOUNT}:role/developer"
+    whoami = lambda: kubectl("auth", "whoami")  # noqa: E731
+    said = lambda *words: (lambda: (all(word in (told := whoami()) for word in words), told))  # noqa: E731
+    unknown = lambda: ("Unauthorized" in (told := whoami()) or "logged in" in told, told)  # noqa: E731
+    wait("nobody", unknown, 150, 1)
+    service.apply(aws_auth(mapRoles=[{"rolearn": role, "username": "dev:{{SessionName}}", "groups": ["lookers"]}]))
+    wait("the map's name", said("dev:ada", "lookers"), 20)
+    # What cannot be read locks nobody out.
+    service.apply(aws_auth(mapRoles="- rolearn: [\n"))
+    service.apply(aws_auth(mapRoles="- rolearn: [\n", mapUsers="[]"))
+    assert "dev:ada" in whoami()
+    # An entry comes before the map.
+    eks = service.client("eks")
+    eks.create_access_entry(clusterName=cluster, principalArn=PRINCIPAL, username="entry:{{SessionName}}")
+    wait("the entry's name", said("entry:ada"), 20)
+    eks.delete_access_entry(clusterName=cluster, principalArn=PRINCIPAL)
+    wait("the map's name again", said("dev:ada"), 20)
+    # Everybody of an account, in no group.
+    service.apply(aws_auth(mapAccounts=f'- "{ACCOUNT}"\n'))
+    wait("the role itself", said(role), 20)
+    service.kubectl("delete", "configmap", "aws-auth", "-n", "kube-system")
+    wait("nobody again", unknown, 20)
+    service.wait_nodes(2)
+
+
 def test_modes_go_forward_only_and_lock_nobody_out(fresh_service):
     own = fresh_service
     own.start()
@@ -152,14 +196,31 @@ def test_modes_go_forward_only_and_lock_nobody_out(fresh_service):
     known = lambda: own.kubectl("get", "namespaces", check=False).returncode == 0  # noqa: E731
     wait("the creator", lambda: (known(), ""), 20)
     assert "authentication mode must be set" in refusal(eks.list_access_entries, clusterName="modes")
+    # Somebody else is known by aws-auth, until the mode is API.
+    other = own.client("iam").create_user(UserName="other")["User"]["Arn"]
+    key = own.client("iam").create_access_key(UserName="other")["AccessKey"]
+    own.client("iam").attach_user_policy(UserName="other", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
+    env = own.plain_env(
+        AWS_ACCESS_KEY_ID=key["AccessKeyId"],
+        AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"],
+        AWS_ENDPOINT_URL=own.aws_env()["AWS_ENDPOINT_URL"],
+        AWS_DEFAULT_REGION=REGION,
+        KUBECONFIG=f"{own.work}/other",
+    )
+    own.run("aws", "eks", "update-kubeconfig", "--name", "modes", env=env)
+    them = lambda: own.run("kubectl", "auth", "whoami", env=env, check=False).stdout  # noqa: E731
+    own.apply(aws_auth(mapUsers=[{"userarn": other, "username": "mapped", "groups": []}]))
+    wait("the other", lambda: ("mapped" in (told := them()), told), 20)
     update = lambda mode: eks.update_cluster_config(name="modes", accessConfig={"authenticationMode": mode})  # noqa: E731
     assert "InvalidParameterException" in refusal(update, mode="API")
     assert update("API_AND_CONFIG_MAP")["update"]["type"] == "AccessConfigUpdate"
     own.wait_cluster("modes")
     assert eks.list_access_entries(clusterName="modes")["accessEntries"] == [f"arn:aws:iam::{ACCOUNT}:user/admin"]
-    assert known()
+    assert known() and "mapped" in them()
     update("API")
     own.wait_cluster("modes")
     assert known() and "InvalidParameterException" in refusal(update, mode="API_AND_CONFIG_MAP")
+    # Of the ConfigMap nothing is read any more; a token of the same second is still remembered.
+    wait("the other is nobody", lambda: ("mapped" not in (told := them()), told), 5, 1)
     assert eks.describe_cluster(name="modes")["cluster"]["accessConfig"]["authenticationMode"] == "API"
     own.delete_cluster("modes")

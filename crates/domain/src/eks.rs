@@ -2,6 +2,7 @@
 
 mod access;
 mod addon;
+mod aws_auth;
 mod cluster;
 mod identity_provider;
 mod insight;
@@ -20,6 +21,7 @@ pub use access::{
     check_username, default_username,
 };
 pub use addon::{ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Conflicts, Workload, plan_addon};
+pub use aws_auth::{AwsAuth, Bearer, Mapping};
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
 };

@@ -156,6 +156,10 @@ pub mod keys {
         format!("eks/access-entries/{scope}/{cluster}/{principal_arn}")
     }
 
+    pub fn aws_auth(scope: &Scope, cluster: &str) -> String {
+        format!("eks/aws-auth/{scope}/{cluster}")
+    }
+
     pub fn fargate_profiles(scope: &Scope, cluster: &str) -> String {
         format!("eks/fargate-profiles/{scope}/{cluster}/")
     }

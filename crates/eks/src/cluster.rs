@@ -371,6 +371,7 @@ impl ClusterReconciler {
             }
             txn.delete(&keys::security_group(scope, &cluster.vpc.cluster_security_group));
             txn.delete(&keys::insights(scope, &cluster.name));
+            txn.delete(&keys::aws_auth(scope, &cluster.name));
             txn.delete(&keys::slot(&slot.id));
             txn.delete(key);
             Ok::<_, CommitError>(())

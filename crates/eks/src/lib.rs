@@ -7,6 +7,7 @@ mod addons;
 mod admission;
 mod api;
 mod auth;
+mod aws_auth;
 mod bootstrap;
 mod cluster;
 mod control_plane;
@@ -52,6 +53,11 @@ pub fn load_balancers(eks: &Eks) -> impl Reconciler {
 /// The metrics API of every cluster.
 pub fn metrics_apis(eks: &Eks) -> impl Reconciler {
     Controllers::<metrics_api::MetricsApi>::new(eks.clone())
+}
+
+/// Who is who in every cluster, of its own word.
+pub fn aws_auth_mirrors(eks: &Eks) -> impl Reconciler {
+    Controllers::<aws_auth::AwsAuthMirror>::new(eks.clone())
 }
 
 /// The admission webhook of every cluster.

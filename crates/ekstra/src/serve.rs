@@ -23,8 +23,8 @@ use ekstra_components::Prebuilt;
 use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope};
 use ekstra_eks::{
     AddonReconciler, ClusterReconciler, Eks, EtcdSnapshots, IdentityProviderReconciler, InsightsReconciler,
-    Liveness, NodeControllers, NodegroupReconciler, admission_webhooks, load_balancers, metrics_apis,
-    storage_controllers,
+    Liveness, NodeControllers, NodegroupReconciler, admission_webhooks, aws_auth_mirrors, load_balancers,
+    metrics_apis, storage_controllers,
 };
 use ekstra_engine::{Env, Reconciler, drive};
 use ekstra_host::faults::{self, Faulty};
@@ -242,6 +242,7 @@ fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdow
     start(tasks, IdentityProviderReconciler::new(eks.clone()), store, shutdown);
     start(tasks, metrics_apis(&eks), store, shutdown);
     start(tasks, admission_webhooks(&eks), store, shutdown);
+    start(tasks, aws_auth_mirrors(&eks), store, shutdown);
     start(tasks, NodeControllers::new(eks), store, shutdown);
 }
 

@@ -1,11 +1,12 @@
 //! Who a token's bearer is to a cluster.
 //!
 //! Source: `spec/eks-semantics.md` §3.8: access entries say who is who, where a cluster has them. Where it has not, the
-//! creator is an administrator. A node role's sessions are nodes, named by their instance.
+//! creator is an administrator. After both comes the ConfigMap `aws-auth`, unless the mode is `API`. A node role's sessions
+//! are nodes, named by their instance.
 
 use crate::{Gate, now};
 use ekstra_domain::ec2::Instance;
-use ekstra_domain::eks::{AccessEntry, Cluster, NODE_KINDS, Nodegroup};
+use ekstra_domain::eks::{AccessEntry, AuthenticationMode, AwsAuth, Bearer, Cluster, NODE_KINDS, Nodegroup};
 use ekstra_domain::iam::{AccessKey, Credential, Principal};
 use ekstra_domain::names::keys;
 use ekstra_wire::sigv4::{self, SecretKey};
@@ -29,11 +30,8 @@ pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Resul
     let principal = credential(gate, &verified.access_key, verified.session_token.as_deref())
         .ok_or_else(|| "the key is gone".to_owned())?
         .principal;
-    if principal.account != cluster.scope.account {
-        return Err(format!("{} is of another account", principal.arn));
-    }
-    let (name, groups) =
-        map(gate, cluster, &principal).ok_or_else(|| format!("{} has no access", principal.arn))?;
+    let (name, groups) = map(gate, cluster, &principal, &verified.access_key)
+        .ok_or_else(|| format!("{} has no access", principal.arn))?;
     Ok(User { name, groups, principal, access_key: verified.access_key })
 }
 
@@ -41,34 +39,76 @@ fn credential(gate: &Gate, id: &str, session: Option<&str>) -> Option<Credential
     gate.master.credential(id, session, |id| gate.view.get_as::<AccessKey>(&keys::access_key(id)))
 }
 
-fn map(gate: &Gate, cluster: &Cluster, principal: &Principal) -> Option<(String, Vec<String>)> {
+fn map(
+    gate: &Gate,
+    cluster: &Cluster,
+    principal: &Principal,
+    access_key: &str,
+) -> Option<(String, Vec<String>)> {
     let canonical = principal.canonical_arn();
-    let entry = if cluster.has_entries { entry_of(gate, cluster, &canonical) } else { None };
-    match &entry {
+    let instance = instance_of(gate, cluster, principal, &canonical);
+    // Whoever is of another account is known by the ConfigMap, if at all.
+    if principal.account != cluster.scope.account {
+        return by_config_map(gate, cluster, principal, access_key, None);
+    }
+    match entry_of(gate, cluster, &canonical).filter(|_| cluster.has_entries) {
         Some(entry) if !NODE_KINDS.contains(&entry.kind.as_str()) => {
-            return Some((entry.username_of(principal.session_name()), entry.groups.clone()));
+            return Some((entry.username_of(principal.session_name()), entry.groups));
         }
         // Nodes are let in by their role's entry.
-        None if cluster.has_entries => return None,
-        None if cluster.creator_is_admin && canonical == cluster.creator_arn => {
-            return Some((principal.arn.clone(), vec!["system:masters".into()]));
-        }
-        _ => {}
+        Some(_) => return as_node(gate, cluster, &instance?),
+        None => {}
     }
+    if !cluster.has_entries && cluster.creator_is_admin && canonical == cluster.creator_arn {
+        return Some((principal.arn.clone(), vec!["system:masters".into()]));
+    }
+    let by_map = by_config_map(gate, cluster, principal, access_key, instance.as_ref());
+    if by_map.is_some() || cluster.has_entries {
+        return by_map;
+    }
+    as_node(gate, cluster, &instance?)
+}
+
+/// The instance that lives and whose role's own session this is. Who assumes the role and calls the session as the instance
+/// is called has another principal behind the same name, but cannot be told from it: as at AWS, a role that nodes have is
+/// theirs.
+fn instance_of(gate: &Gate, cluster: &Cluster, principal: &Principal, canonical: &str) -> Option<Instance> {
     let instance: Instance = gate.view.get_as(&keys::instance(&cluster.scope, principal.session_name()?))?;
-    let role_arn = instance.role_arn.as_deref()?;
-    let same_role = role_name(role_arn)? == role_name(&canonical)?;
-    let of_group =
-        gate.view.list_as::<Nodegroup>(&keys::nodegroups(&cluster.scope, &cluster.name)).into_iter().any(
-            |(_, group)| {
-                group.node_role == role_arn && instance.tags.get("ekstra:nodegroup-uid") == Some(&group.uid)
-            },
-        );
-    if !same_role || !of_group || !instance.state.is_alive() {
+    let is_of_role = role_name(instance.role_arn.as_deref()?)? == role_name(canonical)?;
+    (is_of_role && instance.state.is_alive()).then_some(instance)
+}
+
+fn by_config_map(
+    gate: &Gate,
+    cluster: &Cluster,
+    principal: &Principal,
+    access_key: &str,
+    instance: Option<&Instance>,
+) -> Option<(String, Vec<String>)> {
+    if cluster.authentication_mode == AuthenticationMode::Api {
         return None;
     }
-    let groups = vec!["system:bootstrappers".to_owned(), "system:nodes".to_owned()];
-    Some((format!("system:node:{}", instance.private_dns_name), groups))
+    let map: AwsAuth = gate.view.get_as(&keys::aws_auth(&cluster.scope, &cluster.name))?;
+    map.user(&Bearer {
+        canonical_arn: &principal.canonical_arn(),
+        account: &principal.account,
+        session: principal.session_name(),
+        access_key,
+        private_dns_name: instance.map(|instance| instance.private_dns_name.as_str()),
+    })
+}
+
+/// Of a node group of this cluster.
+fn as_node(gate: &Gate, cluster: &Cluster, instance: &Instance) -> Option<(String, Vec<String>)> {
+    let groups = gate.view.list_as::<Nodegroup>(&keys::nodegroups(&cluster.scope, &cluster.name));
+    let is_its = |group: &Nodegroup| {
+        Some(&group.node_role) == instance.role_arn.as_ref()
+            && instance.tags.get("ekstra:nodegroup-uid") == Some(&group.uid)
+    };
+    groups.iter().any(|(_, group)| is_its(group)).then(|| {
+        let groups = vec!["system:bootstrappers".to_owned(), "system:nodes".to_owned()];
+        (format!("system:node:{}", instance.private_dns_name), groups)
+    })
 }
 
 /// The access entry of whom tokens call so.
