@@ -20,6 +20,7 @@ mod pod_identity;
 mod present;
 mod subscriptions;
 mod tags;
+mod tuning;
 mod update_cluster;
 mod update_nodegroup;
 

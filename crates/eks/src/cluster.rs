@@ -19,11 +19,12 @@ use ekstra_domain::eks::{
 use ekstra_domain::elb::LoadBalancer;
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, Waits, blocking};
-use ekstra_host::{ChildId, ChildStatus, HostError, Running, child_exit, netns};
+use ekstra_host::{ChildId, ChildStatus, HostError, Running, child_arguments, child_exit, netns};
 use ekstra_store::{CommitError, Txn};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ const WORKING_MS: i64 = 250;
 const ETCD_PAUSE: Duration = Duration::from_secs(1);
 /// etcd closes its files well in this time.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// An API server answers what is under way and would then wait a minute for those who watch. Everybody new waits at the
+/// front door as long.
+const API_SERVER_GRACE: Duration = Duration::from_secs(2);
 
 /// Keeps every control plane as its record says.
 #[derive(Debug)]
@@ -193,8 +197,13 @@ impl ClusterReconciler {
             observed.unready_for_ms = self.waits.elapsed_ms(&self.eks.cloud.env, &key);
         }
         for (program, status) in CONTROL_PLANE_PROGRAMS.iter().zip(&statuses) {
-            if matches!(status, ChildStatus::Running(_)) {
+            if let ChildStatus::Running(running) = status {
                 observed.running.push((*program).to_owned());
+                if cluster.status == ClusterStatus::Updating
+                    && self.is_outdated(cluster, slot, program, running)
+                {
+                    observed.outdated.push((*program).to_owned());
+                }
             }
             if listed.contains(&ChildId(slot.child(program))) {
                 observed.remains.push((*program).to_owned());
@@ -220,6 +229,18 @@ impl ClusterReconciler {
         Ok(observed)
     }
 
+    /// Whether it was started with other words than it would be now; the program itself may be another.
+    fn is_outdated(
+        &self,
+        cluster: &Cluster,
+        slot: &ControlPlaneSlot,
+        program: &str,
+        running: &Running,
+    ) -> bool {
+        let wanted = flags::child(&self.eks, cluster, slot, program, Path::new("")).args;
+        child_arguments(running).is_some_and(|found| found != wanted)
+    }
+
     async fn apply(
         &self,
         key: &str,
@@ -239,8 +260,11 @@ impl ClusterReconciler {
             ClusterAction::Stop(program) => {
                 let id = ChildId(slot.child(program));
                 // Whose data go with them have nothing to close.
-                let grace =
-                    if cluster.status == ClusterStatus::Deleting { Duration::ZERO } else { STOP_GRACE };
+                let grace = match program {
+                    _ if cluster.status == ClusterStatus::Deleting => Duration::ZERO,
+                    flags::API_SERVER => API_SERVER_GRACE,
+                    _ => STOP_GRACE,
+                };
                 Ok(on_host(&self.eks.host, move |host| host.remove_child(&id, grace)).await?)
             }
             ClusterAction::RemoveLeftovers => self.remove_leftovers(cluster, slot).await,
@@ -297,8 +321,12 @@ impl ClusterReconciler {
         let (files, site) = (self.eks.files(&slot.id), slot.site.clone());
         let vpc: Option<Vpc> = self.eks.cloud.store.view().get_as(&keys::vpc(&cluster.scope, &slot.vpc));
         let names = vpc.map(|vpc| format!("nameserver {}\n", vpc.resolver())).unwrap_or_default();
+        let tuning = cluster.tuning.clone();
         let completed = blocking(move || {
             pki::complete(&files, &site)?;
+            if let Some((file, content)) = flags::scheduler_config(&files, &tuning) {
+                pki::replace(&file, &content)?;
+            }
             Ok::<_, pki::KeysError>(pki::replace(&files.resolv_conf(), &names)?)
         });
         completed.await.map_err(|e| ClusterError::Keys(e.to_string()))?;

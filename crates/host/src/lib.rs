@@ -18,7 +18,7 @@ pub use ekstra_domain::ec2::Device;
 pub use linux::freeze_main;
 pub use linux::launch::{launch_main, open_log};
 pub use linux::machine::{SettingChange, boot_id, raise_settings, restore_settings};
-pub use linux::{Firewall, LinuxHost, Names, RootlessHost, child_exit, firewalls};
+pub use linux::{Firewall, LinuxHost, Names, RootlessHost, child_arguments, child_exit, firewalls};
 pub use logs::{LOG_LIMIT, older_log, remove_log, rotate_logs};
 pub use spec::*;
 

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use child::exit as child_exit;
 pub(crate) use child::start_ticks;
+pub use child::{arguments as child_arguments, exit as child_exit};
 pub use firewall::Firewall;
 pub use rootless::RootlessHost;
 pub use volume::freeze_main;

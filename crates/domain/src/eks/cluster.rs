@@ -1,6 +1,6 @@
 //! A cluster as its users know it, and the control-plane slot that runs it.
 
-use super::Site;
+use super::{Site, Tuning};
 use crate::names::Scope;
 use crate::prefix::Prefix;
 use serde::{Deserialize, Serialize};
@@ -125,6 +125,8 @@ pub struct Cluster {
     /// Its data were damaged, and are what a snapshot had.
     #[serde(default)]
     pub restored: Option<Restored>,
+    #[serde(default)]
+    pub tuning: Tuning,
     /// Whether access entries say who is who, its creator and its nodes too. Clusters of earlier versions have none.
     #[serde(default)]
     pub has_entries: bool,

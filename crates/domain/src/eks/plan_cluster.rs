@@ -15,6 +15,8 @@ pub struct ObservedCluster {
     pub networked: bool,
     /// Programs that run.
     pub running: Vec<String>,
+    /// Of those, while the cluster is updated: programs that were started with other settings than it has now.
+    pub outdated: Vec<String>,
     /// The API server takes requests of administrators: it still makes its own roles and priority classes.
     pub serving: bool,
     /// The API server answers `/readyz`. Implies `serving`.
@@ -101,6 +103,12 @@ fn plan_running(cluster: &Cluster, observed: &ObservedCluster) -> Vec<ClusterAct
         actions.push(ClusterAction::AwaitReady);
         return actions;
     }
+    // One after another, while all the others run.
+    let is_outdated = |program: &&&str| observed.outdated.iter().any(|other| other == **program);
+    if let Some(program) = CONTROL_PLANE_PROGRAMS.iter().find(is_outdated) {
+        actions.push(ClusterAction::Stop(program));
+        return actions;
+    }
     if matches!(cluster.status, ClusterStatus::Creating | ClusterStatus::Updating) {
         actions.push(ClusterAction::MarkActive);
     }
@@ -168,6 +176,7 @@ pub(crate) mod tests {
             has_entries: false,
             self_managed_addons: true,
             network_by_addon: true,
+            tuning: Default::default(),
         }
     }
 
@@ -237,6 +246,32 @@ pub(crate) mod tests {
             !plan_cluster(&cluster, &observed).contains(&ClusterAction::MarkFailed),
             "late is not failed"
         );
+    }
+
+    #[test]
+    fn programs_with_other_settings_are_exchanged_one_by_one_before_an_update_ends() {
+        let cluster = cluster(ClusterStatus::Updating);
+        let mut observed = ObservedCluster {
+            keys_on_disk: true,
+            networked: true,
+            running: CONTROL_PLANE_PROGRAMS.iter().map(|p| (*p).to_owned()).collect(),
+            serving: true,
+            ready: true,
+            bootstrapped: true,
+            outdated: vec!["kube-scheduler".into(), "kube-apiserver".into()],
+            ..Default::default()
+        };
+        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::Stop("kube-apiserver")]);
+        observed.outdated.pop();
+        observed.running.retain(|program| program != "kube-apiserver");
+        (observed.serving, observed.ready) = (false, false);
+        let again = [ClusterAction::Start("kube-apiserver"), ClusterAction::AwaitReady];
+        assert_eq!(plan_cluster(&cluster, &observed), again);
+        observed.running.push("kube-apiserver".into());
+        (observed.serving, observed.ready) = (true, true);
+        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::Stop("kube-scheduler")]);
+        observed.outdated.clear();
+        assert_eq!(plan_cluster(&cluster, &observed), [ClusterAction::MarkActive]);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub enum UpdateType {
     AssociateEncryptionConfig,
     CapabilityUpdate,
     CertificateAuthorityUpdate,
+    ControlPlaneComponentConfigUpdate,
 }
 
 impl UpdateType {
@@ -54,6 +55,7 @@ impl UpdateType {
             Self::AssociateEncryptionConfig => "AssociateEncryptionConfig",
             Self::CapabilityUpdate => "CapabilityUpdate",
             Self::CertificateAuthorityUpdate => "CertificateAuthorityUpdate",
+            Self::ControlPlaneComponentConfigUpdate => "ControlPlaneComponentConfigUpdate",
         }
     }
 }

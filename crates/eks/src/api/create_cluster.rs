@@ -2,7 +2,7 @@
 //! group and its interfaces are written in one transaction.
 
 use super::access::SERVICE;
-use super::access_entries;
+use super::{access_entries, tuning};
 use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::Settings;
@@ -12,7 +12,7 @@ use ekstra_cloud::ec2::network::{NewInterface, VPC_LIMIT, create_interface};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::ec2::{Attachment, SecurityGroup, Subnet, Vpc};
 use ekstra_domain::eks::{
-    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, Logging, Site, VpcAccess,
+    AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, Logging, Site, Tuning, VpcAccess,
     check_cluster_name, check_service_cidr, check_version,
 };
 use ekstra_domain::names::{Scope, keys};
@@ -49,7 +49,13 @@ pub(super) async fn handle(
     }
     let network = Network::read(&eks, &call.scope, &input)?;
     let key = keys::cluster(&call.scope, &name);
-    let draft = Draft { name, token, asked, version, role_arn };
+    let programs = tuning::Asked {
+        api_server: input.kube_api_server_config.clone(),
+        scheduler: input.kube_scheduler_config.clone(),
+        controller_manager: input.kube_controller_manager_config.clone(),
+    };
+    let tuning = programs.apply(&Tuning::default())?;
+    let draft = Draft { name, token, asked, version, role_arn, tuning };
     let cluster = eks
         .cloud
         .store
@@ -76,6 +82,7 @@ struct Draft {
     name: String,
     token: Option<String>,
     asked: String,
+    tuning: Tuning,
     version: String,
     role_arn: String,
 }
@@ -281,6 +288,7 @@ fn record(
         has_entries: mode.is_some_and(|mode| mode != AuthenticationMode::ConfigMap),
         self_managed_addons: input.bootstrap_self_managed_addons.unwrap_or(true),
         network_by_addon: true,
+        tuning: draft.tuning.clone(),
     }
 }
 

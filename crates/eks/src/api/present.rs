@@ -1,5 +1,6 @@
 //! Records in EKS's shapes.
 
+use super::tuning;
 use crate::Eks;
 use base64::Engine;
 use ekstra_domain::eks::{Addon, Cluster, ControlPlaneSlot, HealthIssue, Nodegroup, Update};
@@ -57,6 +58,9 @@ pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
             support_type: Some(cluster.support_type.clone()),
         }),
         deletion_protection: Some(cluster.deletion_protection),
+        kube_api_server_config: Some(tuning::api_server(&cluster.tuning)),
+        kube_scheduler_config: Some(tuning::scheduler(&cluster.tuning)),
+        kube_controller_manager_config: Some(tuning::controller_manager(&cluster.tuning)),
         ..Default::default()
     }
 }

@@ -1,8 +1,8 @@
 //! UpdateClusterConfig (one kind of change a call) and UpdateClusterVersion.
 
-use super::access_entries;
 use super::create_cluster::check_cidrs;
 use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no_cluster, present};
+use super::{access_entries, tuning};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
@@ -56,12 +56,18 @@ pub(super) async fn config(
 }
 
 fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> Result<Change, ApiError> {
+    let tuning = tuning::Asked {
+        api_server: input.kube_api_server_config.clone(),
+        scheduler: input.kube_scheduler_config.clone(),
+        controller_manager: input.kube_controller_manager_config.clone(),
+    };
     let kinds = [
         input.resources_vpc_config.is_some(),
         input.logging.is_some(),
         input.deletion_protection.is_some(),
         input.upgrade_policy.is_some(),
         input.access_config.is_some(),
+        tuning.is_something(),
     ];
     match kinds.iter().filter(|asked| **asked).count() {
         0 => {
@@ -69,6 +75,9 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
         }
         1 => {}
         _ => return Err(invalid_parameter("Only one type of update can be allowed.")),
+    }
+    if tuning.is_something() {
+        return programs(tuning, cluster);
     }
     if let Some(access) = &input.resources_vpc_config {
         return endpoint_access(access, cluster);
@@ -95,6 +104,17 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
     let params = vec![("UpgradePolicy".to_owned(), support_type.clone())];
     let after = Cluster { support_type, ..cluster };
     Ok(Change { kind: UpdateType::UpgradePolicyUpdate, params, after, gets_entries: false })
+}
+
+/// The reconciler starts those programs again that run with other settings.
+fn programs(asked: tuning::Asked, cluster: Cluster) -> Result<Change, ApiError> {
+    let tuning = asked.apply(&cluster.tuning)?;
+    if tuning == cluster.tuning {
+        return Err(invalid_parameter("Cluster is already at the desired configuration"));
+    }
+    let params = tuning::params(&cluster.tuning, &tuning);
+    let after = Cluster { tuning, ..cluster };
+    Ok(Change { kind: UpdateType::ControlPlaneComponentConfigUpdate, params, after, gets_entries: false })
 }
 
 /// Forward only: who has entries keeps them, and aws-auth does not come back.

@@ -3,8 +3,13 @@
 use super::Files;
 use super::keys::{AUTHENTICATION, AUTHORIZER};
 use crate::Eks;
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Listener, Site};
+use ekstra_domain::eks::{
+    Cluster, ControlPlaneSlot, DEFAULT_EVENT_MINUTES, DEFAULT_NODE_PORTS, DEFAULT_TERMINATED_PODS, Listener,
+    Site, Tuning,
+};
 use ekstra_host::{ChildId, ChildSpec, Limits};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 pub(crate) const API_SERVER: &str = "kube-apiserver";
@@ -73,7 +78,9 @@ fn api_server_binds(site: &Site) -> &'static str {
     }
 }
 
-fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &str) -> Vec<String> {
+fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, tuning: &Tuning, issuer: &str) -> Vec<String> {
+    let events = tuning.event_minutes.unwrap_or(DEFAULT_EVENT_MINUTES);
+    let (first_port, last_port) = tuning.node_ports.unwrap_or(DEFAULT_NODE_PORTS);
     let etcd = format!("https://{}", slot.site.address(Listener::EtcdClients));
     vec![
         flag("advertise-address", slot.advertise_address),
@@ -119,7 +126,8 @@ fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, issuer: &str) -> Vec<S
         file(files, "encryption-provider-config", "encryption.json"),
         flag("encryption-provider-config-automatic-reload", true),
         flag("profiling", false),
-        flag("event-ttl", "60m"),
+        flag("event-ttl", format_args!("{events}m")),
+        flag("service-node-port-range", format_args!("{first_port}-{last_port}")),
         flag("v", 1),
     ]
 }
@@ -144,6 +152,10 @@ fn kube_controller_manager(files: &Files, cluster: &Cluster, site: &Site) -> Vec
         file(files, "requestheader-client-ca-file", "front-proxy-ca.crt"),
         file(files, "service-account-private-key-file", "service-account.key"),
         flag("use-service-account-credentials", true),
+        flag(
+            "terminated-pod-gc-threshold",
+            cluster.tuning.terminated_pods.unwrap_or(DEFAULT_TERMINATED_PODS),
+        ),
         // Forty controllers ask for a token each before they begin; at the default of 20 a second that takes 4 s.
         flag("kube-api-qps", 200),
         flag("kube-api-burst", 400),
@@ -156,7 +168,26 @@ fn kube_controller_manager(files: &Files, cluster: &Cluster, site: &Site) -> Vec
     args
 }
 
-fn kube_scheduler(files: &Files, site: &Site) -> Vec<String> {
+/// A file for what the scheduler has no flags for, and what is in it. Its name says what it is: a scheduler that was
+/// started with another has another command line.
+pub(crate) fn scheduler_config(files: &Files, tuning: &Tuning) -> Option<(PathBuf, String)> {
+    let scoring = tuning.scoring.as_ref()?;
+    let fit = json!({"name": "NodeResourcesFit", "args": scoring.arguments()});
+    let content = json!({
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        // With a file, the flags for these are not looked at.
+        "clientConnection": {"kubeconfig": files.key("scheduler.kubeconfig")},
+        "leaderElection": {"leaderElect": false},
+        "enableProfiling": false,
+        "profiles": [{"schedulerName": "default-scheduler", "pluginConfig": [fit]}],
+    })
+    .to_string();
+    let digest = hex::encode(Sha256::digest(&content));
+    Some((files.root.join(format!("scheduler-{}.json", &digest[..12])), content))
+}
+
+fn kube_scheduler(files: &Files, site: &Site, tuning: &Tuning) -> Vec<String> {
     let mut args = Vec::new();
     for name in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         args.push(file(files, name, "scheduler.kubeconfig"));
@@ -168,6 +199,7 @@ fn kube_scheduler(files: &Files, site: &Site) -> Vec<String> {
         flag("leader-elect", false),
         flag("profiling", false),
     ]);
+    args.extend(scheduler_config(files, tuning).map(|(file, _)| flag("config", file.display())));
     args
 }
 
@@ -193,9 +225,9 @@ pub(crate) fn child(
     let files = eks.files(&slot.id);
     let args = match name {
         "etcd" => etcd(&files, &slot.site),
-        API_SERVER => kube_apiserver(&files, slot, &eks.issuer(&slot.issuer_id)),
+        API_SERVER => kube_apiserver(&files, slot, &cluster.tuning, &eks.issuer(&slot.issuer_id)),
         "kube-controller-manager" => kube_controller_manager(&files, cluster, &slot.site),
-        _ => kube_scheduler(&files, &slot.site),
+        _ => kube_scheduler(&files, &slot.site, &cluster.tuning),
     };
     ChildSpec {
         id: ChildId(slot.child(name)),

@@ -56,6 +56,16 @@ pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
+/// The command line of a process that still runs, without the program.
+pub fn arguments(running: &Running) -> Option<Vec<String>> {
+    let words = fs::read(format!("/proc/{}/cmdline", running.pid)).ok()?;
+    if running.boot_id != boot_id() || start_ticks(running.pid) != Some(running.start_ticks) {
+        return None;
+    }
+    let words = words.strip_suffix(&[0])?.split(|byte| *byte == 0).skip(1);
+    Some(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+}
+
 /// `procs`: the `cgroup.procs` files that the child joins. Whatever an error left of it is the caller's to end.
 pub(crate) fn start(
     launcher: &Path,
@@ -156,6 +166,19 @@ pub(super) fn pidfd(pid: i32) -> std::io::Result<Option<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_running_process_has_a_command_line() {
+        let mut child = Command::new("cat").args(["-", "-u"]).stdin(Stdio::piped()).spawn().expect("runs");
+        let pid = i32::try_from(child.id()).expect("fits");
+        let running = Running { pid, start_ticks: start_ticks(pid).expect("runs"), boot_id: boot_id() };
+        assert_eq!(arguments(&running), Some(vec!["-".to_owned(), "-u".to_owned()]));
+        let another = Running { start_ticks: running.start_ticks + 1, ..running.clone() };
+        assert_eq!(arguments(&another), None);
+        child.kill().expect("ends");
+        child.wait().expect("ends");
+        assert_eq!(arguments(&running), None);
+    }
 
     #[test]
     fn a_torn_pid_file_is_from_before_the_boot() {
