@@ -1,7 +1,6 @@
 """EKS Pod Identity: who may have which role, and how a pod comes to its credentials. Stock clients only."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -223,3 +222,50 @@ def test_the_webhook_comes_back(service, cluster):
     service.kubectl("delete", *kind)
     uid = lambda: service.kubectl("get", *kind, "-o", "jsonpath={.metadata.uid}", check=False).stdout  # noqa: E731
     wait("the webhook", lambda: ((found := uid()) not in ("", before), found), 30)
+
+
+def test_a_token_of_the_cluster_is_a_web_identity(service, cluster, eks, roles, tmp_path):
+    """As IAM roles for service accounts have it: the cluster's issuer is a provider of the account."""
+    iam, sts = service.client("iam"), service.client("sts", aws_access_key_id="none", aws_secret_access_key="none")
+    issuer = eks.describe_cluster(name=cluster)["cluster"]["identity"]["oidc"]["issuer"]
+    token = lambda audience: service.kubectl("create", "token", "default", "--audience", audience).stdout.strip()  # noqa: E731
+    name = issuer.removeprefix("https://")
+    provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/{name}"
+    subject = {"StringEquals": {f"{name}:sub": "system:serviceaccount:default:default", f"{name}:aud": "sts.amazonaws.com"}}
+    role = roles("web", trust({"Federated": provider}, "sts:AssumeRoleWithWebIdentity", Condition=subject), READ)
+    ask = lambda **more: sts.assume_role_with_web_identity(  # noqa: E731
+        **{"RoleArn": role, "RoleSessionName": "web", "WebIdentityToken": token("sts.amazonaws.com"), **more}
+    )
+    unknown = refusal(ask)
+    assert unknown == f"InvalidIdentityToken: No OpenIDConnect provider found in your account for {issuer}"
+    iam.create_open_id_connect_provider(Url=issuer, ClientIDList=["sts.amazonaws.com"])
+    made = ask()
+    assert made["SubjectFromWebIdentityToken"] == "system:serviceaccount:default:default"
+    assert (made["Provider"], made["Audience"]) == (provider, "sts.amazonaws.com")
+    answer = {"Token": made["Credentials"]["SessionToken"], **made["Credentials"]}
+    assert client_of(service, "eks", answer).describe_cluster(name=cluster)
+    assert "AccessDenied" in refusal(client_of(service, "eks", answer).list_clusters)
+
+    assert "Incorrect token audience" in refusal(ask, WebIdentityToken=token("others"))
+    whole = token("sts.amazonaws.com")
+    assert "InvalidIdentityToken" in refusal(ask, WebIdentityToken=whole[:-10] + "A" * 10)
+    assert "not a valid JWT" in refusal(ask, WebIdentityToken="nonsense")
+    another = service.kubectl("create", "token", "coredns", "-n", "kube-system", "--audience", "sts.amazonaws.com").stdout.strip()
+    assert refusal(ask, WebIdentityToken=another) == "AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity"
+    assert refusal(ask, RoleArn=service.role("eksNodeRole")).startswith("AccessDenied")
+
+    # By itself, as every SDK does with these two variables.
+    file = tmp_path / "token"
+    file.write_text(token("sts.amazonaws.com"))
+    script = "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"
+    env = {
+        "PATH": "/usr/bin",
+        "AWS_ROLE_ARN": role,
+        "AWS_WEB_IDENTITY_TOKEN_FILE": str(file),
+        "AWS_ENDPOINT_URL": service.aws_env()["AWS_ENDPOINT_URL"],
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    said = service.run(sys.executable, "-c", script, env=env).stdout
+    assert said.startswith(f"arn:aws:sts::{ACCOUNT}:assumed-role/web/")
+    iam.delete_open_id_connect_provider(OpenIDConnectProviderArn=provider)

@@ -56,7 +56,8 @@ async fn assume_role(
     let tags = input.tags.unwrap_or_default().into_iter();
     let tags = tags.map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default()));
     let (tags, transitive) = session::read_tags(tags, input.transitive_tag_keys.unwrap_or_default())?;
-    let policies = session_policies(&cloud, &call, input.policy, input.policy_arns.unwrap_or_default())?;
+    let account = &call.scope.account;
+    let policies = session_policies(&cloud, account, input.policy, input.policy_arns.unwrap_or_default())?;
     let terms =
         SessionTerms { policies, tags, transitive, source_identity: input.source_identity, provider: None };
     session::check_size(&terms)?;
@@ -75,7 +76,7 @@ async fn assume_role(
     })
 }
 
-fn assumed_role_user(started: &Started) -> model::AssumedRoleUser {
+pub fn assumed_role_user(started: &Started) -> model::AssumedRoleUser {
     let Principal { user_id, arn, .. } = started.session.principal.clone();
     model::AssumedRoleUser { assumed_role_id: Some(user_id), arn: Some(arn) }
 }
@@ -102,7 +103,7 @@ async fn get_session_token(
     Ok(model::GetSessionTokenResponse { credentials: Some(credentials(started)), ..Default::default() })
 }
 
-fn credentials(started: Started) -> model::Credentials {
+pub fn credentials(started: Started) -> model::Credentials {
     let Started { session, secret, token } = started;
     model::Credentials {
         access_key_id: Some(session.access_key_id),
@@ -112,10 +113,10 @@ fn credentials(started: Started) -> model::Credentials {
     }
 }
 
-/// What narrows a session: one document, and managed policies as they are now.
-fn session_policies(
+/// What narrows a session: one document, and managed policies of the account as they are now.
+pub fn session_policies(
     cloud: &Cloud,
-    call: &Call,
+    account: &str,
     own: Option<String>,
     managed: Vec<model::PolicyDescriptorType>,
 ) -> Result<Vec<String>, ApiError> {
@@ -129,7 +130,7 @@ fn session_policies(
     }
     let mut policies: Vec<String> = own.into_iter().collect();
     for arn in managed.into_iter().filter_map(|named| named.arn) {
-        let text = document(cloud, &call.scope.account, &arn).ok_or_else(|| {
+        let text = document(cloud, account, &arn).ok_or_else(|| {
             ApiError::client(
                 "ValidationError",
                 400,

@@ -24,14 +24,14 @@ mod tuning;
 mod update_cluster;
 mod update_nodegroup;
 
-use crate::{Eks, auth, updates};
+use crate::{Eks, auth, updates, web_identity};
 use ekstra_cloud::api::{Call, Refusal, Router, digest};
 use ekstra_domain::eks::{
     Asked, Cluster, ClusterStatus, Invalid, Nodegroup, Update, UpdateOf, UpdateStatus, UpdateType,
 };
 use ekstra_domain::names::{Scope, keys};
 use ekstra_model::eks::{errors, ops};
-use ekstra_model::eks_auth;
+use ekstra_model::{eks_auth, sts};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 use serde::Serialize;
@@ -130,6 +130,12 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
         identity_providers::disassociate,
     );
     router.serve(ops::CancelUpdate, eks, access::cancel_update, update_cluster::cancel);
+    router.serve(
+        sts::ops::AssumeRoleWithWebIdentity,
+        eks,
+        web_identity::access,
+        web_identity::assume_role_with_web_identity,
+    );
     router.serve(ops::ListInsights, eks, access::list_insights, insights::list);
     router.serve(ops::DescribeInsight, eks, access::describe_insight, insights::describe);
     router.serve(ops::StartInsightsRefresh, eks, access::start_refresh, insights::start_refresh);

@@ -7,21 +7,20 @@
 //! Resources using EKS Pod Identity Target IAM Roles".
 
 use crate::Eks;
+use crate::controller::reach;
 use ekstra_cloud::access::{Access, Outsider, trusts};
 use ekstra_cloud::api::Call;
 use ekstra_cloud::iam::find_role;
 use ekstra_cloud::sts::session::{self, Started, Wish};
-use ekstra_domain::eks::{
-    Cluster, ControlPlaneSlot, POD_IDENTITY_AUDIENCE, POD_IDENTITY_SERVICE, PodIdentityAssociation,
-};
+use ekstra_domain::eks::{Cluster, POD_IDENTITY_AUDIENCE, POD_IDENTITY_SERVICE, PodIdentityAssociation};
 use ekstra_domain::iam::{Role, SessionTerms};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks_auth::{self as model, errors};
 use ekstra_wire::ApiError;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::Api;
 use kube::api::PostParams;
-use kube::{Api, Client};
 use std::collections::BTreeMap;
 
 /// Seconds of a pod's credentials; of those of a target role less, since it is assumed by a session.
@@ -58,7 +57,13 @@ pub(crate) async fn assume_role_for_pod_identity(
     let cluster: Cluster = view
         .get_as(&keys::cluster(&call.scope, &name))
         .ok_or_else(|| missing(format!("No cluster found for name: {name}.")))?;
-    let subject = review(&eks, &cluster, input.token.unwrap_or_default()).await?;
+    let token = input.token.unwrap_or_default();
+    let reviewed = review(&eks, &cluster, token, POD_IDENTITY_AUDIENCE).await.map_err(|error| {
+        tracing::info!(cluster = cluster.name, error, "no review of a pod's token");
+        let message = "The cluster does not answer; try again later";
+        ApiError::new(&errors::SERVICE_UNAVAILABLE_EXCEPTION, message)
+    })?;
+    let subject = read(reviewed)?;
     let all = view.list_as::<PodIdentityAssociation>(&keys::pod_identities(&call.scope, &name));
     let association = all
         .into_iter()
@@ -102,20 +107,19 @@ fn present(
     }
 }
 
-async fn review(eks: &Eks, cluster: &Cluster, token: String) -> Result<Subject, ApiError> {
-    let unavailable = |error: &dyn std::fmt::Display| {
-        tracing::info!(cluster = cluster.name, %error, "no review of a pod's token");
-        let message = "The cluster does not answer; try again later";
-        ApiError::new(&errors::SERVICE_UNAVAILABLE_EXCEPTION, message)
-    };
-    let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
-    let slot = slot.ok_or_else(|| unavailable(&"no control plane"))?;
-    let client: Client = eks.clients.get(&slot).await.map_err(|e| unavailable(&e))?;
-    let spec = TokenReviewSpec { token, audiences: Some(vec![POD_IDENTITY_AUDIENCE.into()]) };
+/// What the cluster's API server says of a token that is for that audience. The error is for the log.
+pub(crate) async fn review(
+    eks: &Eks,
+    cluster: &Cluster,
+    token: String,
+    audience: &str,
+) -> Result<TokenReviewStatus, String> {
+    let reached = reach(eks, &keys::cluster(&cluster.scope, &cluster.name)).await;
+    let client = reached.map_err(|e| e.to_string())?.ok_or("the cluster is not up")?.client;
+    let spec = TokenReviewSpec { token, audiences: Some(vec![audience.to_owned()]) };
     let asked = TokenReview { spec, ..TokenReview::default() };
     let answer = Api::all(client).create(&PostParams::default(), &asked).await;
-    let status = answer.map_err(|e| unavailable(&e))?.status.unwrap_or_default();
-    read(status)
+    Ok(answer.map_err(|e| e.to_string())?.status.unwrap_or_default())
 }
 
 fn read(status: TokenReviewStatus) -> Result<Subject, ApiError> {

@@ -30,6 +30,7 @@ mod signing;
 mod storage;
 mod updates;
 mod user_data;
+mod web_identity;
 
 pub use addons::AddonReconciler;
 pub use cluster::ClusterReconciler;

@@ -3,8 +3,8 @@
 use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::trail::{Record, Trail};
 use ekstra_cloud::{Cloud, ensure_scope};
-use ekstra_domain::iam::{AccessKey, Credential, Principal};
-use ekstra_domain::names::{Scope, is_region, keys};
+use ekstra_domain::iam::{AccessKey, Credential, Principal, Secret, SessionTerms};
+use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope, is_region, keys};
 use ekstra_model::Protocol;
 use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
 use ekstra_wire::{
@@ -95,10 +95,16 @@ impl Service {
         seen: &mut Seen,
     ) -> Result<Response, ApiError> {
         let protocol = routed.service.protocol;
-        let (Credential { principal, terms, expires, .. }, region) =
-            self.authenticate(request, routed, seen)?;
-        seen.principal = Some(principal.clone());
-        seen.region = Some(region.clone());
+        let is_anonymous = routed.operation.anonymous && sigv4::scope(request).is_none();
+        let (Credential { principal, terms, expires, .. }, region) = if is_anonymous {
+            (nobody(), self.cloud.settings.region.clone())
+        } else {
+            self.authenticate(request, routed, seen)?
+        };
+        if !is_anonymous {
+            seen.principal = Some(principal.clone());
+            seen.region = Some(region.clone());
+        }
         let scope = Scope::new(&principal.account, region);
         let value = decode_request(routed, request).map_err(|e| e.to_error(protocol))?;
         seen.parameters = parameters(routed.operation.input, &value);
@@ -173,6 +179,20 @@ impl Service {
             headers: vec![("content-type".into(), "application/json".into())],
             body: body.to_string().into_bytes(),
         }
+    }
+}
+
+/// Whoever calls an operation that asks for no signature.
+fn nobody() -> Credential {
+    Credential {
+        secret: Secret(String::new()),
+        expires: None,
+        principal: Principal {
+            account: DEFAULT_ACCOUNT.into(),
+            arn: "anonymous".into(),
+            user_id: "anonymous".into(),
+        },
+        terms: SessionTerms::default(),
     }
 }
 

@@ -76,7 +76,7 @@ pub fn assume(cloud: &Cloud, call: &Call, role_arn: &str, wish: Wish) -> Result<
     Ok(start(cloud, &role, &wish.session_name, wish.seconds, terms))
 }
 
-pub(super) fn check_duration(role: &Role, seconds: i64) -> Result<(), ApiError> {
+pub fn check_duration(role: &Role, seconds: i64) -> Result<(), ApiError> {
     if seconds <= role.max_session_seconds {
         return Ok(());
     }
@@ -156,7 +156,7 @@ pub(super) fn read_tags(
 const MOST_PACKED: usize = 2048;
 
 /// Refused for their size, not for any one of them.
-pub(super) fn check_size(terms: &SessionTerms) -> Result<(), ApiError> {
+pub fn check_size(terms: &SessionTerms) -> Result<(), ApiError> {
     let tags = terms.tags.iter().map(|(key, value)| key.chars().count() + value.chars().count());
     let policies = terms.policies.iter().map(|text| text.chars().count());
     let size = tags.chain(policies).sum::<usize>();

@@ -12,7 +12,7 @@ pub static SERVICE: Service = Service {
     api_version: "2011-06-15",
     target_prefix: None,
     xml_namespace: Some("https://sts.amazonaws.com/doc/2011-06-15/"),
-    operations: &[&ops::GET_CALLER_IDENTITY, &ops::ASSUME_ROLE, &ops::GET_SESSION_TOKEN],
+    operations: &[&ops::GET_CALLER_IDENTITY, &ops::ASSUME_ROLE, &ops::ASSUME_ROLE_WITH_WEB_IDENTITY, &ops::GET_SESSION_TOKEN],
     unserved: &[],
 };
 
@@ -23,6 +23,8 @@ pub mod ops {
     operation! { GetCallerIdentity GET_CALLER_IDENTITY: super::GetCallerIdentityRequest => super::GetCallerIdentityResponse = Operation::new("sts", "GetCallerIdentity").wrapper("GetCallerIdentityResult") }
     operation! { AssumeRole ASSUME_ROLE: super::AssumeRoleRequest => super::AssumeRoleResponse = Operation::new("sts", "AssumeRole").wrapper("AssumeRoleResult")
         .errors(&[&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::PACKED_POLICY_TOO_LARGE_EXCEPTION, &errors::REGION_DISABLED_EXCEPTION, &errors::EXPIRED_TOKEN_EXCEPTION]) }
+    operation! { AssumeRoleWithWebIdentity ASSUME_ROLE_WITH_WEB_IDENTITY: super::AssumeRoleWithWebIdentityRequest => super::AssumeRoleWithWebIdentityResponse = Operation::new("sts", "AssumeRoleWithWebIdentity").wrapper("AssumeRoleWithWebIdentityResult").anonymous()
+        .errors(&[&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, &errors::PACKED_POLICY_TOO_LARGE_EXCEPTION, &errors::IDP_REJECTED_CLAIM_EXCEPTION, &errors::IDP_COMMUNICATION_ERROR_EXCEPTION, &errors::INVALID_IDENTITY_TOKEN_EXCEPTION, &errors::EXPIRED_TOKEN_EXCEPTION, &errors::REGION_DISABLED_EXCEPTION]) }
     operation! { GetSessionToken GET_SESSION_TOKEN: super::GetSessionTokenRequest => super::GetSessionTokenResponse = Operation::new("sts", "GetSessionToken").wrapper("GetSessionTokenResult")
         .errors(&[&errors::REGION_DISABLED_EXCEPTION]) }
 }
@@ -32,6 +34,9 @@ pub mod errors {
     use super::*;
 
     pub static EXPIRED_TOKEN_EXCEPTION: ErrorSchema = ErrorSchema { code: "ExpiredTokenException", status: 400, fault: Fault::Client };
+    pub static IDP_COMMUNICATION_ERROR_EXCEPTION: ErrorSchema = ErrorSchema { code: "IDPCommunicationError", status: 400, fault: Fault::Client };
+    pub static IDP_REJECTED_CLAIM_EXCEPTION: ErrorSchema = ErrorSchema { code: "IDPRejectedClaim", status: 403, fault: Fault::Client };
+    pub static INVALID_IDENTITY_TOKEN_EXCEPTION: ErrorSchema = ErrorSchema { code: "InvalidIdentityToken", status: 400, fault: Fault::Client };
     pub static MALFORMED_POLICY_DOCUMENT_EXCEPTION: ErrorSchema = ErrorSchema { code: "MalformedPolicyDocument", status: 400, fault: Fault::Client };
     pub static PACKED_POLICY_TOO_LARGE_EXCEPTION: ErrorSchema = ErrorSchema { code: "PackedPolicyTooLarge", status: 400, fault: Fault::Client };
     pub static REGION_DISABLED_EXCEPTION: ErrorSchema = ErrorSchema { code: "RegionDisabledException", status: 403, fault: Fault::Client };
@@ -42,6 +47,7 @@ static ACCESS_KEY_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(
 static ACCESS_KEY_SECRET_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().secret());
 static ARN_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(20).max(2048).pattern("[\\u0009\\u000A\\u000D\\u0020-\\u007E\\u0085\\u00A0-\\uD7FF\\uE000-\\uFFFD\\u10000-\\u10FFFF]+"));
 static ASSUMED_ROLE_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(2).max(193).pattern("[\\w+=,.@:-]*"));
+static CLIENT_TOKEN_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(4).max(20000).secret());
 static CONTEXT_ASSERTION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(4).max(2048));
 static DURATION_SECONDS_TYPE: TypeSchema = TypeSchema::Int { min: Some(900), max: Some(129600) };
 static EXTERNAL_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(2).max(1224).pattern("[\\w+=,.@:\\/-]*"));
@@ -51,6 +57,7 @@ static POLICY_DESCRIPTOR_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::ne
 static ROLE_DURATION_SECONDS_TYPE: TypeSchema = TypeSchema::Int { min: Some(900), max: Some(43200) };
 static ROLE_SESSION_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(2).max(64).pattern("[\\w+=,.@-]*"));
 static SERIAL_NUMBER_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(9).max(256).pattern("[\\w+=/:,.@-]*"));
+static SESSION_POLICY_DOCUMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(2048).pattern("[\\u0009\\u000A\\u000D\\u0020-\\u00FF]+"));
 static SESSION_TOKEN_SIZE_TYPE: TypeSchema = TypeSchema::Int { min: Some(0), max: None };
 static SESSION_TOKEN_UTILIZATION_TYPE: TypeSchema = TypeSchema::Int { min: Some(0), max: None };
 static SOURCE_IDENTITY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(2).max(64).pattern("[\\w+=,.@-]*"));
@@ -61,6 +68,8 @@ static TAG_VALUE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(0).m
 static TOKEN_CODE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(6).max(6).pattern("[\\d]*"));
 static TOKEN_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().secret());
 static UNRESTRICTED_SESSION_POLICY_DOCUMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).pattern("[\\u0009\\u000A\\u000D\\u0020-\\u00FF]+"));
+static URL_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(4).max(2048));
+static WEB_IDENTITY_SUBJECT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(6).max(255));
 
 shape! { AssumeRoleRequest ASSUME_ROLE_REQUEST = StructSchema::new("AssumeRoleRequest");
     role_arn: String = member("RoleArn", &ARN_TYPE).required();
@@ -82,6 +91,29 @@ shape! { AssumeRoleResponse ASSUME_ROLE_RESPONSE = StructSchema::new("AssumeRole
     credentials: Credentials = member("Credentials", &TypeSchema::Struct(&CREDENTIALS));
     assumed_role_user: AssumedRoleUser = member("AssumedRoleUser", &TypeSchema::Struct(&ASSUMED_ROLE_USER));
     packed_policy_size: i32 = member("PackedPolicySize", &NON_NEGATIVE_INTEGER_TYPE);
+    source_identity: String = member("SourceIdentity", &SOURCE_IDENTITY_TYPE);
+    session_token_utilization: i32 = member("SessionTokenUtilization", &SESSION_TOKEN_UTILIZATION_TYPE);
+    session_token_size: i32 = member("SessionTokenSize", &SESSION_TOKEN_SIZE_TYPE);
+}
+
+shape! { AssumeRoleWithWebIdentityRequest ASSUME_ROLE_WITH_WEB_IDENTITY_REQUEST = StructSchema::new("AssumeRoleWithWebIdentityRequest");
+    role_arn: String = member("RoleArn", &ARN_TYPE).required();
+    role_session_name: String = member("RoleSessionName", &ROLE_SESSION_NAME_TYPE).required();
+    web_identity_token: String = member("WebIdentityToken", &CLIENT_TOKEN_TYPE).required();
+    provider_id: String = member("ProviderId", &URL_TYPE);
+    policy_arns: Vec<PolicyDescriptorType> = member("PolicyArns", &POLICY_DESCRIPTOR_LIST_TYPE);
+    policy: String = member("Policy", &SESSION_POLICY_DOCUMENT_TYPE);
+    duration_seconds: i32 = member("DurationSeconds", &ROLE_DURATION_SECONDS_TYPE);
+    minimum_session_token_size: i32 = member("MinimumSessionTokenSize", &MINIMUM_SESSION_TOKEN_SIZE_TYPE);
+}
+
+shape! { AssumeRoleWithWebIdentityResponse ASSUME_ROLE_WITH_WEB_IDENTITY_RESPONSE = StructSchema::new("AssumeRoleWithWebIdentityResponse");
+    credentials: Credentials = member("Credentials", &TypeSchema::Struct(&CREDENTIALS));
+    subject_from_web_identity_token: String = member("SubjectFromWebIdentityToken", &WEB_IDENTITY_SUBJECT_TYPE);
+    assumed_role_user: AssumedRoleUser = member("AssumedRoleUser", &TypeSchema::Struct(&ASSUMED_ROLE_USER));
+    packed_policy_size: i32 = member("PackedPolicySize", &NON_NEGATIVE_INTEGER_TYPE);
+    provider: String = member("Provider", &STRING);
+    audience: String = member("Audience", &STRING);
     source_identity: String = member("SourceIdentity", &SOURCE_IDENTITY_TYPE);
     session_token_utilization: i32 = member("SessionTokenUtilization", &SESSION_TOKEN_UTILIZATION_TYPE);
     session_token_size: i32 = member("SessionTokenSize", &SESSION_TOKEN_SIZE_TYPE);
@@ -123,6 +155,18 @@ shape! { GetSessionTokenResponse GET_SESSION_TOKEN_RESPONSE = StructSchema::new(
     credentials: Credentials = member("Credentials", &TypeSchema::Struct(&CREDENTIALS));
     session_token_utilization: i32 = member("SessionTokenUtilization", &SESSION_TOKEN_UTILIZATION_TYPE);
     session_token_size: i32 = member("SessionTokenSize", &SESSION_TOKEN_SIZE_TYPE);
+}
+
+shape! { IDPCommunicationErrorException IDP_COMMUNICATION_ERROR_EXCEPTION = StructSchema::new("IDPCommunicationErrorException").error(&errors::IDP_COMMUNICATION_ERROR_EXCEPTION);
+    message: String = member("message", &STRING);
+}
+
+shape! { IDPRejectedClaimException IDP_REJECTED_CLAIM_EXCEPTION = StructSchema::new("IDPRejectedClaimException").error(&errors::IDP_REJECTED_CLAIM_EXCEPTION);
+    message: String = member("message", &STRING);
+}
+
+shape! { InvalidIdentityTokenException INVALID_IDENTITY_TOKEN_EXCEPTION = StructSchema::new("InvalidIdentityTokenException").error(&errors::INVALID_IDENTITY_TOKEN_EXCEPTION);
+    message: String = member("message", &STRING);
 }
 
 shape! { MalformedPolicyDocumentException MALFORMED_POLICY_DOCUMENT_EXCEPTION = StructSchema::new("MalformedPolicyDocumentException").error(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION);

@@ -1,0 +1,186 @@
+//! AssumeRoleWithWebIdentity: a role for the bearer of a token of an identity provider that the role's account knows.
+//!
+//! The issuers whose tokens can be proved are the clusters of this service, which are asked (TokenReview): so a token whose
+//! pod is gone is none. Other issuers can be recorded in IAM; their keys are not fetched, and their tokens are refused.
+//!
+//! Source: STS API reference, AssumeRoleWithWebIdentity; IAM User Guide, "Available keys for AWS OIDC federation".
+
+use crate::Eks;
+use crate::auth::review;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ekstra_cloud::access::{Access, Outsider, trusts};
+use ekstra_cloud::api::Call;
+use ekstra_cloud::iam::find_role;
+use ekstra_cloud::sts::{assumed_role_user, credentials, session, session_policies};
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
+use ekstra_domain::iam::{OidcProvider, SessionTerms};
+use ekstra_domain::names::{Arn, keys};
+use ekstra_model::sts::{self as model, errors};
+use ekstra_wire::{ApiError, iso8601};
+use serde::Deserialize;
+
+const SECONDS: i64 = 3600;
+const ACTION: &str = "sts:AssumeRoleWithWebIdentity";
+
+/// Whoever has the token may; the role says which.
+pub(crate) fn access(_: &Eks, _: &Call, _: &model::AssumeRoleWithWebIdentityRequest) -> Access {
+    Access::Unasked
+}
+
+/// What a token says of itself.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: Audience,
+    exp: i64,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(audience) => std::slice::from_ref(audience),
+            Self::Many(audiences) => audiences,
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::INVALID_IDENTITY_TOKEN_EXCEPTION, message)
+}
+
+/// Nothing of it is proved yet.
+fn read(token: &str) -> Result<Claims, ApiError> {
+    let refused = || {
+        invalid(
+            "The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)",
+        )
+    };
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(refused());
+    };
+    let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).map_err(|_| refused())?;
+    serde_json::from_slice(&payload).map_err(|_| refused())
+}
+
+/// The provider of the account whose tokens these are, and the audience by which it knows them.
+fn provider(eks: &Eks, account: &str, claims: &Claims) -> Result<(OidcProvider, String), ApiError> {
+    let issuer = claims.iss.strip_prefix("https://").unwrap_or(&claims.iss);
+    let found: Option<OidcProvider> = eks.cloud.store.view().get_as(&keys::oidc_provider(account, issuer));
+    let found = found.ok_or_else(|| {
+        invalid(format!("No OpenIDConnect provider found in your account for {}", claims.iss))
+    })?;
+    let audience = claims.aud.all().iter().find(|audience| found.client_ids.contains(audience)).cloned();
+    Ok((found, audience.ok_or_else(|| invalid("Incorrect token audience"))?))
+}
+
+/// The cluster that signs as this issuer.
+fn cluster_of(eks: &Eks, issuer: &str) -> Option<Cluster> {
+    let view = eks.cloud.store.view();
+    let slots = view.list_as::<ControlPlaneSlot>(keys::SLOTS);
+    let (_, slot) = slots.into_iter().find(|(_, slot)| eks.issuer(&slot.issuer_id) == issuer)?;
+    view.get_as(&slot.cluster)
+}
+
+async fn prove(eks: &Eks, claims: &Claims, token: String, audience: &str) -> Result<(), ApiError> {
+    const NO_KEY: &str = "Couldn't retrieve verification key from your identity provider, please reference AssumeRoleWithWebIdentity documentation for requirements";
+    let cluster = cluster_of(eks, &claims.iss).ok_or_else(|| invalid(NO_KEY))?;
+    let status = review(eks, &cluster, token, audience).await.map_err(|error| {
+        tracing::info!(cluster = cluster.name, error, "no review of a web identity's token");
+        ApiError::new(&errors::IDP_COMMUNICATION_ERROR_EXCEPTION, "The identity provider does not answer")
+    })?;
+    let user = status.user.and_then(|user| user.username);
+    if status.authenticated == Some(true) && user.as_ref() == Some(&claims.sub) {
+        return Ok(());
+    }
+    tracing::info!(cluster = cluster.name, error = status.error, "a web identity's token is refused");
+    Err(invalid("Token signature invalid"))
+}
+
+pub(crate) async fn assume_role_with_web_identity(
+    eks: Eks,
+    _: Call,
+    input: model::AssumeRoleWithWebIdentityRequest,
+) -> Result<model::AssumeRoleWithWebIdentityResponse, ApiError> {
+    let denied = || ApiError::client("AccessDenied", 403, format!("Not authorized to perform {ACTION}"));
+    let token = input.web_identity_token.unwrap_or_default();
+    let role_arn = input.role_arn.unwrap_or_default();
+    let account = role_arn
+        .parse::<Arn>()
+        .map(|arn| arn.account)
+        .map_err(|_| ApiError::client("ValidationError", 400, "Request ARN is invalid"))?;
+    let claims = read(&token)?;
+    let now = eks.cloud.env.now();
+    if claims.exp <= now {
+        let message = format!(
+            "Token expired: current date/time {} must be before the expiration date/time {}",
+            iso8601(now * 1000),
+            iso8601(claims.exp * 1000)
+        );
+        return Err(ApiError::new(&errors::EXPIRED_TOKEN_EXCEPTION, message));
+    }
+    let (provider, audience) = provider(&eks, &account, &claims)?;
+    prove(&eks, &claims, token, &audience).await?;
+    let role = find_role(&eks.cloud, &role_arn).ok_or_else(denied)?;
+    let name = input.role_session_name.unwrap_or_default();
+    let arn = provider.arn();
+    let terms = SessionTerms {
+        policies: session_policies(
+            &eks.cloud,
+            &account,
+            input.policy,
+            input.policy_arns.unwrap_or_default(),
+        )?,
+        provider: Some(arn.clone()),
+        ..SessionTerms::default()
+    };
+    session::check_size(&terms)?;
+    let mut known = session::context(&name, &terms);
+    for (claim, value) in [("sub", &claims.sub), ("aud", &audience)] {
+        known.push((format!("{}:{claim}", provider.issuer), vec![value.clone()]));
+    }
+    if !trusts(&role, Outsider::Federated(&arn), ACTION, &known) {
+        return Err(denied());
+    }
+    let seconds = input.duration_seconds.map_or(SECONDS, i64::from);
+    session::check_duration(&role, seconds)?;
+    let started = session::start(&eks.cloud, &role, &name, seconds, terms);
+    Ok(model::AssumeRoleWithWebIdentityResponse {
+        subject_from_web_identity_token: Some(claims.sub),
+        assumed_role_user: Some(assumed_role_user(&started)),
+        provider: Some(arn),
+        audience: Some(audience),
+        credentials: Some(credentials(started)),
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(payload: &str) -> String {
+        format!("e30.{}.x", URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    #[test]
+    fn claims_are_read_of_whatever_calls_itself_a_token() {
+        let claims = read(&token(r#"{"iss":"https://i","sub":"s","aud":"a","exp":1}"#)).expect("reads");
+        assert_eq!(claims.aud.all(), ["a"]);
+        let many = read(&token(r#"{"iss":"https://i","sub":"s","aud":["a","b"],"exp":1}"#)).expect("reads");
+        assert_eq!(many.aud.all(), ["a", "b"]);
+        for bad in ["", "a.b", "a.b.c.d", "e30.e30.x", "e30.%%%.x", &token("nonsense")] {
+            assert_eq!(read(bad).expect_err("no token").code, "InvalidIdentityToken", "{bad}");
+        }
+    }
+}
