@@ -3,8 +3,9 @@
 //! `golden/requests.json` comes from `golden/generate.py`. `UPDATE_GOLDEN=1` rewrites `golden/answers`; after that
 //! `generate.py answers` shows what botocore makes of them.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use ekstra_model::{
     Protocol, Service, Shape, StructSchema, Timestamp, TypeSchema, Value, ec2, eks, iam, sts,
@@ -13,29 +14,11 @@ use ekstra_wire::sigv4::{self, Credentials, SecretKey, VerifyOptions};
 use ekstra_wire::{ApiError, Request, Response, decode_request, encode_error, encode_output, route};
 use serde_json::{Value as Json, json};
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
+use common::{golden, request, text};
 
 fn requests() -> Json {
     let text = fs::read_to_string(golden("requests.json")).expect("requests.json is checked in");
     serde_json::from_str(&text).expect("requests.json is JSON")
-}
-
-fn text(json: &Json, key: &str) -> String {
-    json[key].as_str().expect("a string").to_owned()
-}
-
-fn request(json: &Json) -> Request {
-    let header =
-        |h: &Json| (h[0].as_str().expect("a name").to_owned(), h[1].as_str().expect("a value").to_owned());
-    Request {
-        method: text(json, "method"),
-        path: text(json, "path"),
-        query: text(json, "query"),
-        headers: json["headers"].as_array().expect("headers").iter().map(header).collect(),
-        body: text(json, "body").into_bytes(),
-    }
 }
 
 /// A value under AWS's names, to compare with what botocore was given.

@@ -1,10 +1,12 @@
-"""Writes requests.json: what botocore 1.44.5 sends and signs at a fixed time, for the tests of ekstra-wire.
+"""Writes requests.json: what botocore 1.44.5 sends and signs at a fixed time, for the tests of ekstra-wire; and every.json:
+what it sends for every operation that is served, with every member of its input, and an answer with every member.
 
 Run with that botocore installed: python3 generate.py. With the argument "answers" it reads answers/* (which the
-tests write with UPDATE_GOLDEN=1) through botocore's parsers instead, and compares.
+tests write with UPDATE_GOLDEN=1) through botocore's parsers instead. What it makes of the answers to every operation,
+`tests/e2e/test_04_exchanges.py` compares.
 """
-import datetime, json, os, sys
-import botocore.auth, botocore.session
+import datetime, json, os, sys, tomllib
+import botocore.auth, botocore.config, botocore.session
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.parsers import create_parser
@@ -41,7 +43,8 @@ CASES = [
 
 def client(session, service, token):
     return session.create_client(service, region_name="us-east-1", aws_access_key_id=KEY,
-                                 aws_secret_access_key=SECRET, aws_session_token=TOKEN if token else None)
+                                 aws_secret_access_key=SECRET, aws_session_token=TOKEN if token else None,
+                                 config=botocore.config.Config(parameter_validation=False))
 
 
 def message(method, url, headers, body):
@@ -58,22 +61,84 @@ def message(method, url, headers, body):
 def requests(session):
     out = []
     for name, service, operation, token, params in CASES:
-        c = client(session, service, token)
-        sent = []
-        def stop(request, **_):
-            sent.append(request)
-            raise InterruptedError
-        c.meta.events.register("before-send", stop)
-        try:
-            getattr(c, botocore.xform_name(operation))(**params)
-        except InterruptedError:
-            pass
-        r = sent[0]
+        r = sent_by(client(session, service, token), operation, params)
         headers = {k: v for k, v in r.headers.items() if k.lower() not in ("user-agent", "content-length")
                    and not k.lower().startswith("amz-sdk")}
         out.append({"name": name, "service": service, "operation": operation, "input": params,
                     "request": message(r.method, r.url, headers, r.body)})
     return out
+
+
+def sample(shape, name, depth=0):
+    """A value with every member, as deep as shapes do not come again. Text has what has to be escaped."""
+    kind = shape.type_name
+    if kind == "structure":
+        members = shape.members.items() if depth < 8 else ()
+        return {member: sample(inner, member, depth + 1) for member, inner in members}
+    if kind == "list":
+        return [sample(shape.member, name, depth + 1)]
+    if kind == "map":
+        return {sample(shape.key, "key", depth + 1): sample(shape.value, "value", depth + 1)}
+    if kind == "string":
+        return shape.enum[0] if shape.enum else f"{name} é/<&+=>"
+    if kind in ("integer", "long"):
+        return 7
+    if kind in ("float", "double"):
+        return 1.5
+    if kind == "timestamp":
+        return NOW
+    if kind == "blob":
+        return b"bytes"
+    assert kind == "boolean", kind
+    return True
+
+
+def plain(value):
+    """As JSON has it: instants in seconds, bytes as text."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime.datetime):
+        return int(value.timestamp())
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def served():
+    with open(os.path.join(HERE, "../../../../models/operations.toml"), "rb") as f:
+        services = tomllib.load(f)["service"]
+    return [(service["id"], operation) for service in services for operation in service["operations"]]
+
+
+def output_sample(model):
+    return plain(sample(model.output_shape, "")) if model.output_shape else {}
+
+
+def every(session):
+    out = []
+    for service, operation in served():
+        model = session.get_service_model(service).operation_model(operation)
+        params = sample(model.input_shape, "") if model.input_shape else {}
+        r = sent_by(client(session, service, False), operation, params)
+        headers = {k: v for k, v in r.headers.items() if k.lower() in ("content-type", "x-amz-target", "host")}
+        out.append({"service": service, "operation": operation, "input": plain(params),
+                    "request": message(r.method, r.url, headers, r.body), "output": output_sample(model)})
+    return out
+
+
+def sent_by(c, operation, params):
+    sent = []
+
+    def stop(request, **_):
+        sent.append(request)
+        raise InterruptedError
+
+    c.meta.events.register("before-send", stop)
+    try:
+        getattr(c, botocore.xform_name(operation))(**params)
+    except InterruptedError:
+        pass
+    return sent[0]
 
 
 def presigned(session):
@@ -117,3 +182,5 @@ if __name__ == "__main__":
         with open(os.path.join(HERE, "requests.json"), "w") as f:
             json.dump(golden, f, indent=1, ensure_ascii=False)
             f.write("\n")
+        with open(os.path.join(HERE, "every.json"), "w") as f:
+            f.write("[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in every(session)) + "\n]\n")
