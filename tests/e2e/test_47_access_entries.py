@@ -159,6 +159,31 @@ def yaml_of(lines):
     )
 
 
+def whoami_of(service, cluster, user):
+    """As `kubectl auth whoami` shows a user, by a key of its own."""
+    iam = service.client("iam")
+    if not iam.list_access_keys(UserName=user)["AccessKeyMetadata"]:
+        iam.attach_user_policy(UserName=user, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
+        whoami_of.key = iam.create_access_key(UserName=user)["AccessKey"]
+    env = service.plain_env(
+        AWS_ACCESS_KEY_ID=whoami_of.key["AccessKeyId"],
+        AWS_SECRET_ACCESS_KEY=whoami_of.key["SecretAccessKey"],
+        AWS_ENDPOINT_URL=service.aws_env()["AWS_ENDPOINT_URL"],
+        AWS_DEFAULT_REGION=REGION,
+        KUBECONFIG=f"{service.work}/{user}",
+    )
+    service.run("aws", "eks", "update-kubeconfig", "--name", cluster, env=env)
+    return service.run("kubectl", "auth", "whoami", env=env, check=False).stdout
+
+
+def forget(service, user):
+    iam = service.client("iam")
+    for key in iam.list_access_keys(UserName=user)["AccessKeyMetadata"]:
+        iam.delete_access_key(UserName=user, AccessKeyId=key["AccessKeyId"])
+    iam.detach_user_policy(UserName=user, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
+    iam.delete_user(UserName=user)
+
+
 def test_aws_auth_names_whom_no_entry_names(service, cluster, kubectl):
     """The ConfigMap's role has no path, as aws-iam-authenticator wants it."""
     role = f"arn:aws:iam::{ACCOUNT}:role/developer"
@@ -168,9 +193,10 @@ def test_aws_auth_names_whom_no_entry_names(service, cluster, kubectl):
     wait("nobody", unknown, 150, 1)
     service.apply(aws_auth(mapRoles=[{"rolearn": role, "username": "dev:{{SessionName}}", "groups": ["lookers"]}]))
     wait("the map's name", said("dev:ada", "lookers"), 20)
-    # What cannot be read locks nobody out.
-    service.apply(aws_auth(mapRoles="- rolearn: [\n"))
-    service.apply(aws_auth(mapRoles="- rolearn: [\n", mapUsers="[]"))
+    # A list that cannot be read locks nobody out, and does not keep the others from being read.
+    user = service.client("iam").create_user(UserName="mapped")["User"]["Arn"]
+    service.apply(aws_auth(mapRoles="- rolearn: [\n", mapUsers=[{"userarn": user, "username": "other", "groups": []}]))
+    wait("the user of the good list", lambda: ("other" in (told := whoami_of(service, cluster, "mapped")), told), 20, 1)
     assert "dev:ada" in whoami()
     # An entry comes before the map.
     eks = service.client("eks")
@@ -184,6 +210,7 @@ def test_aws_auth_names_whom_no_entry_names(service, cluster, kubectl):
     service.kubectl("delete", "configmap", "aws-auth", "-n", "kube-system")
     wait("nobody again", unknown, 20)
     service.wait_nodes(2)
+    forget(service, "mapped")
 
 
 def test_modes_go_forward_only_and_lock_nobody_out(fresh_service):
@@ -198,17 +225,7 @@ def test_modes_go_forward_only_and_lock_nobody_out(fresh_service):
     assert "authentication mode must be set" in refusal(eks.list_access_entries, clusterName="modes")
     # Somebody else is known by aws-auth, until the mode is API.
     other = own.client("iam").create_user(UserName="other")["User"]["Arn"]
-    key = own.client("iam").create_access_key(UserName="other")["AccessKey"]
-    own.client("iam").attach_user_policy(UserName="other", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
-    env = own.plain_env(
-        AWS_ACCESS_KEY_ID=key["AccessKeyId"],
-        AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"],
-        AWS_ENDPOINT_URL=own.aws_env()["AWS_ENDPOINT_URL"],
-        AWS_DEFAULT_REGION=REGION,
-        KUBECONFIG=f"{own.work}/other",
-    )
-    own.run("aws", "eks", "update-kubeconfig", "--name", "modes", env=env)
-    them = lambda: own.run("kubectl", "auth", "whoami", env=env, check=False).stdout  # noqa: E731
+    them = lambda: whoami_of(own, "modes", "other")  # noqa: E731
     own.apply(aws_auth(mapUsers=[{"userarn": other, "username": "mapped", "groups": []}]))
     wait("the other", lambda: ("mapped" in (told := them()), told), 20)
     update = lambda mode: eks.update_cluster_config(name="modes", accessConfig={"authenticationMode": mode})  # noqa: E731

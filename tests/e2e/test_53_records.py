@@ -15,8 +15,11 @@ def roles(service):
     """ARNs of roles that the services of Fargate, capabilities and connectors may take."""
     iam = service.client("iam")
     services = {"fargate": "eks-fargate-pods", "capability": "capabilities.eks", "connector": "ssm"}
+    # As the user guide advises for Fargate.
+    only = {"fargate": {"Condition": {"ArnLike": {"aws:SourceArn": arn("fargateprofile", "e2e", "*")}}}}
     for name, trusted in services.items():
-        iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust({"Service": f"{trusted}.amazonaws.com"}))
+        document = trust({"Service": f"{trusted}.amazonaws.com"}, **only.get(name, {}))
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)
     yield {name: f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in services}
     for name in services:
         iam.delete_role(RoleName=name)

@@ -57,14 +57,15 @@ async fn assume_role(
     let tags = tags.map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default()));
     let (tags, transitive) = session::read_tags(tags, input.transitive_tag_keys.unwrap_or_default())?;
     let account = &call.scope.account;
+    let packed = packed(input.policy.as_ref(), input.policy_arns.as_ref());
     let policies = session_policies(&cloud, account, input.policy, input.policy_arns.unwrap_or_default())?;
     let terms =
         SessionTerms { policies, tags, transitive, source_identity: input.source_identity, provider: None };
-    session::check_size(&terms)?;
     let wish = Wish {
         session_name: input.role_session_name.unwrap_or_default(),
         seconds: i64::from(input.duration_seconds.unwrap_or(3600)),
         external_id: input.external_id,
+        packed,
         terms,
     };
     let started = session::assume(&cloud, &call, &input.role_arn.unwrap_or_default(), wish)?;
@@ -111,6 +112,12 @@ pub fn credentials(started: Started) -> model::Credentials {
         session_token: Some(token),
         expiration: Some(Timestamp::from_secs(session.expires)),
     }
+}
+
+/// Characters of what a request says of policies: the one that it holds, and the ARNs of the others.
+pub fn packed(own: Option<&String>, managed: Option<&Vec<model::PolicyDescriptorType>>) -> usize {
+    let arns = managed.into_iter().flatten().filter_map(|named| named.arn.as_ref());
+    arns.chain(own).map(|text| text.chars().count()).sum()
 }
 
 /// What narrows a session: one document, and managed policies of the account as they are now.

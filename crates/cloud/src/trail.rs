@@ -125,6 +125,7 @@ fn identity(record: &Record<'_>) -> Value {
     let (kind, name) = match &arn {
         Some(arn) if arn.role_name().is_some() => ("AssumedRole", None),
         Some(arn) if arn.user_name().is_some() => ("IAMUser", arn.user_name()),
+        Some(arn) if arn.resource.starts_with("oidc-provider/") => return web_identity(principal),
         _ => ("Root", None),
     };
     let issuer = (kind == "AssumedRole").then(|| {
@@ -144,6 +145,17 @@ fn identity(record: &Record<'_>) -> Value {
         "accessKeyId": record.access_key,
         "userName": name,
         "sessionContext": issuer,
+    })
+}
+
+/// Whoever has shown a token of an identity provider: its ARN, and behind it the audience and the subject.
+fn web_identity(principal: &Principal) -> Value {
+    let known = principal.user_id.strip_prefix(&principal.arn).and_then(|rest| rest.strip_prefix(':'));
+    json!({
+        "type": "WebIdentityUser",
+        "principalId": principal.user_id,
+        "userName": known.and_then(|rest| rest.split_once(':')).map(|(_, subject)| subject),
+        "identityProvider": principal.arn,
     })
 }
 

@@ -75,7 +75,7 @@ impl World {
             namespace: None,
             log: "/x".into(),
             limits: Limits::default(),
-            replaced: Vec::new(),
+            etc: None,
             sandbox: None,
         };
         self.env.host.ensure_child(&spec).expect("boots");

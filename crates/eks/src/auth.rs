@@ -22,12 +22,15 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenRe
 use kube::Api;
 use kube::api::PostParams;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Seconds of a pod's credentials; of those of a target role less, since it is assumed by a session.
 const LIFETIME: i64 = 6 * 3600;
 const CHAINED_LIFETIME: i64 = 3600;
 /// Of a session's name.
 const MOST_NAME: usize = 64;
+/// For an API server.
+const PATIENCE: Duration = Duration::from_secs(5);
 const DENIED: &str = "Unauthorized Exception! EKS does not have permissions to assume the associated role.";
 
 pub(crate) fn access(eks: &Eks, call: &Call, input: &model::AssumeRoleForPodIdentityRequest) -> Access {
@@ -118,7 +121,9 @@ pub(crate) async fn review(
     let client = reached.map_err(|e| e.to_string())?.ok_or("the cluster is not up")?.client;
     let spec = TokenReviewSpec { token, audiences: Some(vec![audience.to_owned()]) };
     let asked = TokenReview { spec, ..TokenReview::default() };
-    let answer = Api::all(client).create(&PostParams::default(), &asked).await;
+    let api = Api::all(client);
+    let answer = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &asked)).await;
+    let answer = answer.map_err(|_| "the API server does not answer")?;
     Ok(answer.map_err(|e| e.to_string())?.status.unwrap_or_default())
 }
 
@@ -186,6 +191,7 @@ fn start(
         session_name: name,
         seconds: CHAINED_LIFETIME,
         external_id: association.external_id.clone(),
+        packed: policies.iter().map(String::len).sum(),
         terms: SessionTerms { policies, ..SessionTerms::default() },
     };
     session::assume(&eks.cloud, &chained, target, wish).map_err(|refused| {

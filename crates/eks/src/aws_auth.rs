@@ -1,6 +1,6 @@
 //! The ConfigMap `kube-system/aws-auth` of every cluster, as a record that `gate` follows.
 //!
-//! Invariant: one that cannot be read changes nothing: whoever could sign in still can.
+//! Invariant: a list that cannot be read stays as it was, and a line that cannot is not there, as with the authenticator.
 
 use crate::controller::{Controller, Outcome, Place, Trouble};
 use ekstra_domain::eks::{AwsAuth, Cluster, Mapping};
@@ -14,6 +14,7 @@ use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 const NAMESPACE: &str = "kube-system";
@@ -64,17 +65,15 @@ impl Controller for AwsAuthMirror {
 
     fn step(&self, (): ()) -> BoxFuture<'_, Result<Outcome, Trouble>> {
         async move {
+            let Place { eks, cluster, .. } = &self.place;
+            let known = eks.cloud.store.view().get_as(&keys::aws_auth(&cluster.scope, &cluster.name));
             let found = self.api().get_opt(NAME).await?;
-            match found.map(|map| read(&map.data.unwrap_or_default())).transpose() {
-                Ok(map) => self.record(map.as_ref()).await?,
-                Err(why) => {
-                    tracing::warn!(
-                        cluster = self.place.cluster.name,
-                        why,
-                        "aws-auth cannot be read, and changes nothing"
-                    );
-                }
+            let read = found.map(|map| read(&map.data.unwrap_or_default(), known.unwrap_or_default()));
+            let (map, complaints) = read.unzip();
+            for why in complaints.into_iter().flatten() {
+                tracing::warn!(cluster = cluster.name, why, "of aws-auth");
             }
+            self.record(map.as_ref()).await?;
             Ok(Outcome::Settled)
         }
         .boxed()
@@ -99,27 +98,49 @@ struct UserLine {
     groups: Option<Vec<String>>,
 }
 
-fn read(data: &BTreeMap<String, String>) -> Result<AwsAuth, String> {
-    let roles: Vec<RoleLine> = list(data, "mapRoles")?;
-    let users: Vec<UserLine> = list(data, "mapUsers")?;
+/// With what is wrong with it.
+fn read(data: &BTreeMap<String, String>, known: AwsAuth) -> (AwsAuth, Vec<String>) {
+    let mut complaints = Vec::new();
     let mapping = |arn, username, groups: Option<Vec<String>>| Mapping {
         arn,
         username,
         groups: groups.unwrap_or_default(),
     };
-    Ok(AwsAuth {
-        roles: roles.into_iter().map(|line| mapping(line.rolearn, line.username, line.groups)).collect(),
-        users: users.into_iter().map(|line| mapping(line.userarn, line.username, line.groups)).collect(),
-        accounts: list(data, "mapAccounts")?,
-    })
+    let role = |line: RoleLine| mapping(line.rolearn, line.username, line.groups);
+    let user = |line: UserLine| mapping(line.userarn, line.username, line.groups);
+    let map = AwsAuth {
+        roles: list(data, "mapRoles", role, known.roles, &mut complaints),
+        users: list(data, "mapUsers", user, known.users, &mut complaints),
+        accounts: list(data, "mapAccounts", |account: String| account, known.accounts, &mut complaints),
+    };
+    (map, complaints)
 }
 
 /// A list in YAML; what is not there is empty.
-fn list<T: DeserializeOwned>(data: &BTreeMap<String, String>, name: &str) -> Result<Vec<T>, String> {
+fn list<L: DeserializeOwned, T>(
+    data: &BTreeMap<String, String>,
+    name: &str,
+    read: impl Fn(L) -> T,
+    known: Vec<T>,
+    complaints: &mut Vec<String>,
+) -> Vec<T> {
     let text = data.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
-    let Some(text) = text else { return Ok(Vec::new()) };
-    let read: Result<Option<Vec<T>>, _> = serde_saphyr::from_str(text);
-    read.map(Option::unwrap_or_default).map_err(|error| format!("{name}: {error}"))
+    let Some(text) = text else { return Vec::new() };
+    let lines: Option<Vec<Value>> = match serde_saphyr::from_str(text) {
+        Ok(lines) => lines,
+        Err(error) => {
+            complaints.push(format!("{name} cannot be read, and stays as it was: {error}"));
+            return known;
+        }
+    };
+    let mut all = Vec::new();
+    for line in lines.unwrap_or_default() {
+        match serde_json::from_value(line) {
+            Ok(line) => all.push(read(line)),
+            Err(error) => complaints.push(format!("a line of {name} is left out: {error}")),
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -136,13 +157,31 @@ mod tests {
             ("mapUsers".to_owned(), "[]\n".to_owned()),
             ("mapAccounts".to_owned(), "- \"000000000001\"\n".to_owned()),
         ]);
-        let map = read(&data).expect("reads");
+        let (map, complaints) = read(&data, AwsAuth::default());
+        assert_eq!(complaints, Vec::<String>::new());
         assert_eq!(map.roles[0].groups, ["system:bootstrappers", "system:nodes"]);
         assert_eq!((map.users.len(), map.accounts), (0, vec!["000000000001".to_owned()]));
-        assert_eq!(read(&BTreeMap::new()).expect("empty"), AwsAuth::default());
-        let broken = BTreeMap::from([("mapRoles".to_owned(), "- rolearn: [\n".to_owned())]);
-        assert!(read(&broken).expect_err("no YAML").starts_with("mapRoles"));
-        let incomplete = BTreeMap::from([("mapUsers".to_owned(), "- userarn: a\n".to_owned())]);
-        assert!(read(&incomplete).is_err());
+        assert_eq!(read(&BTreeMap::new(), AwsAuth::default()), (AwsAuth::default(), Vec::new()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_and_the_rest_does_not() {
+        let known = AwsAuth {
+            roles: vec![Mapping { arn: "r".into(), username: "old".into(), groups: Vec::new() }],
+            users: vec![Mapping { arn: "u".into(), username: "gone".into(), groups: Vec::new() }],
+            accounts: Vec::new(),
+        };
+        let data = BTreeMap::from([
+            ("mapRoles".to_owned(), "- rolearn: [\n".to_owned()),
+            ("mapUsers".to_owned(), "- userarn: a\n- {userarn: b, username: new}\n".to_owned()),
+        ]);
+        let (map, complaints) = read(&data, known.clone());
+        assert_eq!(map.roles, known.roles);
+        let names: Vec<&str> = map.users.iter().map(|user| user.username.as_str()).collect();
+        assert_eq!(names, ["new"]);
+        assert!(
+            complaints[0].starts_with("mapRoles") && complaints[1].contains("mapUsers"),
+            "{complaints:?}"
+        );
     }
 }

@@ -58,6 +58,8 @@ pub struct ClusterReconciler {
     waits: Waits,
 }
 
+const HOSTS: &str = "127.0.0.1 localhost\n";
+
 /// The namespaces of a control plane and of its router.
 type Ends = (netns::Identity, netns::Identity);
 
@@ -325,9 +327,13 @@ impl ClusterReconciler {
         let completed = blocking(move || {
             pki::complete(&files, &site)?;
             if let Some((file, content)) = flags::scheduler_config(&files, &tuning) {
-                pki::replace(&file, &content)?;
+                pki::ensure_file(&file, &content)?;
             }
-            Ok::<_, pki::KeysError>(pki::replace(&files.resolv_conf(), &names)?)
+            let etc = files.etc();
+            std::fs::create_dir_all(&etc)?;
+            // Where the host's is a mount, as in containers, what lies below it is empty.
+            pki::ensure_file(&etc.join("hosts"), HOSTS)?;
+            Ok::<_, pki::KeysError>(pki::ensure_file(&etc.join("resolv.conf"), &names)?)
         });
         completed.await.map_err(|e| ClusterError::Keys(e.to_string()))?;
         let spec = flags::child(&self.eks, cluster, slot, program, &executable);

@@ -37,8 +37,9 @@ impl Files {
         self.pki().join(name)
     }
 
-    pub(crate) fn resolv_conf(&self) -> PathBuf {
-        self.root.join("resolv.conf")
+    /// What the API server finds in `/etc`.
+    pub(crate) fn etc(&self) -> PathBuf {
+        self.root.join("etc")
     }
 
     pub(crate) fn etcd_data(&self) -> PathBuf {

@@ -122,8 +122,9 @@ impl IdentityProviderReconciler {
         reached: &Reached,
     ) -> Result<Next, ProviderError> {
         let wanted = (provider.status != ProviderStatus::Deleting).then_some(provider);
-        let text = self.write(wanted, reached).await?;
+        let text = self.text(wanted).await?;
         if provider.status == ProviderStatus::Active {
+            self.write(text, reached).await?;
             return Ok(Next::OnChange);
         }
         match holds(&reached.client, &text).await {
@@ -132,8 +133,13 @@ impl IdentityProviderReconciler {
                 self.settle(key, provider, None).await?;
                 return Ok(AT_ONCE);
             }
-            Holds::None => self.restart(reached).await?,
-            Holds::Another | Holds::Unknown => {}
+            // It does not start with a file that it does not like, but keeps the one that it has.
+            Holds::None => {
+                self.write(configuration(Vec::new()), reached).await?;
+                self.restart(reached).await?;
+            }
+            Holds::Another => self.write(text, reached).await?,
+            Holds::Unknown => {}
         }
         if self.waits.elapsed_ms(&self.eks.cloud.env, key) < PATIENCE_MS {
             return Ok(Next::After(POLL));
@@ -144,26 +150,18 @@ impl IdentityProviderReconciler {
         Ok(AT_ONCE)
     }
 
-    /// Sees that the file is as it is wanted, and answers it.
-    async fn write(
-        &self,
-        provider: Option<&IdentityProvider>,
-        reached: &Reached,
-    ) -> Result<String, ProviderError> {
+    /// What the file is to be.
+    async fn text(&self, provider: Option<&IdentityProvider>) -> Result<String, ProviderError> {
         let authorities = self.eks.cloud.home.join(AUTHORITIES);
+        let authorities = blocking(move || authorities_of(&authorities)).await?;
+        let one = |known: &IdentityProvider| known.authenticator(authorities.as_deref());
+        Ok(configuration(provider.into_iter().map(one).collect()))
+    }
+
+    /// Sees that the file is so.
+    async fn write(&self, text: String, reached: &Reached) -> Result<(), ProviderError> {
         let file = self.eks.files(&reached.slot.id).key(pki::AUTHENTICATION);
-        let provider = provider.cloned();
-        let written = blocking(move || {
-            let authorities = authorities_of(&authorities)?;
-            let one = |known: &IdentityProvider| known.authenticator(authorities.as_deref());
-            let text = configuration(provider.iter().map(one).collect());
-            if fs::read_to_string(&file).is_ok_and(|found| found == text) {
-                return Ok::<_, io::Error>(text);
-            }
-            pki::replace(&file, &text)?;
-            Ok(text)
-        });
-        Ok(written.await?)
+        Ok(blocking(move || pki::ensure_file(&file, &text)).await?)
     }
 
     /// An API server that an earlier version started: the next one has the file.

@@ -60,7 +60,8 @@ pub(crate) fn keep_few(txn: &mut Txn, prefix: &str, of: UpdateOf<'_>) -> Result<
     let mut settled: Vec<_> =
         all.filter(|(_, u)| u.concerns() == of && u.status != UpdateStatus::InProgress).collect();
     settled.sort_by_key(|(_, update)| update.created_ms);
-    let surplus = settled.len().saturating_sub(KEPT);
+    // What is too much for one transaction goes with those that come.
+    let surplus = settled.len().saturating_sub(KEPT).min(MAX_WRITES / 2);
     settled.iter().take(surplus).for_each(|(key, _)| txn.delete(key));
     Ok(())
 }

@@ -12,13 +12,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ekstra_cloud::access::{Access, Outsider, trusts};
 use ekstra_cloud::api::Call;
 use ekstra_cloud::iam::find_role;
-use ekstra_cloud::sts::{assumed_role_user, credentials, session, session_policies};
+use ekstra_cloud::sts::{assumed_role_user, credentials, packed, session, session_policies};
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::iam::{OidcProvider, SessionTerms};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::sts::{self as model, errors};
 use ekstra_wire::{ApiError, iso8601};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 const SECONDS: i64 = 3600;
 const ACTION: &str = "sts:AssumeRoleWithWebIdentity";
@@ -94,7 +95,10 @@ fn cluster_of(eks: &Eks, issuer: &str) -> Option<Cluster> {
 
 async fn prove(eks: &Eks, claims: &Claims, token: String, audience: &str) -> Result<(), ApiError> {
     const NO_KEY: &str = "Couldn't retrieve verification key from your identity provider, please reference AssumeRoleWithWebIdentity documentation for requirements";
+    /// Whoever asks has shown nothing yet: more of them at a time wait.
+    static ASKING: Semaphore = Semaphore::const_new(8);
     let cluster = cluster_of(eks, &claims.iss).ok_or_else(|| invalid(NO_KEY))?;
+    let _turn = ASKING.acquire().await;
     let status = review(eks, &cluster, token, audience).await.map_err(|error| {
         tracing::info!(cluster = cluster.name, error, "no review of a web identity's token");
         ApiError::new(&errors::IDP_COMMUNICATION_ERROR_EXCEPTION, "The identity provider does not answer")
@@ -134,6 +138,7 @@ pub(crate) async fn assume_role_with_web_identity(
     let role = find_role(&eks.cloud, &role_arn).ok_or_else(denied)?;
     let name = input.role_session_name.unwrap_or_default();
     let arn = provider.arn();
+    let packed = packed(input.policy.as_ref(), input.policy_arns.as_ref());
     let terms = SessionTerms {
         policies: session_policies(
             &eks.cloud,
@@ -144,7 +149,7 @@ pub(crate) async fn assume_role_with_web_identity(
         provider: Some(arn.clone()),
         ..SessionTerms::default()
     };
-    session::check_size(&terms)?;
+    session::check_size(packed, &terms)?;
     let mut known = session::context(&name, &terms);
     for (claim, value) in [("sub", &claims.sub), ("aud", &audience)] {
         known.push((format!("{}:{claim}", provider.issuer), vec![value.clone()]));

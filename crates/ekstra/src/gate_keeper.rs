@@ -124,7 +124,7 @@ fn spec(home: &Home, id: &str) -> ChildSpec {
         namespace: None,
         log: home.log("gate"),
         limits: Limits::default(),
-        replaced: Vec::new(),
+        etc: None,
         sandbox: None,
     }
 }

@@ -4,8 +4,9 @@ use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::trail::{Record, Trail};
 use ekstra_cloud::{Cloud, ensure_scope};
 use ekstra_domain::iam::{AccessKey, Credential, Principal, Secret, SessionTerms};
-use ekstra_domain::names::{DEFAULT_ACCOUNT, Scope, is_region, keys};
-use ekstra_model::Protocol;
+use ekstra_domain::names::{Arn, DEFAULT_ACCOUNT, Scope, is_region, keys};
+use ekstra_model::sts::AssumeRoleWithWebIdentityResponse;
+use ekstra_model::{Protocol, Shape, Value};
 use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
 use ekstra_wire::{
     ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, parameters, route,
@@ -120,6 +121,9 @@ impl Service {
         let (service, operation) = (routed.service, routed.operation);
         let answer = self.router.call(operation.service, operation.name, call, value);
         let answer = answer.ok_or_else(|| unserved(operation.name))?.await?;
+        if is_anonymous {
+            seen.principal = web_identity(&answer);
+        }
         Ok(encode_response(service, operation, &answer, &request_id))
     }
 
@@ -180,6 +184,16 @@ impl Service {
             body: body.to_string().into_bytes(),
         }
     }
+}
+
+/// Who has shown by a token who they are, as the answer says.
+fn web_identity(answer: &Value) -> Option<Principal> {
+    let answer = AssumeRoleWithWebIdentityResponse::from_value(answer.clone()).ok()?;
+    let assumed: Arn = answer.assumed_role_user?.arn?.parse().ok()?;
+    let (provider, audience) = (answer.provider?, answer.audience?);
+    let subject = answer.subject_from_web_identity_token?;
+    let user_id = format!("{provider}:{audience}:{subject}");
+    Some(Principal { account: assumed.account, arn: provider, user_id })
 }
 
 /// Whoever calls an operation that asks for no signature.

@@ -101,7 +101,7 @@ mod tests {
             namespace: None,
             log: "/x".into(),
             limits: Limits::default(),
-            replaced: Vec::new(),
+            etc: None,
             sandbox: None,
         };
         host.ensure_child(&spec).expect("starts");

@@ -62,11 +62,10 @@ fn map(
     if !cluster.has_entries && cluster.creator_is_admin && canonical == cluster.creator_arn {
         return Some((principal.arn.clone(), vec!["system:masters".into()]));
     }
-    let by_map = by_config_map(gate, cluster, principal, access_key, instance.as_ref());
-    if by_map.is_some() || cluster.has_entries {
-        return by_map;
-    }
-    as_node(gate, cluster, &instance?)
+    // Nodes of managed groups come before the map: it has no line for them, and may name the whole account.
+    let node = instance.as_ref().filter(|_| !cluster.has_entries);
+    node.and_then(|instance| as_node(gate, cluster, instance))
+        .or_else(|| by_config_map(gate, cluster, principal, access_key, instance.as_ref()))
 }
 
 /// The instance that lives and whose role's own session this is. Who assumes the role and calls the session as the instance

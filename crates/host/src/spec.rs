@@ -29,8 +29,8 @@ pub struct ChildSpec {
     /// Standard output and error, appended.
     pub log: PathBuf,
     pub limits: Limits,
-    /// Files of the host, and what it finds in their places. Of those that are not there it finds nothing else.
-    pub replaced: Vec<(PathBuf, PathBuf)>,
+    /// A directory whose files it finds in `/etc`, before those of the host.
+    pub etc: Option<PathBuf>,
     pub sandbox: Option<Sandbox>,
 }
 

@@ -17,7 +17,11 @@ type Test = fn(&Home);
 /// After how many steps the launcher and what becomes the child are killed.
 const STEPS: &str = "EKSTRA_TEST_STEPS";
 
-const TESTS: [(&str, Test); 5] = [
+const TESTS: [(&str, Test); 6] = [
+    (
+        "it_finds_what_is_laid_over_etc_and_nobody_else_does",
+        it_finds_what_is_laid_over_etc_and_nobody_else_does,
+    ),
     ("asked_for_many_times_at_once_it_runs_once", asked_for_many_times_at_once_it_runs_once),
     (
         "a_launcher_that_outlives_its_service_is_waited_for",
@@ -97,7 +101,7 @@ impl Home {
             namespace: None,
             log: self.path("sleeper.log"),
             limits: Limits::default(),
-            replaced: Vec::new(),
+            etc: None,
             sandbox: None,
         }
     }
@@ -160,6 +164,21 @@ impl Home {
             assert!(!group.exists(), "{}", group.display());
         }
     }
+}
+
+fn it_finds_what_is_laid_over_etc_and_nobody_else_does(home: &Home) {
+    let layer = home.path("etc");
+    fs::create_dir_all(&layer).expect("made");
+    let name = format!("ekstra-test-{}", home.id());
+    fs::write(layer.join(&name), "laid over\n").expect("written");
+    fs::write(layer.join("hostname"), "another\n").expect("written");
+    let script = format!("cat /etc/{name} /etc/hostname; test -e /etc/passwd && echo passwd; exec sleep 600");
+    let spec = ChildSpec { args: vec!["-c".into(), script], etc: Some(layer), ..home.spec() };
+    home.host(&own_program()).ensure_child(&spec).expect("started");
+    let said = || fs::read_to_string(home.path("sleeper.log")).unwrap_or_default();
+    wait_until("it has looked", || said().lines().count() >= 3);
+    assert_eq!(said(), "laid over\nanother\npasswd\n");
+    assert!(!Path::new("/etc").join(name).exists());
 }
 
 fn processes() -> impl Iterator<Item = i32> {

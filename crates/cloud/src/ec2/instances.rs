@@ -230,7 +230,7 @@ impl InstanceReconciler {
                 pids: Some(8192),
                 restrict_devices: true,
             },
-            replaced: Vec::new(),
+            etc: None,
             sandbox: Some(Sandbox {
                 hostname: instance.private_dns_name.clone(),
                 layers,

@@ -20,6 +20,8 @@ pub struct Wish {
     pub session_name: String,
     pub seconds: i64,
     pub external_id: Option<String>,
+    /// Characters of the policies that it names and holds.
+    pub packed: usize,
     /// Without what it has of the session that asks.
     pub terms: SessionTerms,
 }
@@ -60,9 +62,13 @@ pub fn assume(cloud: &Cloud, call: &Call, role_arn: &str, wish: Wish) -> Result<
         ApiError::client("AccessDenied", 403, message)
     };
     let role = find_role(cloud, role_arn).ok_or_else(|| denied("sts:AssumeRole"))?;
-    let mut context = context(&wish.session_name, &wish.terms);
+    let terms = inherit(wish.terms.clone(), &call.terms)?;
+    check_size(wish.packed, &terms)?;
+    // Tags that are handed on are not asked for again; who began the chain is.
+    let asked = SessionTerms { source_identity: terms.source_identity.clone(), ..wish.terms };
+    let mut context = context(&wish.session_name, &asked);
     context.extend(wish.external_id.map(|id| ("sts:ExternalId".to_owned(), vec![id])));
-    for action in std::iter::once("sts:AssumeRole").chain(further_actions(&wish.terms)) {
+    for action in std::iter::once("sts:AssumeRole").chain(further_actions(&asked)) {
         if !may_assume(cloud, call, &role, action, context.clone()) {
             return Err(denied(action));
         }
@@ -72,7 +78,6 @@ pub fn assume(cloud: &Cloud, call: &Call, role_arn: &str, wish: Wish) -> Result<
         return Err(ApiError::client("ValidationError", 400, message));
     }
     check_duration(&role, wish.seconds)?;
-    let terms = inherit(wish.terms, &call.terms)?;
     Ok(start(cloud, &role, &wish.session_name, wish.seconds, terms))
 }
 
@@ -152,21 +157,19 @@ pub(super) fn read_tags(
     Ok((read, keys))
 }
 
-/// The most that a session's policies and tags may be, in characters: "packed" they have a limit at AWS that is not told.
-const MOST_PACKED: usize = 2048;
+/// The most that a session's tags and what a request says of policies may be, in characters: "packed" they have a limit at
+/// AWS that is not told.
+const MOST_PACKED: usize = 4096;
 
-/// Refused for their size, not for any one of them.
-pub fn check_size(terms: &SessionTerms) -> Result<(), ApiError> {
+/// Refused for their size, not for any one of them. `policies`: characters of the inline policy, and of the others' ARNs.
+pub fn check_size(policies: usize, terms: &SessionTerms) -> Result<(), ApiError> {
     let tags = terms.tags.iter().map(|(key, value)| key.chars().count() + value.chars().count());
-    let policies = terms.policies.iter().map(|text| text.chars().count());
-    let size = tags.chain(policies).sum::<usize>();
-    if size <= MOST_PACKED * 2 {
+    let size = policies + tags.sum::<usize>();
+    if size <= MOST_PACKED {
         return Ok(());
     }
-    let message = format!(
-        "Packed size of session tags consumes {}% of allotted space.",
-        size * 100 / (MOST_PACKED * 2)
-    );
+    let percent = size * 100 / MOST_PACKED;
+    let message = format!("Packed size of policies and session tags consumes {percent}% of allotted space.");
     Err(ApiError::new(&errors::PACKED_POLICY_TOO_LARGE_EXCEPTION, message))
 }
 

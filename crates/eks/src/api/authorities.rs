@@ -92,6 +92,12 @@ fn params(id: &str) -> Vec<(String, String)> {
     vec![("CertificateAuthorityId".into(), id.to_owned())]
 }
 
+/// The one that an update was about.
+fn of_update(update: &Update) -> SuccessorAuthority {
+    let id = update.params.first().map(|(_, id)| id.clone()).unwrap_or_default();
+    SuccessorAuthority { id, created_ms: update.created_ms }
+}
+
 pub(super) async fn create(
     eks: Eks,
     call: Call,
@@ -104,10 +110,11 @@ pub(super) async fn create(
     let prefix = keys::successor_authorities(&call.scope, &name);
     let body = |txn: &mut Txn| {
         kept_cluster(txn, &call.scope, &name)?;
-        let known = txn.list::<SuccessorAuthority>(&prefix)?.into_iter().next().map(|(_, known)| known);
         if let Some(update) = repeat.find(txn, &keys::updates(&call.scope, &name))? {
-            return Ok((update, known.unwrap_or_else(|| new.clone())));
+            let known = of_update(&update);
+            return Ok((update, known));
         }
+        let known = txn.list::<SuccessorAuthority>(&prefix)?.into_iter().next().map(|(_, known)| known);
         if let Some(known) = known {
             let message =
                 format!("Cluster {name} already has the successor certificate authority {}", known.id);
@@ -187,6 +194,10 @@ pub(super) async fn delete(
     }
     let key = keys::successor_authority(&call.scope, &name, &id);
     let body = |txn: &mut Txn| {
+        if let Some(update) = repeat.find(txn, &keys::updates(&call.scope, &name))? {
+            let known = of_update(&update);
+            return Ok((update, known));
+        }
         let known: SuccessorAuthority = txn.get(&key)?.ok_or_else(|| missing(&name, &id))?;
         txn.delete(&key);
         let update = begin(txn, &call, &repeat, &name, &id)?;

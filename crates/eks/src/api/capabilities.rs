@@ -4,8 +4,8 @@ use super::list::page;
 use super::{
     Repeat, digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, present,
 };
-use crate::Eks;
-use ekstra_cloud::access::trusts_service;
+use crate::{Eks, updates};
+use ekstra_cloud::access::{Outsider, trusts};
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{Ack, ArgoCd, Asked, Capability, UpdateOf, UpdateType, check_capability_name};
@@ -84,9 +84,11 @@ fn present_capability(known: Capability, status: &str) -> model::Capability {
 /// What there is of its kind.
 const KEPT: &str = "DEGRADED";
 
-fn check_role(eks: &Eks, call: &Call, arn: &str) -> Result<(), ApiError> {
+fn check_role(eks: &Eks, call: &Call, cluster: &str, arn: &str) -> Result<(), ApiError> {
     let role = find_role(&eks.cloud, arn).filter(|role| role.account == call.scope.account);
-    if role.is_some_and(|role| trusts_service(&role, SERVICE)) {
+    let source = call.scope.arn("eks", format_args!("cluster/{cluster}"));
+    let known = [("aws:SourceArn".to_owned(), vec![source])];
+    if role.is_some_and(|role| trusts(&role, Outsider::Service(SERVICE), "sts:AssumeRole", &known)) {
         return Ok(());
     }
     let message = format!(
@@ -126,7 +128,8 @@ fn draft(
     let name = input.capability_name.unwrap_or_default();
     check_capability_name(&name).map_err(invalid)?;
     let (kind, role_arn) = (input.r#type.unwrap_or_default(), input.role_arn.unwrap_or_default());
-    check_role(eks, call, &role_arn)?;
+    let cluster = input.cluster_name.unwrap_or_default();
+    check_role(eks, call, &cluster, &role_arn)?;
     let configuration = input.configuration.unwrap_or_default();
     let argo_cd = configuration.argo_cd.map(read_argo_cd);
     let ack = configuration.ack.map(|ack| Ack {
@@ -140,7 +143,7 @@ fn draft(
     let now = eks.cloud.env.now_ms();
     Ok(Capability {
         scope: call.scope.clone(),
-        cluster: input.cluster_name.unwrap_or_default(),
+        cluster,
         name,
         uid: eks.cloud.env.uuid(),
         kind,
@@ -297,7 +300,7 @@ pub(super) async fn update(
         (input.cluster_name.clone().unwrap_or_default(), input.capability_name.clone().unwrap_or_default());
     find_cluster(&eks, &call, &cluster)?;
     if let Some(role) = &input.role_arn {
-        check_role(&eks, &call, role)?;
+        check_role(&eks, &call, &cluster, role)?;
     }
     let key = keys::capability(&call.scope, &cluster, &name);
     let body = |txn: &mut Txn| {
@@ -331,6 +334,9 @@ pub(super) async fn delete(
         Ok::<_, Refusal>(known)
     };
     let known = eks.cloud.store.transact(body).await?;
+    let prefix = keys::updates(&call.scope, &cluster);
+    let forgotten = updates::forget(&eks.cloud.store, &prefix, UpdateOf::Capability(&name)).await;
+    forgotten.map_err(Refusal::from)?;
     Ok(model::DeleteCapabilityResponse { capability: Some(present_capability(known, "DELETING")) })
 }
 

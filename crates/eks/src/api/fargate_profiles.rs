@@ -4,7 +4,7 @@ use super::create_cluster::find_subnets;
 use super::list::page;
 use super::{digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster};
 use crate::Eks;
-use ekstra_cloud::access::trusts_service;
+use ekstra_cloud::access::{Outsider, trusts};
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{Asked, Cluster, FargateProfile, FargateSelector, check_fargate_profile_name};
@@ -84,7 +84,11 @@ fn draft(
     check_fargate_profile_name(&name).map_err(invalid)?;
     let role_arn = input.pod_execution_role_arn.unwrap_or_default();
     let role = find_role(&eks.cloud, &role_arn).filter(|role| role.account == call.scope.account);
-    if !role.is_some_and(|role| trusts_service(&role, PODS)) {
+    let uid = eks.cloud.env.uuid();
+    // Roles are advised to trust for these profiles only.
+    let arn = call.scope.arn("eks", format_args!("fargateprofile/{}/{name}/{uid}", cluster.name));
+    let source = [("aws:SourceArn".to_owned(), vec![arn])];
+    if !role.is_some_and(|role| trusts(&role, Outsider::Service(PODS), "sts:AssumeRole", &source)) {
         let message = format!(
             "Misconfigured PodExecutionRole Trust Policy; Please add the {PODS} Service Principal, if it does not exist"
         );
@@ -99,7 +103,7 @@ fn draft(
         scope: call.scope.clone(),
         cluster: cluster.name.clone(),
         name,
-        uid: eks.cloud.env.uuid(),
+        uid,
         role_arn,
         subnets: if given.is_empty() { cluster.vpc.subnets.clone() } else { given },
         selectors: selectors(input.selectors)?,

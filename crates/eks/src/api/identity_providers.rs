@@ -6,7 +6,8 @@ use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
-    Cluster, IdentityProvider, ProviderStatus, Update, UpdateOf, UpdateType, check_identity_provider_name,
+    Cluster, ControlPlaneSlot, IdentityProvider, ProviderStatus, Update, UpdateOf, UpdateType,
+    check_identity_provider_name,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{self as model, errors};
@@ -45,14 +46,34 @@ fn params(name: &str) -> Vec<(String, String)> {
     vec![("IdentityProviderConfig".into(), json!([{"type": OIDC, "name": name}]).to_string())]
 }
 
+/// What the API server would not take: it does not start with it.
 fn check_issuer(url: &str) -> Result<(), ApiError> {
     let rest = url.strip_prefix("https://").unwrap_or_default();
-    let host = rest.split('/').next().unwrap_or_default();
-    if host.is_empty() || rest.contains(['?', '#', '@']) || rest.contains(char::is_whitespace) {
-        let message = "issuerUrl must be a valid https URL without query parameters and fragments";
-        return Err(invalid_parameter(message));
+    let is_plain = !rest.contains(['?', '#', '@', '\\', '%']) && !rest.contains(char::is_whitespace);
+    let authority = rest.split('/').next().unwrap_or_default().parse::<http::uri::Authority>().ok();
+    // To this parser a port that is none is not there.
+    let is_whole = |authority: &http::uri::Authority| {
+        let port = authority.port().map(|port| port.as_u16());
+        !authority.host().is_empty()
+            && port != Some(0)
+            && (port.is_some() || authority.as_str().len() == authority.host().len())
+    };
+    if is_plain && authority.as_ref().is_some_and(is_whole) {
+        return Ok(());
     }
-    Ok(())
+    let message = "issuerUrl must be a valid https URL without query parameters and fragments";
+    Err(invalid_parameter(message))
+}
+
+/// A cluster's own issuer signs for its service accounts.
+fn check_foreign(eks: &Eks, cluster: &Cluster, issuer: &str) -> Result<(), ApiError> {
+    let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
+    match slot {
+        Some(slot) if eks.issuer(&slot.issuer_id) == issuer.trim_end_matches('/') => {
+            Err(invalid_parameter("issuerUrl cannot be the OIDC issuer of the cluster itself"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is Kubernetes' own cannot come from outside.
@@ -120,9 +141,10 @@ pub(super) async fn associate(
 ) -> Result<model::AssociateIdentityProviderConfigResponse, ApiError> {
     let repeat = Repeat::of(&eks, input.client_request_token.take(), &input);
     let cluster = input.cluster_name.clone().unwrap_or_default();
-    find_cluster(&eks, &call, &cluster)?;
+    let record = find_cluster(&eks, &call, &cluster)?;
     let tags = input.tags.clone().unwrap_or_default();
     let provider = IdentityProvider { tags, ..draft(&eks, &call, &cluster, input.oidc.unwrap_or_default())? };
+    check_foreign(&eks, &record, &provider.issuer_url)?;
     let body = |txn: &mut Txn| {
         if let Some(known) = repeat.find(txn, &keys::updates(&call.scope, &cluster))? {
             return Ok(known);
@@ -235,6 +257,11 @@ mod tests {
             "https://x#y",
             "https://a@b",
             "https://x y",
+            "https://x:y",
+            "https://x:99999",
+            "https://x:0",
+            "https://x:",
+            "https://x%zz",
         ] {
             assert!(check_issuer(bad).is_err(), "{bad}");
         }

@@ -205,13 +205,8 @@ fn kube_scheduler(files: &Files, site: &Site, tuning: &Tuning) -> Vec<String> {
 
 /// The API server looks for webhooks and identity providers by name, as nodes and pods do: what the host's resolver is,
 /// it cannot reach from its own network.
-fn replaced(files: &Files, site: &Site, program: &str) -> Vec<(PathBuf, PathBuf)> {
-    match site {
-        Site::Apart { .. } if program == API_SERVER => {
-            vec![("/etc/resolv.conf".into(), files.resolv_conf())]
-        }
-        _ => Vec::new(),
-    }
+fn etc(files: &Files, site: &Site, program: &str) -> Option<PathBuf> {
+    (program == API_SERVER && site.namespace().is_some()).then(|| files.etc())
 }
 
 /// One of the control plane's programs as a child.
@@ -243,7 +238,7 @@ pub(crate) fn child(
         namespace: slot.site.namespace().map(str::to_owned),
         log: log(eks, slot, name),
         limits: Limits::default(),
-        replaced: replaced(&files, &slot.site, name),
+        etc: etc(&files, &slot.site, name),
         sandbox: None,
     }
 }

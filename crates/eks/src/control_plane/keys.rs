@@ -16,6 +16,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// Clusters live shorter than this; rotation comes with its own operation.
@@ -139,10 +140,21 @@ pub(crate) fn complete(files: &Files, site: &Site) -> Result<(), KeysError> {
     Ok(())
 }
 
+/// Sees that the file is so; one that is stays as it is.
+pub(crate) fn ensure_file(file: &Path, content: &str) -> io::Result<()> {
+    match fs::read_to_string(file) {
+        Ok(found) if found == content => Ok(()),
+        _ => replace(file, content),
+    }
+}
+
 /// Whoever reads it sees what it was or what it is.
-pub(crate) fn replace(file: &Path, content: &str) -> io::Result<()> {
+fn replace(file: &Path, content: &str) -> io::Result<()> {
     use std::io::Write;
-    let partial = file.with_extension("partial");
+    /// More than one may write at a time.
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let partial = file.with_extension(format!("{}-{number}.partial", std::process::id()));
     let mut options = fs::OpenOptions::new();
     let mut written = options.create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
     written.write_all(content.as_bytes())?;

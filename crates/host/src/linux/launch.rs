@@ -159,7 +159,13 @@ fn become_child(request: &LaunchRequest, log: &File) -> io::Result<std::convert:
         fs::write(file, "0").map_err(context(file.display()))?;
         step();
     }
-    mounts::replace(&spec.replaced)?;
+    if let Some(layer) = &spec.etc
+        && let Err(error) = mounts::lay_over_etc(layer)
+    {
+        // A file system that cannot be laid over: it runs all the same, with the host's files.
+        let mut log = log;
+        let _ = writeln!(log, "{}: {error}", layer.display());
+    }
     if let Some(sandbox) = &spec.sandbox {
         let root = mounts::mount_root(sandbox)?;
         for file in request.procs.iter().filter(|file| joins_late(spec, file)) {

@@ -51,15 +51,15 @@ pub(super) fn enter_sandbox(sandbox: &Sandbox, root: &Path) -> io::Result<()> {
     drop_capabilities()
 }
 
-/// Lays files over files of the host, for the caller alone.
-pub(super) fn replace(files: &[(PathBuf, PathBuf)]) -> io::Result<()> {
-    if files.is_empty() {
-        return Ok(());
-    }
+/// Lays a directory over the host's `/etc`, for the caller alone. Not a file over a file: a mount on a file ends when the
+/// host renames another to its place, as whoever writes `resolv.conf` does.
+pub(super) fn lay_over_etc(layer: &Path) -> io::Result<()> {
     at("a mount namespace of its own", unshare(CloneFlags::CLONE_NEWNS))?;
     // What the host mounts and unmounts later is so here, too, and nothing from here is there.
     at("/", mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE))?;
-    files.iter().filter(|(over, _)| over.exists()).try_for_each(|(over, with)| bind(with, over))
+    let options = format!("lowerdir={}:/etc", layer.display());
+    let flags = MsFlags::MS_RDONLY;
+    at("/etc", mount(Some("overlay"), "/etc", Some("overlay"), flags, Some(options.as_str())))
 }
 
 fn bind(from: &Path, to: &Path) -> io::Result<()> {
