@@ -56,6 +56,9 @@ def test_what_was_refused_and_why(service, traced):
 
 
 def test_pages(service, traced):
+    for _ in range(2):
+        service.client("ec2").describe_subnets()
+    wait("two records", lambda: (len(lookup(service, "DescribeSubnets")[1]) >= 2, ""), 10)
     first, (newest,) = lookup(service, "DescribeSubnets", MaxResults=1)
     _, (next_one,) = lookup(service, "DescribeSubnets", MaxResults=1, NextToken=first["NextToken"])
     assert newest["eventID"] != next_one["eventID"] and newest["eventTime"] >= next_one["eventTime"]

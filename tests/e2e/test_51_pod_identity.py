@@ -224,6 +224,11 @@ def test_the_webhook_comes_back(service, cluster):
     wait("the webhook", lambda: ((found := uid()) not in ("", before), found), 30)
 
 
+def whole_token(record):
+    """What a record shows of the token that was sent: nothing."""
+    return next((text for text in json.dumps(record["requestParameters"]).split('"') if text.count(".") == 2 and len(text) > 100), None)
+
+
 def test_a_token_of_the_cluster_is_a_web_identity(service, cluster, eks, roles, tmp_path):
     """As IAM roles for service accounts have it: the cluster's issuer is a provider of the account."""
     iam, sts = service.client("iam"), service.client("sts", aws_access_key_id="none", aws_secret_access_key="none")
@@ -245,6 +250,16 @@ def test_a_token_of_the_cluster_is_a_web_identity(service, cluster, eks, roles, 
     answer = {"Token": made["Credentials"]["SessionToken"], **made["Credentials"]}
     assert client_of(service, "eks", answer).describe_cluster(name=cluster)
     assert "AccessDenied" in refusal(client_of(service, "eks", answer).list_clusters)
+
+    # Nobody signed it, and yet it is known who asked.
+    events = lambda: service.client("cloudtrail").lookup_events(  # noqa: E731
+        LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": "AssumeRoleWithWebIdentity"}]
+    )["Events"]
+    wait("the record", lambda: (bool(events()), ""), 10)
+    record = json.loads(events()[0]["CloudTrailEvent"])
+    identity = record["userIdentity"]
+    assert (identity["type"], identity["userName"]) == ("WebIdentityUser", "system:serviceaccount:default:default")
+    assert identity["identityProvider"] == provider and whole_token(record) is None
 
     assert "Incorrect token audience" in refusal(ask, WebIdentityToken=token("others"))
     whole = token("sts.amazonaws.com")
