@@ -204,6 +204,38 @@ def test_the_role_of_another(service, cluster, eks, agent, roles):
     service.delete_pod("chained")
 
 
+def test_an_addon_has_associations_of_its_own(service, cluster, eks, trusted, roles):
+    cni = {"clusterName": cluster, "addonName": "vpc-cni"}
+    (asked,) = eks.describe_addon_configuration(
+        addonName="vpc-cni", addonVersion=eks.describe_addon_versions(addonName="vpc-cni")["addons"][0]["addonVersions"][0]["addonVersion"]
+    )["podIdentityConfiguration"]
+    assert asked["serviceAccount"] == "aws-node"
+    wrong = [{"serviceAccount": "default", "roleArn": trusted}]
+    assert "not supported for service account default" in refusal(eks.create_addon, **cni, podIdentityAssociations=wrong)
+    own = [{"serviceAccount": "aws-node", "roleArn": trusted}]
+    made = eks.create_addon(**cni, podIdentityAssociations=own)["addon"]
+    active = lambda: eks.describe_addon(**cni)["addon"]["status"] == "ACTIVE"  # noqa: E731
+    wait("vpc-cni", lambda: (active(), ""), 90)
+    (arn,) = made["podIdentityAssociations"]
+    which = {"clusterName": cluster, "associationId": arn.rsplit("/", 1)[-1]}
+    known = eks.describe_pod_identity_association(**which)["association"]
+    assert (known["ownerArn"], known["serviceAccount"], known["roleArn"]) == (made["addonArn"], "aws-node", trusted)
+    for change in (eks.delete_pod_identity_association, eks.update_pod_identity_association):
+        told = refusal(change, **which)
+        assert told.startswith("InvalidRequestException") and "owned by" in told
+    another = roles("pods-cni", trust(PODS, ["sts:AssumeRole", "sts:TagSession"]))
+    eks.update_addon(**cni, podIdentityAssociations=[{"serviceAccount": "aws-node", "roleArn": another}])
+    wait("vpc-cni again", lambda: (active(), ""), 90)
+    (arn,) = eks.describe_addon(**cni)["addon"]["podIdentityAssociations"]
+    changed = eks.describe_pod_identity_association(clusterName=cluster, associationId=arn.rsplit("/", 1)[-1])["association"]
+    assert changed["roleArn"] == another
+    eks.delete_addon(**cni, preserve=True)
+    service.wait_gone(lambda: eks.describe_addon(**cni), "vpc-cni")
+    (left,) = eks.list_pod_identity_associations(clusterName=cluster, serviceAccount="aws-node")["associations"]
+    assert left["associationId"] == changed["associationId"] and "ownerArn" not in left, "it is its user's now"
+    eks.delete_pod_identity_association(clusterName=cluster, associationId=left["associationId"])
+
+
 def test_only_tokens_for_pod_identity_are_taken(service, cluster, trusted):
     auth = service.client("eks-auth")
     token = lambda *more: service.kubectl("create", "token", "default", *more).stdout.strip()  # noqa: E731

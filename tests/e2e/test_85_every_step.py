@@ -110,6 +110,22 @@ def test_a_whole_life(mortal):
         service.wait_nodes(size)
         settled(service)
 
+    dns = {"clusterName": "c", "addonName": "coredns"}
+    addon = lambda: said(lambda: eks.describe_addon(**dns)["addon"]["status"])  # noqa: E731
+    eks.create_addon(**dns, configurationValues='{"replicaCount": 1}')
+    lives(service, "an add-on", lambda: addon() == "ACTIVE")
+    settled(service)
+    eks.delete_addon(**dns)
+    lives(service, "its end", lambda: said(lambda: eks.list_addons(clusterName="c")["addons"]) == [])
+    settled(service)
+
+    before = programs(service)["kube-apiserver"]
+    eks.update_cluster_config(name="c", kubeApiServerConfig={"eventTtl": "30m"})
+    lives(service, "other settings of the API server", lambda: status() == "ACTIVE")
+    after = programs(service)["kube-apiserver"]
+    assert after != before and b"--event-ttl=30m\0" in Path(f"/proc/{after}/cmdline").read_bytes()
+    settled(service)
+
     pod = deployment("data", 1, WEB, spread=False)
     spec = pod["spec"]["template"]["spec"]
     more = with_volume("data")

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 mod bench;
 mod codegen;
+mod fuzz;
 mod test;
 mod workspace;
 
 const USAGE: &str = "usage: cargo xtask codegen [--check | --update]
        cargo xtask test [--fast] [--faults] [--all-versions] [-k EXPR]
-       cargo xtask bench [--components-cold] [--rounds N]";
+       cargo xtask bench [--components-cold] [--rounds N]
+       cargo xtask fuzz [--seconds N] [--keep] [TARGET...]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
         Some(("codegen", rest)) => codegen::run(rest),
         Some(("test", rest)) => test::run(rest),
         Some(("bench", rest)) => bench::run(rest),
+        Some(("fuzz", rest)) => fuzz::run(rest),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
     match outcome {

@@ -84,6 +84,10 @@ fn checks(phases: &mut Vec<Phase>) -> Result<()> {
         println!("== cargo deny: not installed, deny.toml is not checked");
     }
     phase(phases, "cargo test", cargo(&["test", "--release", "--workspace", "--no-fail-fast"]), count_cargo)?;
+    // Whatever breaks at once; `cargo xtask fuzz` goes on for longer.
+    let mut fuzz = Command::new(std::env::current_exe()?);
+    fuzz.args(["fuzz", "--seconds", "5"]);
+    phase(phases, "fuzz", fuzz, no_tests)?;
     Ok(())
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Definition {
     pub(crate) has_budget: bool,
     /// Whether clusters begin with it, unless they are told not to (`bootstrapSelfManagedAddons`).
     pub(crate) is_initial: bool,
+    /// The service account whose pods can have a role by an association.
+    pub(crate) identity: Option<&'static str>,
     /// `None`: that of the cluster.
     release: Option<&'static str>,
     schema: &'static str,
@@ -52,6 +54,7 @@ const ALL: [Definition; 5] = [
         workload: "coredns",
         has_budget: true,
         is_initial: true,
+        identity: None,
         release: Some("1.15.0"),
         schema: include_str!("coredns.schema.json"),
     },
@@ -63,6 +66,7 @@ const ALL: [Definition; 5] = [
         workload: POD_IDENTITY,
         has_budget: false,
         is_initial: false,
+        identity: None,
         release: Some("1.3.10"),
         schema: include_str!("pod-identity-agent.schema.json"),
     },
@@ -74,6 +78,7 @@ const ALL: [Definition; 5] = [
         workload: "kube-proxy",
         has_budget: false,
         is_initial: true,
+        identity: None,
         release: None,
         schema: include_str!("kube-proxy.schema.json"),
     },
@@ -85,6 +90,7 @@ const ALL: [Definition; 5] = [
         workload: "metrics-server",
         has_budget: false,
         is_initial: true,
+        identity: None,
         release: Some("0.9.0"),
         schema: include_str!("metrics-server.schema.json"),
     },
@@ -96,6 +102,7 @@ const ALL: [Definition; 5] = [
         workload: NETWORK_DAEMON,
         has_budget: false,
         is_initial: true,
+        identity: Some(NETWORK_DAEMON),
         release: Some("1.23.2"),
         schema: include_str!("vpc-cni.schema.json"),
     },

@@ -135,14 +135,21 @@ of_part! { addon addon_name
 }
 
 pub(super) fn create_addon(eks: &Eks, call: &Call, input: &model::CreateAddonRequest) -> Access {
-    cluster(eks, call, input.cluster_name.as_ref())
+    let access = cluster(eks, call, input.cluster_name.as_ref())
         .made_with_tags(input.tags.as_ref(), "eks:TagResource")
-        .passing(input.service_account_role_arn.as_ref(), SERVICE)
+        .passing(input.service_account_role_arn.as_ref(), SERVICE);
+    passing_to_pods(access, input.pod_identity_associations.as_ref())
+}
+
+fn passing_to_pods(access: Access, roles: Option<&Vec<model::AddonPodIdentityAssociations>>) -> Access {
+    let roles = roles.into_iter().flatten();
+    roles.fold(access, |access, one| access.passing(one.role_arn.as_ref(), POD_IDENTITY_SERVICE))
 }
 
 pub(super) fn update_addon(eks: &Eks, call: &Call, input: &model::UpdateAddonRequest) -> Access {
-    addon(eks, call, input.cluster_name.as_ref(), input.addon_name.as_ref())
-        .passing(input.service_account_role_arn.as_ref(), SERVICE)
+    let access = addon(eks, call, input.cluster_name.as_ref(), input.addon_name.as_ref())
+        .passing(input.service_account_role_arn.as_ref(), SERVICE);
+    passing_to_pods(access, input.pod_identity_associations.as_ref())
 }
 
 /// Whoever says which role pods have hands it to them.

@@ -2,7 +2,8 @@
 
 use super::list::{page, wants};
 use super::{
-    Repeat, digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster, present,
+    Repeat, digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster,
+    pod_identity, present,
 };
 use crate::addons::catalogue::{self, Definition, NAMESPACE};
 use crate::addons::configuration;
@@ -13,6 +14,9 @@ use ekstra_domain::eks::{Addon, AddonStatus, Cluster, Conflicts, UpdateOf, Updat
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{self as model, errors};
 use ekstra_wire::ApiError;
+use serde_json::json;
+
+const AWS_MANAGED: &str = "arn:aws:iam::aws:policy/";
 
 fn missing(cluster: &str, name: &str) -> ApiError {
     let message = format!("No addon: {name} found in cluster: {cluster}");
@@ -68,13 +72,27 @@ fn conflicts(asked: Option<&String>) -> Result<Conflicts, ApiError> {
     Conflicts::parse(text).ok_or_else(|| invalid_parameter(format!("Invalid resolveConflicts: {text}")))
 }
 
-fn refuse_associations(asked: Option<&Vec<model::AddonPodIdentityAssociations>>) -> Result<(), ApiError> {
-    match asked {
-        Some(associations) if !associations.is_empty() => {
-            Err(invalid_parameter("podIdentityAssociations is not supported by ekstra yet"))
+/// Service accounts with their roles, if anything is said of them.
+fn associations(
+    eks: &Eks,
+    call: &Call,
+    name: &str,
+    asked: Option<Vec<model::AddonPodIdentityAssociations>>,
+) -> Result<Option<Vec<(String, String)>>, ApiError> {
+    let Some(asked) = asked else { return Ok(None) };
+    let known = catalogue::find(name).and_then(|definition| definition.identity);
+    let read = asked.into_iter().map(|one| {
+        let (account, role) = (one.service_account.unwrap_or_default(), one.role_arn.unwrap_or_default());
+        if known != Some(account.as_str()) {
+            let message = format!(
+                "Pod identity associations are not supported for service account {account} of addon {name}"
+            );
+            return Err(invalid_parameter(message).with("addonName", name));
         }
-        _ => Ok(()),
-    }
+        pod_identity::check_role(eks, call, &role)?;
+        Ok((account, role))
+    });
+    read.collect::<Result<Vec<_>, _>>().map(Some)
 }
 
 pub(super) async fn create(
@@ -86,7 +104,9 @@ pub(super) async fn create(
     let asked = digest(&input);
     let name = input.cluster_name.clone().unwrap_or_default();
     let cluster = find_cluster(&eks, &call, &name)?;
+    let wanted = input.pod_identity_associations.take();
     let addon = draft(&eks, &call, &cluster, input, token, asked)?;
+    let wanted = associations(&eks, &call, &addon.name, wanted)?;
     let (cluster_key, key) =
         (keys::cluster(&call.scope, &name), keys::addon(&call.scope, &name, &addon.name));
     let addon = eks
@@ -107,10 +127,11 @@ pub(super) async fn create(
                 return Err(refused.with("clusterName", name.clone()).into());
             }
             txn.put(&key, &addon)?;
+            pod_identity::set_of_addon(&eks, txn, &addon, wanted.as_deref())?;
             Ok::<_, Refusal>(addon.clone())
         })
         .await?;
-    Ok(model::CreateAddonResponse { addon: Some(present::addon(&addon)) })
+    Ok(model::CreateAddonResponse { addon: Some(present::addon(&eks, &addon)) })
 }
 
 fn draft(
@@ -122,7 +143,6 @@ fn draft(
     request_digest: String,
 ) -> Result<Addon, ApiError> {
     let definition = definition(&input.addon_name.unwrap_or_default(), &cluster.version)?;
-    refuse_associations(input.pod_identity_associations.as_ref())?;
     let namespace = input.namespace_config.and_then(|config| config.namespace);
     if namespace.as_ref().is_some_and(|namespace| namespace != NAMESPACE) {
         let message =
@@ -164,7 +184,7 @@ pub(super) async fn describe(
 ) -> Result<model::DescribeAddonResponse, ApiError> {
     let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.addon_name.unwrap_or_default());
     let addon = find(&eks, &call, &cluster, &name)?;
-    Ok(model::DescribeAddonResponse { addon: Some(present::addon(&addon)) })
+    Ok(model::DescribeAddonResponse { addon: Some(present::addon(&eks, &addon)) })
 }
 
 pub(super) async fn update(
@@ -176,7 +196,7 @@ pub(super) async fn update(
     let (cluster, name) =
         (input.cluster_name.clone().unwrap_or_default(), input.addon_name.clone().unwrap_or_default());
     let record = find_cluster(&eks, &call, &cluster)?;
-    refuse_associations(input.pod_identity_associations.as_ref())?;
+    let wanted = associations(&eks, &call, &name, input.pod_identity_associations.clone())?;
     check_role(&eks, &call, input.service_account_role_arn.as_ref())?;
     let conflicts = conflicts(input.resolve_conflicts.as_ref())?;
     if let (Some(definition), Some(values)) = (catalogue::find(&name), &input.configuration_values) {
@@ -213,6 +233,7 @@ pub(super) async fn update(
             addon.generation += 1;
             addon.modified_ms = repeat.now;
             txn.put(&key, &addon)?;
+            pod_identity::set_of_addon(&eks, txn, &addon, wanted.as_deref())?;
             let (of, kind) = (UpdateOf::Addon(&name), UpdateType::AddonUpdate);
             repeat.begin(txn, (&call.scope, &cluster), of, kind, params(&input, conflicts))
         })
@@ -239,12 +260,18 @@ fn change(
     Ok(())
 }
 
+fn told(associations: &[model::AddonPodIdentityAssociations]) -> String {
+    let one = |known: &model::AddonPodIdentityAssociations| json!({"serviceAccount": known.service_account, "roleArn": known.role_arn});
+    json!(associations.iter().map(one).collect::<Vec<_>>()).to_string()
+}
+
 fn params(input: &model::UpdateAddonRequest, conflicts: Conflicts) -> Vec<(String, String)> {
     let given = [
         ("AddonVersion", input.addon_version.clone()),
         ("ServiceAccountRoleArn", input.service_account_role_arn.clone()),
         ("ResolveConflicts", input.resolve_conflicts.as_ref().map(|_| conflicts.wire().to_owned())),
         ("ConfigurationValues", input.configuration_values.clone()),
+        ("PodIdentityAssociations", input.pod_identity_associations.as_ref().map(|all| told(all))),
     ];
     given.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect()
 }
@@ -270,10 +297,11 @@ pub(super) async fn delete(
                 addon.modified_ms = now;
                 txn.put(&key, &addon)?;
             }
+            pod_identity::end_of_addon(txn, &addon, preserve)?;
             Ok::<_, Refusal>(addon)
         })
         .await?;
-    Ok(model::DeleteAddonResponse { addon: Some(present::addon(&addon)) })
+    Ok(model::DeleteAddonResponse { addon: Some(present::addon(&eks, &addon)) })
 }
 
 pub(super) async fn describe_versions(
@@ -339,10 +367,14 @@ pub(super) async fn describe_configuration(
         return Err(absent(format!("Addon {name} has no version {asked}")));
     }
     let schema = definition.schema().map_err(|error| invalid_request(error.to_string()))?;
+    let identity = definition.identity.into_iter().map(|account| model::AddonPodIdentityConfiguration {
+        service_account: Some(account.to_owned()),
+        recommended_managed_policies: Some(vec![format!("{AWS_MANAGED}AmazonEKS_CNI_Policy")]),
+    });
     Ok(model::DescribeAddonConfigurationResponse {
         addon_name: Some(name),
         addon_version: Some(asked),
         configuration_schema: Some(schema.to_string()),
-        pod_identity_configuration: Some(Vec::new()),
+        pod_identity_configuration: Some(identity.collect()),
     })
 }

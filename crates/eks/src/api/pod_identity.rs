@@ -8,13 +8,14 @@ use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, no
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
-use ekstra_domain::eks::{Asked, PodIdentityAssociation};
+use ekstra_domain::eks::{Addon, Asked, PodIdentityAssociation};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
 use ekstra_policy::{Kind, Policy};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
+use std::sync::Arc;
 
 fn missing(cluster: &str, id: &str) -> ApiError {
     ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("Association not found: {id}"))
@@ -53,7 +54,7 @@ fn summarize(association: PodIdentityAssociation) -> model::PodIdentityAssociati
 }
 
 /// A role that pods get has to be the caller's own, as only such can be passed on.
-fn check_role(eks: &Eks, call: &Call, arn: &str) -> Result<(), ApiError> {
+pub(super) fn check_role(eks: &Eks, call: &Call, arn: &str) -> Result<(), ApiError> {
     let parsed: Option<Arn> = arn.parse().ok();
     if parsed.as_ref().and_then(Arn::role_name).is_none() {
         return Err(invalid_parameter(format!("Role {arn} is not a valid role ARN")));
@@ -158,6 +159,72 @@ fn insert(txn: &mut Txn, new: &PodIdentityAssociation) -> Result<PodIdentityAsso
     }
     txn.put(&keys::pod_identity(scope, cluster, &new.id), new)?;
     Ok(new.clone())
+}
+
+/// ARNs of what an add-on has.
+pub(super) fn arns_of_addon(eks: &Eks, addon: &Addon) -> Vec<String> {
+    let prefix = keys::pod_identities(&addon.scope, &addon.cluster);
+    let all = eks.cloud.store.view().list_as::<PodIdentityAssociation>(&prefix).into_iter();
+    let owner = Some(addon.arn());
+    all.filter(|(_, known)| known.owner_arn == owner).map(|(_, known)| known.arn()).collect()
+}
+
+/// An add-on has these from now on; without a word it keeps what it has.
+pub(super) fn set_of_addon(
+    eks: &Eks,
+    txn: &mut Txn,
+    addon: &Addon,
+    wanted: Option<&[(String, String)]>,
+) -> Result<(), Refusal> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let (owner, now) = (addon.arn(), eks.cloud.env.now_ms());
+    let is_wanted = |known: &PodIdentityAssociation| {
+        wanted.iter().any(|(account, role)| *account == known.service_account && *role == known.role_arn)
+    };
+    let own = of_addon(txn, addon)?;
+    own.iter().filter(|(_, known)| !is_wanted(known)).for_each(|(key, _)| txn.delete(key));
+    for (account, role) in wanted {
+        if own.iter().any(|(_, known)| known.service_account == *account && known.role_arn == *role) {
+            continue;
+        }
+        let new = PodIdentityAssociation {
+            scope: addon.scope.clone(),
+            cluster: addon.cluster.clone(),
+            id: eks.cloud.env.iam_id("a-").to_lowercase(),
+            namespace: addon.namespace.clone(),
+            service_account: account.clone(),
+            role_arn: role.clone(),
+            target_role_arn: None,
+            external_id: None,
+            disable_session_tags: false,
+            policy: None,
+            owner_arn: Some(owner.clone()),
+            tags: Default::default(),
+            created_ms: now,
+            modified_ms: now,
+            asked: Asked::default(),
+        };
+        insert(txn, &new)?;
+    }
+    Ok(())
+}
+
+/// What an add-on leaves behind is its user's.
+pub(super) fn end_of_addon(txn: &mut Txn, addon: &Addon, preserve: bool) -> Result<(), Refusal> {
+    for (key, known) in of_addon(txn, addon)? {
+        match preserve {
+            true => txn.put(&key, &PodIdentityAssociation { owner_arn: None, ..known })?,
+            false => txn.delete(&key),
+        }
+    }
+    Ok(())
+}
+
+fn of_addon(txn: &mut Txn, addon: &Addon) -> Result<Vec<(Arc<str>, PodIdentityAssociation)>, Refusal> {
+    let owner = Some(addon.arn());
+    let mut all = txn.list::<PodIdentityAssociation>(&keys::pod_identities(&addon.scope, &addon.cluster))?;
+    all.retain(|(_, known)| known.owner_arn == owner);
+    Ok(all)
 }
 
 pub(super) async fn describe(

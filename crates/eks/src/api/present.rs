@@ -1,6 +1,6 @@
 //! Records in EKS's shapes.
 
-use super::tuning;
+use super::{pod_identity, tuning};
 use crate::Eks;
 use base64::Engine;
 use ekstra_domain::eks::{Addon, Cluster, ControlPlaneSlot, HealthIssue, Nodegroup, Update};
@@ -170,7 +170,7 @@ pub(super) fn nodegroup(group: &Nodegroup) -> model::Nodegroup {
 pub(super) const PUBLISHER: &str = "eks";
 pub(super) const OWNER: &str = "aws";
 
-pub(super) fn addon(addon: &Addon) -> model::Addon {
+pub(super) fn addon(eks: &Eks, addon: &Addon) -> model::Addon {
     let issue = |issue: &HealthIssue| model::AddonIssue {
         code: Some(issue.code.clone()),
         message: Some(issue.message.clone()),
@@ -191,6 +191,7 @@ pub(super) fn addon(addon: &Addon) -> model::Addon {
         namespace_config: Some(model::AddonNamespaceConfigResponse {
             namespace: Some(addon.namespace.clone()),
         }),
+        pod_identity_associations: Some(pod_identity::arns_of_addon(eks, addon)),
         ..Default::default()
     }
 }
