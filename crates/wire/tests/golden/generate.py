@@ -5,7 +5,7 @@ Run with that botocore installed: python3 generate.py. With the argument "answer
 tests write with UPDATE_GOLDEN=1) through botocore's parsers instead. What it makes of the answers to every operation,
 `tests/e2e/test_04_exchanges.py` compares.
 """
-import datetime, json, os, sys, tomllib
+import datetime, json, os, sys, tomllib, unittest.mock
 import botocore.auth, botocore.config, botocore.session
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -15,7 +15,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "token/with+chars=="
 
-botocore.auth.get_current_datetime = lambda remove_tzinfo=True: NOW.replace(tzinfo=None) if remove_tzinfo else NOW
+
+def fixed_time():
+    """While it lasts, botocore signs at that time."""
+    now = lambda remove_tzinfo=True: NOW.replace(tzinfo=None) if remove_tzinfo else NOW
+    return unittest.mock.patch.object(botocore.auth, "get_current_datetime", now)
+
 
 CASES = [
     ("json_body", "eks", "CreateCluster", False, {
@@ -172,15 +177,16 @@ def answers(session):
 
 
 if __name__ == "__main__":
-    session = botocore.session.get_session()
-    if sys.argv[1:] == ["answers"]:
-        answers(session)
-    else:
-        golden = {"now": int(NOW.timestamp()), "access_key_id": KEY, "secret_access_key": SECRET,
-                  "session_token": TOKEN, "requests": requests(session), "presigned": presigned(session),
-                  "eks_token_url": eks_token_url(False), "eks_token_url_with_session": eks_token_url(True)}
-        with open(os.path.join(HERE, "requests.json"), "w") as f:
-            json.dump(golden, f, indent=1, ensure_ascii=False)
-            f.write("\n")
-        with open(os.path.join(HERE, "every.json"), "w") as f:
-            f.write("[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in every(session)) + "\n]\n")
+    with fixed_time():
+        session = botocore.session.get_session()
+        if sys.argv[1:] == ["answers"]:
+            answers(session)
+        else:
+            golden = {"now": int(NOW.timestamp()), "access_key_id": KEY, "secret_access_key": SECRET,
+                      "session_token": TOKEN, "requests": requests(session), "presigned": presigned(session),
+                      "eks_token_url": eks_token_url(False), "eks_token_url_with_session": eks_token_url(True)}
+            with open(os.path.join(HERE, "requests.json"), "w") as f:
+                json.dump(golden, f, indent=1, ensure_ascii=False)
+                f.write("\n")
+            with open(os.path.join(HERE, "every.json"), "w") as f:
+                f.write("[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in every(session)) + "\n]\n")
