@@ -1,6 +1,7 @@
-"""Instance profiles, OpenID Connect providers and sessions of users, by stock clients. No cluster is needed."""
+"""Roles of instances and services, OpenID Connect providers and sessions of users, by stock clients."""
 
 import json
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -188,3 +189,92 @@ def test_sessions_have_tags_and_hand_them_on(service, iam):
     for name in ("tagged", "chained"):
         iam.delete_role_policy(RoleName=name, PolicyName="own")
         iam.delete_role(RoleName=name)
+
+
+SPOT = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+
+
+def test_a_service_linked_role_is_its_service_s(iam):
+    made = iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")["Role"]
+    assert made["Arn"] == SPOT and iam.get_role(RoleName="AWSServiceRoleForEC2Spot")["Role"]["Path"] == made["Path"]
+    assert made["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {"Service": "spot.amazonaws.com"}
+    (attached,) = iam.list_attached_role_policies(RoleName="AWSServiceRoleForEC2Spot")["AttachedPolicies"]
+    assert iam.get_policy(PolicyArn=attached["PolicyArn"])["Policy"]["Path"] == "/aws-service-role/"
+
+    again = refusal(iam.create_service_linked_role, AWSServiceName="spot.amazonaws.com")
+    assert again == (
+        "InvalidInput: Service role name AWSServiceRoleForEC2Spot has been taken in this account, please try a different suffix."
+    )
+    suffixed = refusal(iam.create_service_linked_role, AWSServiceName="spot.amazonaws.com", CustomSuffix="a")
+    assert suffixed == "InvalidInput: Custom suffix is not allowed for spot.amazonaws.com"
+    assert refusal(iam.create_service_linked_role, AWSServiceName="unheard.amazonaws.com").startswith("InvalidInput")
+
+    one = {"RoleName": "AWSServiceRoleForEC2Spot"}
+    everything = policy({"Effect": "Allow", "Action": "*", "Resource": "*"})
+    for call, arguments in (
+        (iam.attach_role_policy, {"PolicyArn": "arn:aws:iam::aws:policy/AdministratorAccess"}),
+        (iam.detach_role_policy, {"PolicyArn": attached["PolicyArn"]}),
+        (iam.put_role_policy, {"PolicyName": "own", "PolicyDocument": everything}),
+        (iam.put_role_permissions_boundary, {"PermissionsBoundary": "arn:aws:iam::aws:policy/ReadOnlyAccess"}),
+        (iam.update_assume_role_policy, {"PolicyDocument": trust({"AWS": "*"})}),
+        (iam.delete_role, {}),
+    ):
+        assert refusal(call, **one, **arguments) == (
+            "UnmodifiableEntity: Cannot perform the operation on the protected role 'AWSServiceRoleForEC2Spot' - this role is only modifiable by AWS"
+        )
+    assert [p["PolicyArn"] for p in iam.list_attached_role_policies(**one)["AttachedPolicies"]] == [attached["PolicyArn"]]
+    foreign = refusal(iam.attach_role_policy, RoleName="eksNodeRole", PolicyArn=attached["PolicyArn"])
+    assert foreign == "PolicyNotAttachable: Cannot attach a Service Role Policy to a Customer Role."
+    posing = refusal(
+        iam.create_role, RoleName="mine", Path="/aws-service-role/spot.amazonaws.com/", AssumeRolePolicyDocument=trust({"AWS": "*"})
+    )
+    assert posing.startswith("InvalidInput")
+
+    task = iam.delete_service_linked_role(**one)["DeletionTaskId"]
+    assert task.startswith("task/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot/")
+    assert iam.get_service_linked_role_deletion_status(DeletionTaskId=task)["Status"] == "SUCCEEDED"
+    assert refusal(iam.get_role, **one).startswith("NoSuchEntity")
+    assert refusal(iam.delete_service_linked_role, **one).startswith("NoSuchEntity")
+    assert refusal(iam.delete_service_linked_role, RoleName="eksNodeRole").startswith("NoSuchEntity")
+    unheard = task[:-1] + ("0" if task[-1] != "0" else "1")
+    assert refusal(iam.get_service_linked_role_deletion_status, DeletionTaskId=unheard).startswith("NoSuchEntity")
+
+
+def test_who_may_make_the_role_of_one_service(service, iam):
+    """As eksctl's minimal policies have it."""
+    only = {"StringEquals": {"iam:AWSServiceName": "autoscaling.amazonaws.com"}}
+    with user(iam, "linker", {"Effect": "Allow", "Action": "iam:*ServiceLinkedRole*", "Resource": "*", "Condition": only}) as key:
+        theirs = service.client("iam", **key)
+        made = theirs.create_service_linked_role(AWSServiceName="autoscaling.amazonaws.com", CustomSuffix="theirs")["Role"]
+        assert made["RoleName"] == "AWSServiceRoleForAutoScaling_theirs"
+        denied = refusal(theirs.create_service_linked_role, AWSServiceName="spot.amazonaws.com")
+        assert denied.startswith("AccessDenied") and SPOT in denied
+        task = theirs.delete_service_linked_role(RoleName=made["RoleName"])["DeletionTaskId"]
+        assert theirs.get_service_linked_role_deletion_status(DeletionTaskId=task)["Status"] == "SUCCEEDED"
+
+
+def test_the_first_cluster_makes_the_role_of_eks(service, cluster, iam):
+    name = "AWSServiceRoleForAmazonEKS"
+    role = iam.get_role(RoleName=name)["Role"]
+    assert role["Arn"] == f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/eks.amazonaws.com/{name}"
+    task = iam.delete_service_linked_role(RoleName=name)["DeletionTaskId"]
+    ended = iam.get_service_linked_role_deletion_status(DeletionTaskId=task)
+    (used,) = [usage for usage in ended["Reason"]["RoleUsageList"] if usage["Region"] == REGION]
+    assert ended["Status"] == "FAILED"
+    assert service.client("eks").describe_cluster(name=cluster)["cluster"]["arn"] in used["Resources"]
+    assert iam.get_role(RoleName=name)["Role"]["RoleId"] == role["RoleId"]
+
+
+def test_who_may_not_make_the_role_makes_no_cluster(service):
+    """In an account that has none yet."""
+    exports = dict(re.findall(r"^export (AWS_\w+)=(\S+)$", service.cli("env", "--account", "333344445555").stdout, re.M))
+    admin = {"aws_access_key_id": exports["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": exports["AWS_SECRET_ACCESS_KEY"]}
+    iam, ec2 = service.client("iam", **admin), service.client("ec2", **admin)
+    subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
+    allowed = {"Effect": "Allow", "Action": ["eks:CreateCluster", "iam:PassRole"], "Resource": "*"}
+    with user(iam, "maker", allowed) as key:
+        make = service.client("eks", **key).create_cluster
+        role = "arn:aws:iam::333344445555:role/eksClusterRole"
+        denied = refusal(make, name="never", roleArn=role, resourcesVpcConfig={"subnetIds": subnets})
+    assert denied.startswith("AccessDeniedException") and "iam:CreateServiceLinkedRole" in denied
+    assert service.client("eks", **admin).list_clusters()["clusters"] == []

@@ -108,6 +108,8 @@ def test_an_entry_names_whom_groups_may_be_given_to(service, cluster, kubectl, e
     again = refusal(eks.create_access_entry, clusterName=cluster, principalArn=PRINCIPAL)
     assert again == "ResourceInUseException: " + again.split(": ", 1)[1] and "already in use" in again, again
     assert "InvalidParameterException" in refusal(eks.create_access_entry, clusterName=cluster, principalArn=f"{PRINCIPAL}s")
+    linked = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/eks.amazonaws.com/AWSServiceRoleForAmazonEKS"
+    assert "principalArn value of a Service Linked Role" in refusal(eks.create_access_entry, clusterName=cluster, principalArn=linked)
 
 
 def test_a_policy_holds_in_its_namespaces_and_goes(service, cluster, kubectl, entry):

@@ -9,6 +9,7 @@ mod keys;
 mod oidc_providers;
 mod policies;
 mod roles;
+pub mod service_linked_roles;
 mod simulate;
 mod tagging;
 mod users;
@@ -16,7 +17,7 @@ mod users;
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Router};
-use ekstra_domain::iam::{Grants, Group, Role, User, aws_managed};
+use ekstra_domain::iam::{Grants, Group, Role, User, aws_managed, service_linked_name};
 use ekstra_domain::names::{Arn, keys as places};
 use ekstra_domain::page::Page;
 use ekstra_model::Shape;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 
 pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     roles::serve(router, cloud);
+    service_linked_roles::serve(router, cloud);
     users::serve(router, cloud);
     groups::serve(router, cloud);
     instance_profiles::serve(router, cloud);
@@ -211,6 +213,15 @@ fn unit<T: Shape>() -> Result<T, ApiError> {
 
 fn not_attachable(arn: &str) -> ApiError {
     no_such_entity(format!("Policy {arn} does not exist or is not attachable."))
+}
+
+/// Roles of services are the services' to change.
+fn check_own(arn: &str) -> Result<(), ApiError> {
+    let Some(name) = service_linked_name(arn) else { return Ok(()) };
+    let message = format!(
+        "Cannot perform the operation on the protected role '{name}' - this role is only modifiable by AWS"
+    );
+    Err(ApiError::new(&errors::UNMODIFIABLE_ENTITY_EXCEPTION, message))
 }
 
 /// Changes a record that is there.

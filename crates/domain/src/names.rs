@@ -107,6 +107,7 @@ pub mod keys {
     pub const ADDONS: &str = "eks/addons/";
     pub const IDENTITY_PROVIDERS: &str = "eks/identity-providers/";
     pub const INSIGHTS: &str = "eks/insights/";
+    pub const FARGATE_PROFILES: &str = "eks/fargate-profiles/";
     pub const INSTANCES: &str = "ec2/instances/";
     pub const INTERFACES: &str = "ec2/interfaces/";
     pub const VOLUMES: &str = "ec2/volumes/";
@@ -118,6 +119,11 @@ pub mod keys {
     /// The prefix of all records of one kind in one scope, such as [`CLUSTERS`].
     pub fn scoped(kind: &str, scope: &Scope) -> String {
         format!("{kind}{scope}/")
+    }
+
+    /// The same of all regions of an account.
+    pub fn in_account(kind: &str, account: &str) -> String {
+        format!("{kind}{account}/")
     }
 
     pub fn cluster(scope: &Scope, name: &str) -> String {
@@ -161,11 +167,11 @@ pub mod keys {
     }
 
     pub fn fargate_profiles(scope: &Scope, cluster: &str) -> String {
-        format!("eks/fargate-profiles/{scope}/{cluster}/")
+        format!("{FARGATE_PROFILES}{scope}/{cluster}/")
     }
 
     pub fn fargate_profile(scope: &Scope, cluster: &str, name: &str) -> String {
-        format!("eks/fargate-profiles/{scope}/{cluster}/{name}")
+        format!("{FARGATE_PROFILES}{scope}/{cluster}/{name}")
     }
 
     pub fn capabilities(scope: &Scope, cluster: &str) -> String {
@@ -273,6 +279,11 @@ pub mod keys {
 
     pub fn role(account: &str, name: &str) -> String {
         format!("iam/roles/{account}/{name}")
+    }
+
+    /// How the deletion of a service-linked role ended.
+    pub fn role_deletion(account: &str, task: &str) -> String {
+        format!("iam/role-deletions/{account}/{task}")
     }
 
     pub fn instance_profiles(account: &str) -> String {

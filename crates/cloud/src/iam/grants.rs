@@ -1,12 +1,13 @@
 //! What identities may do: managed policies attached to them, policies of their own, boundaries.
 
 use super::{
-    Entity, Grantee, change, change_with, check_document, no_such_entity, not_attachable, page, unit,
+    Entity, Grantee, change, change_with, check_document, check_own, no_such_entity, not_attachable, page,
+    unit,
 };
 use crate::Cloud;
 use crate::access::{Access, document};
 use crate::api::{Call, Router};
-use ekstra_domain::iam::{Group, Role, User};
+use ekstra_domain::iam::{Group, Role, User, is_of_service_linked};
 use ekstra_domain::names::Arn;
 use ekstra_model::Unit;
 use ekstra_model::iam::{self as model, errors, ops};
@@ -19,6 +20,7 @@ const MOST_ATTACHED: usize = 10;
 async fn attach<E: Grantee>(cloud: Cloud, call: Call, name: String, arn: String) -> Result<Unit, ApiError> {
     check_attachable(&cloud, &call, &arn)?;
     let attach = |entity: &mut E| {
+        check_own(&entity.arn())?;
         let policies = &mut entity.grants_mut().attached_policies;
         if !policies.contains(&arn) {
             if policies.len() >= MOST_ATTACHED {
@@ -42,6 +44,10 @@ fn check_attachable(cloud: &Cloud, call: &Call, arn: &str) -> Result<(), ApiErro
     if arn.parse::<Arn>().is_err() {
         return Err(ApiError::client("ValidationError", 400, format!("ARN {arn} is not valid.")));
     }
+    if is_of_service_linked(arn) {
+        let message = "Cannot attach a Service Role Policy to a Customer Role.";
+        return Err(ApiError::new(&errors::POLICY_NOT_ATTACHABLE_EXCEPTION, message));
+    }
     match document(cloud, &call.scope.account, arn) {
         Some(_) => Ok(()),
         None => Err(not_attachable(arn)),
@@ -50,6 +56,7 @@ fn check_attachable(cloud: &Cloud, call: &Call, arn: &str) -> Result<(), ApiErro
 
 async fn detach<E: Grantee>(cloud: Cloud, call: Call, name: String, arn: String) -> Result<Unit, ApiError> {
     let detach = |entity: &mut E| {
+        check_own(&entity.arn())?;
         let policies = &mut entity.grants_mut().attached_policies;
         let before = policies.len();
         policies.retain(|policy| *policy != arn);
@@ -88,6 +95,7 @@ async fn put<E: Grantee>(
 ) -> Result<Unit, ApiError> {
     check_document(&text, Kind::Identity)?;
     let put = |entity: &mut E| {
+        check_own(&entity.arn())?;
         entity.grants_mut().inline_policies.insert(policy.clone(), text.clone());
         Ok(())
     };
@@ -117,6 +125,7 @@ async fn remove<E: Grantee>(
     policy: String,
 ) -> Result<Unit, ApiError> {
     let remove = |entity: &mut E| {
+        check_own(&entity.arn())?;
         let removed = entity.grants_mut().inline_policies.remove(&policy);
         removed.map(drop).ok_or_else(|| no_policy::<E>(&policy))
     };
@@ -132,6 +141,7 @@ async fn set_boundary<E: Grantee>(
 ) -> Result<Unit, ApiError> {
     check_boundary(&cloud, &call, arn.as_deref())?;
     let set = |entity: &mut E| {
+        check_own(&entity.arn())?;
         let boundary = &mut entity.grants_mut().boundary;
         if arn.is_none() && boundary.is_none() {
             return Err(no_such_entity(format!("No permissions boundary is set for the {}.", E::KIND)));

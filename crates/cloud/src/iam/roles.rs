@@ -2,15 +2,15 @@
 
 use super::grants::check_boundary;
 use super::{
-    Entity, already_exists, boundary, change, check_document, delete_conflict, described, future_arn, page,
-    tagging, tags_of, unit,
+    Entity, already_exists, boundary, change, check_document, check_own, delete_conflict, described,
+    future_arn, page, tagging, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
-use ekstra_domain::iam::{Grants, InstanceProfile, Role};
+use ekstra_domain::iam::{Grants, InstanceProfile, Role, is_service_linked};
 use ekstra_domain::names::keys;
-use ekstra_model::iam::{self as model, ops};
+use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Timestamp, Unit};
 use ekstra_policy::Kind;
 use ekstra_wire::{ApiError, uri_encode};
@@ -74,6 +74,10 @@ async fn create_role(
     input: model::CreateRoleRequest,
 ) -> Result<model::CreateRoleResponse, ApiError> {
     let name = input.role_name.unwrap_or_default();
+    if input.path.as_deref().is_some_and(is_service_linked) {
+        let message = "Roles of this path are made by CreateServiceLinkedRole";
+        return Err(ApiError::new(&errors::INVALID_INPUT_EXCEPTION, message));
+    }
     check_boundary(&cloud, &call, input.permissions_boundary.as_deref())?;
     let trust_policy = input.assume_role_policy_document.unwrap_or_default();
     check_document(&trust_policy, Kind::Trust)?;
@@ -135,6 +139,7 @@ async fn delete_role(cloud: Cloud, call: Call, input: model::DeleteRoleRequest) 
         .store
         .transact(|txn| {
             let role: Role = txn.get(&key)?.ok_or_else(|| Role::missing(&name))?;
+            check_own(&role.arn())?;
             if !role.grants.attached_policies.is_empty() {
                 return Err(delete_conflict("Cannot delete entity, must detach all policies first.").into());
             }
@@ -177,6 +182,7 @@ async fn update_trust(
     let text = input.policy_document.unwrap_or_default();
     check_document(&text, Kind::Trust)?;
     let update = |role: &mut Role| {
+        check_own(&role.arn())?;
         role.trust_policy.clone_from(&text);
         Ok(())
     };

@@ -3,6 +3,7 @@
 use crate::Eks;
 use ekstra_cloud::access::Access;
 use ekstra_cloud::api::Call;
+use ekstra_cloud::iam::service_linked_roles::linking;
 use ekstra_domain::eks::{
     AccessEntry, Addon, Capability, Cluster, ConnectedCluster, FargateProfile, IdentityProvider, Nodegroup,
     POD_IDENTITY_SERVICE, PodIdentityAssociation, Subscription,
@@ -14,6 +15,8 @@ use std::collections::BTreeMap;
 
 /// Who takes the roles that are given to clusters and node groups.
 pub(super) const SERVICE: &str = "eks.amazonaws.com";
+/// Whose service-linked role manages node groups.
+pub(super) const NODEGROUP_SERVICE: &str = "eks-nodegroup.amazonaws.com";
 
 /// What policies know by an ARN and by tags.
 trait Resource: DeserializeOwned {
@@ -273,17 +276,19 @@ pub(super) fn list_access_policies(_: &Eks, _: &Call, _: &model::ListAccessPolic
     Access::everything()
 }
 
-pub(super) fn create_cluster(_: &Eks, call: &Call, input: &model::CreateClusterRequest) -> Access {
+pub(super) fn create_cluster(eks: &Eks, call: &Call, input: &model::CreateClusterRequest) -> Access {
     let name = input.name.clone().unwrap_or_default();
-    Access::on(call.scope.arn("eks", format_args!("cluster/{name}")))
+    let access = Access::on(call.scope.arn("eks", format_args!("cluster/{name}")))
         .made_with_tags(input.tags.as_ref(), "eks:TagResource")
-        .passing(input.role_arn.as_ref(), SERVICE)
+        .passing(input.role_arn.as_ref(), SERVICE);
+    linking(&eks.cloud, call, access, SERVICE)
 }
 
 pub(super) fn create_nodegroup(eks: &Eks, call: &Call, input: &model::CreateNodegroupRequest) -> Access {
-    cluster(eks, call, input.cluster_name.as_ref())
+    let access = cluster(eks, call, input.cluster_name.as_ref())
         .made_with_tags(input.tags.as_ref(), "eks:TagResource")
-        .passing(input.node_role.as_ref(), SERVICE)
+        .passing(input.node_role.as_ref(), SERVICE);
+    linking(&eks.cloud, call, access, NODEGROUP_SERVICE)
 }
 
 pub(super) fn list_clusters(_: &Eks, call: &Call, _: &model::ListClustersRequest) -> Access {

@@ -11,6 +11,7 @@ use ekstra_domain::eks::{
     AccessEntry, AccessPolicy, Association, AuthenticationMode, CLUSTER_ADMIN, Cluster, NODE_KINDS, STANDARD,
     check_groups, check_username, default_username,
 };
+use ekstra_domain::iam::service_linked_name;
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
@@ -166,6 +167,10 @@ fn draft(
     });
     if !is_principal || !exists(&eks.cloud, &principal) {
         return Err(invalid_parameter("The specified principalArn is invalid: invalid principal."));
+    }
+    if service_linked_name(&principal).is_some() {
+        let message = "The caller is not allowed to modify access entries with a principalArn value of a Service Linked Role";
+        return Err(invalid_parameter(message));
     }
     let kind = input.r#type.unwrap_or_else(|| STANDARD.into());
     let groups = input.kubernetes_groups.unwrap_or_default();

@@ -9,7 +9,7 @@ use ekstra_cloud::Settings;
 use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::ec2::network::{NewInterface, VPC_LIMIT, create_interface};
-use ekstra_cloud::iam::find_role;
+use ekstra_cloud::iam::{find_role, service_linked_roles};
 use ekstra_domain::ec2::{Attachment, SecurityGroup, Subnet, Vpc};
 use ekstra_domain::eks::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, Logging, Site, Tuning, VpcAccess,
@@ -219,6 +219,7 @@ fn write(
     draft: &Draft,
     txn: &mut Txn,
 ) -> Result<Cluster, Refusal> {
+    service_linked_roles::ensure(&eks.cloud, &call.scope.account, SERVICE, txn)?;
     let group = security_group(eks, call, network, draft);
     txn.put(&keys::security_group(&call.scope, &group.id), &group)?;
     let slot = write_slot(eks, call, network, draft, &group.id, txn)?;

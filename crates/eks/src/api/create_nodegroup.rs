@@ -1,12 +1,13 @@
 //! CreateNodegroup.
 
+use super::access::NODEGROUP_SERVICE;
 use super::access_entries;
 use super::create_cluster::find_subnets;
 use super::{digest, find_cluster, in_use, invalid, invalid_parameter, invalid_request, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_cloud::iam::find_role;
+use ekstra_cloud::iam::{find_role, service_linked_roles};
 use ekstra_domain::ec2::instance_type;
 use ekstra_domain::eks::{
     Cluster, Nodegroup, NodegroupStatus, Scaling, Taint, UpdateConfig, check_label, check_nodegroup_name,
@@ -71,6 +72,8 @@ pub(super) async fn handle(
                 let message = format!("Cluster '{}' is not in ACTIVE status", cluster.name);
                 return Err(Refusal::Api(invalid_request(message)));
             }
+            let account = &call.scope.account;
+            service_linked_roles::ensure(&eks.cloud, account, NODEGROUP_SERVICE, txn)?;
             txn.put(&key, &group)?;
             if cluster.has_entries {
                 access_entries::ensure_of_nodes(&eks, &cluster, &group.node_role, txn)?;

@@ -12,7 +12,7 @@ pub static SERVICE: Service = Service {
     api_version: "2010-05-08",
     target_prefix: None,
     xml_namespace: Some("https://iam.amazonaws.com/doc/2010-05-08/"),
-    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION, &ops::SIMULATE_PRINCIPAL_POLICY, &ops::CREATE_INSTANCE_PROFILE, &ops::GET_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES, &ops::DELETE_INSTANCE_PROFILE, &ops::ADD_ROLE_TO_INSTANCE_PROFILE, &ops::REMOVE_ROLE_FROM_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES_FOR_ROLE, &ops::TAG_INSTANCE_PROFILE, &ops::UNTAG_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILE_TAGS, &ops::CREATE_OPEN_ID_CONNECT_PROVIDER, &ops::GET_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDERS, &ops::DELETE_OPEN_ID_CONNECT_PROVIDER, &ops::ADD_CLIENT_ID_TO_OPEN_ID_CONNECT_PROVIDER, &ops::REMOVE_CLIENT_ID_FROM_OPEN_ID_CONNECT_PROVIDER, &ops::UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT, &ops::TAG_OPEN_ID_CONNECT_PROVIDER, &ops::UNTAG_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDER_TAGS],
+    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::CREATE_SERVICE_LINKED_ROLE, &ops::DELETE_SERVICE_LINKED_ROLE, &ops::GET_SERVICE_LINKED_ROLE_DELETION_STATUS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION, &ops::SIMULATE_PRINCIPAL_POLICY, &ops::CREATE_INSTANCE_PROFILE, &ops::GET_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES, &ops::DELETE_INSTANCE_PROFILE, &ops::ADD_ROLE_TO_INSTANCE_PROFILE, &ops::REMOVE_ROLE_FROM_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES_FOR_ROLE, &ops::TAG_INSTANCE_PROFILE, &ops::UNTAG_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILE_TAGS, &ops::CREATE_OPEN_ID_CONNECT_PROVIDER, &ops::GET_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDERS, &ops::DELETE_OPEN_ID_CONNECT_PROVIDER, &ops::ADD_CLIENT_ID_TO_OPEN_ID_CONNECT_PROVIDER, &ops::REMOVE_CLIENT_ID_FROM_OPEN_ID_CONNECT_PROVIDER, &ops::UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT, &ops::TAG_OPEN_ID_CONNECT_PROVIDER, &ops::UNTAG_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDER_TAGS],
     unserved: &[],
 };
 
@@ -38,6 +38,12 @@ pub mod ops {
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { ListRoleTags LIST_ROLE_TAGS: super::ListRoleTagsRequest => super::ListRoleTagsResponse = Operation::new("iam", "ListRoleTags").wrapper("ListRoleTagsResult")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { CreateServiceLinkedRole CREATE_SERVICE_LINKED_ROLE: super::CreateServiceLinkedRoleRequest => super::CreateServiceLinkedRoleResponse = Operation::new("iam", "CreateServiceLinkedRole").wrapper("CreateServiceLinkedRoleResult")
+        .errors(&[&errors::INVALID_INPUT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { DeleteServiceLinkedRole DELETE_SERVICE_LINKED_ROLE: super::DeleteServiceLinkedRoleRequest => super::DeleteServiceLinkedRoleResponse = Operation::new("iam", "DeleteServiceLinkedRole").wrapper("DeleteServiceLinkedRoleResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
+    operation! { GetServiceLinkedRoleDeletionStatus GET_SERVICE_LINKED_ROLE_DELETION_STATUS: super::GetServiceLinkedRoleDeletionStatusRequest => super::GetServiceLinkedRoleDeletionStatusResponse = Operation::new("iam", "GetServiceLinkedRoleDeletionStatus").wrapper("GetServiceLinkedRoleDeletionStatusResult")
+        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { AttachRolePolicy ATTACH_ROLE_POLICY: super::AttachRolePolicyRequest => Unit = Operation::new("iam", "AttachRolePolicy")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::INVALID_INPUT_EXCEPTION, &errors::UNMODIFIABLE_ENTITY_EXCEPTION, &errors::POLICY_NOT_ATTACHABLE_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { DetachRolePolicy DETACH_ROLE_POLICY: super::DetachRolePolicyRequest => Unit = Operation::new("iam", "DetachRolePolicy")
@@ -200,6 +206,7 @@ pub mod errors {
 
 static ACTION_NAME_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&ACTION_NAME_TYPE));
 static ACTION_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(3).max(128));
+static ARN_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&ARN_TYPE));
 static ATTACHMENT_NAME: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
 static ATTACHMENT_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["user", "group", "role"]));
 static CONTEXT_ENTRY_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&CONTEXT_ENTRY)));
@@ -207,6 +214,8 @@ static CONTEXT_KEY_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().m
 static CONTEXT_KEY_NAMES_RESULT_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&CONTEXT_KEY_NAME_TYPE));
 static CONTEXT_KEY_TYPE_ENUM: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["string", "stringList", "numeric", "numericList", "boolean", "booleanList", "ip", "ipList", "binary", "binaryList", "date", "dateList"]));
 static CONTEXT_KEY_VALUE_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&STRING));
+static DELETION_TASK_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(1000));
+static DELETION_TASK_STATUS_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["SUCCEEDED", "IN_PROGRESS", "FAILED", "NOT_STARTED"]));
 static EVAL_DECISION_DETAILS_TYPE: TypeSchema = TypeSchema::Map(MapSchema::new(&EVAL_DECISION_SOURCE_TYPE, &POLICY_EVALUATION_DECISION_TYPE));
 static EVAL_DECISION_SOURCE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(3).max(256));
 static EVALUATION_RESULTS_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&EVALUATION_RESULT)));
@@ -218,10 +227,13 @@ static POLICY_EXCLUSIONS_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::ne
 static POLICY_IDENTIFIER_POLICY_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["inline", "aws-managed", "user-managed", "permission-boundary", "scp", "rcp"]));
 static POLICY_SOURCE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["user", "group", "role", "aws-managed", "user-managed", "resource", "none"]));
 static POLICY_USAGE_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().values(&["PermissionsPolicy", "PermissionsBoundary"]));
+static REASON_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().max(1000));
+static REGION_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(100));
 static RESOURCE_HANDLING_OPTION_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(64));
 static RESOURCE_NAME_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&RESOURCE_NAME_TYPE));
 static RESOURCE_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(2048));
 static RESOURCE_SPECIFIC_RESULT_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&RESOURCE_SPECIFIC_RESULT)));
+static ROLE_USAGE_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ROLE_USAGE_TYPE)));
 static SIMULATION_POLICY_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&POLICY_DOCUMENT_TYPE));
 static STATEMENT_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&STATEMENT)));
 static ACCESS_KEY_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(16).max(128).pattern("[\\w]+"));
@@ -231,6 +243,7 @@ static ARN_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(20).max(20
 static ATTACHED_POLICIES_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&ATTACHED_POLICY)));
 static CLIENT_ID_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&CLIENT_ID_TYPE));
 static CLIENT_ID_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(255));
+static CUSTOM_SUFFIX_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(64).pattern("[\\w+=,.@-]+"));
 static EXISTING_USER_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
 static GROUP_LIST_TYPE: TypeSchema = TypeSchema::List(ListSchema::new(&TypeSchema::Struct(&GROUP)));
 static GROUP_NAME_TYPE: TypeSchema = TypeSchema::Str(StringSchema::new().min(1).max(128).pattern("[\\w+=,.@-]+"));
@@ -404,6 +417,16 @@ shape! { CreateRoleResponse CREATE_ROLE_RESPONSE = StructSchema::new("CreateRole
     role: Role = member("Role", &TypeSchema::Struct(&ROLE)).required();
 }
 
+shape! { CreateServiceLinkedRoleRequest CREATE_SERVICE_LINKED_ROLE_REQUEST = StructSchema::new("CreateServiceLinkedRoleRequest");
+    aws_service_name: String = member("AWSServiceName", &GROUP_NAME_TYPE).required();
+    description: String = member("Description", &ROLE_DESCRIPTION_TYPE);
+    custom_suffix: String = member("CustomSuffix", &CUSTOM_SUFFIX_TYPE);
+}
+
+shape! { CreateServiceLinkedRoleResponse CREATE_SERVICE_LINKED_ROLE_RESPONSE = StructSchema::new("CreateServiceLinkedRoleResponse");
+    role: Role = member("Role", &TypeSchema::Struct(&ROLE));
+}
+
 shape! { CreateUserRequest CREATE_USER_REQUEST = StructSchema::new("CreateUserRequest");
     path: String = member("Path", &PATH_TYPE);
     user_name: String = member("UserName", &USER_NAME_TYPE).required();
@@ -463,6 +486,14 @@ shape! { DeleteRoleRequest DELETE_ROLE_REQUEST = StructSchema::new("DeleteRoleRe
     role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
 }
 
+shape! { DeleteServiceLinkedRoleRequest DELETE_SERVICE_LINKED_ROLE_REQUEST = StructSchema::new("DeleteServiceLinkedRoleRequest");
+    role_name: String = member("RoleName", &ROLE_NAME_TYPE).required();
+}
+
+shape! { DeleteServiceLinkedRoleResponse DELETE_SERVICE_LINKED_ROLE_RESPONSE = StructSchema::new("DeleteServiceLinkedRoleResponse");
+    deletion_task_id: String = member("DeletionTaskId", &DELETION_TASK_ID_TYPE).required();
+}
+
 shape! { DeleteUserPermissionsBoundaryRequest DELETE_USER_PERMISSIONS_BOUNDARY_REQUEST = StructSchema::new("DeleteUserPermissionsBoundaryRequest");
     user_name: String = member("UserName", &USER_NAME_TYPE).required();
 }
@@ -474,6 +505,11 @@ shape! { DeleteUserPolicyRequest DELETE_USER_POLICY_REQUEST = StructSchema::new(
 
 shape! { DeleteUserRequest DELETE_USER_REQUEST = StructSchema::new("DeleteUserRequest");
     user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
+}
+
+shape! { DeletionTaskFailureReasonType DELETION_TASK_FAILURE_REASON_TYPE = StructSchema::new("DeletionTaskFailureReasonType");
+    reason: String = member("Reason", &REASON_TYPE);
+    role_usage_list: Vec<RoleUsageType> = member("RoleUsageList", &ROLE_USAGE_LIST_TYPE);
 }
 
 shape! { DetachGroupPolicyRequest DETACH_GROUP_POLICY_REQUEST = StructSchema::new("DetachGroupPolicyRequest");
@@ -585,6 +621,15 @@ shape! { GetRoleRequest GET_ROLE_REQUEST = StructSchema::new("GetRoleRequest");
 
 shape! { GetRoleResponse GET_ROLE_RESPONSE = StructSchema::new("GetRoleResponse");
     role: Role = member("Role", &TypeSchema::Struct(&ROLE)).required();
+}
+
+shape! { GetServiceLinkedRoleDeletionStatusRequest GET_SERVICE_LINKED_ROLE_DELETION_STATUS_REQUEST = StructSchema::new("GetServiceLinkedRoleDeletionStatusRequest");
+    deletion_task_id: String = member("DeletionTaskId", &DELETION_TASK_ID_TYPE).required();
+}
+
+shape! { GetServiceLinkedRoleDeletionStatusResponse GET_SERVICE_LINKED_ROLE_DELETION_STATUS_RESPONSE = StructSchema::new("GetServiceLinkedRoleDeletionStatusResponse");
+    status: String = member("Status", &DELETION_TASK_STATUS_TYPE).required();
+    reason: DeletionTaskFailureReasonType = member("Reason", &TypeSchema::Struct(&DELETION_TASK_FAILURE_REASON_TYPE));
 }
 
 shape! { GetUserPolicyRequest GET_USER_POLICY_REQUEST = StructSchema::new("GetUserPolicyRequest");
@@ -1002,6 +1047,11 @@ shape! { Role ROLE = StructSchema::new("Role");
 shape! { RoleLastUsed ROLE_LAST_USED = StructSchema::new("RoleLastUsed");
     last_used_date: Timestamp = member("LastUsedDate", &TIME);
     region: String = member("Region", &STRING);
+}
+
+shape! { RoleUsageType ROLE_USAGE_TYPE = StructSchema::new("RoleUsageType");
+    region: String = member("Region", &REGION_NAME_TYPE);
+    resources: Vec<String> = member("Resources", &ARN_LIST_TYPE);
 }
 
 shape! { ServiceFailureException SERVICE_FAILURE_EXCEPTION = StructSchema::new("ServiceFailureException").error(&errors::SERVICE_FAILURE_EXCEPTION);
