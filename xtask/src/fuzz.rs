@@ -73,7 +73,7 @@ fn fuzz(root: &Path, targets: &[String], seconds: u32, keep: bool) -> Result<()>
         }
         let count = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
         let (count, kept) = (count.unwrap_or("?").trim(), fs::read_dir(&corpus)?.count());
-        println!("fuzz {target}: {seconds} s, {count} inputs, {kept} reach something new");
+        println!("fuzz {target}: {seconds} s, {count} inputs tried, {kept} in the corpus");
         if keep {
             pack(&fuzz, &program(&build, target)?, target)?;
         }
