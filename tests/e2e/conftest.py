@@ -45,18 +45,31 @@ def closing(service):
     assert not left, f"`stop --all` left: {left}"
 
 
-@pytest.fixture(scope="session")
-def service():
-    """Started; has the test image; no cluster yet."""
+def started(start=Service.start, control_plane=None, **options):
+    """A service until the cases that share it are over; with a cluster without nodes and its kubeconfig, if it is named."""
     service = new_service()
     try:
-        service.start()
-        images.pack(service)
+        start(service)
+        if control_plane:
+            service.create_cluster(control_plane, **options)
+            service.wait_cluster(control_plane)
+            service.cli("update-kubeconfig", "--name", control_plane, "--kubeconfig", service.kubeconfig)
     except BaseException:
         print(service.logs())
         service.close()
         raise
     yield from closing(service)
+
+
+@pytest.fixture(scope="session")
+def service():
+    """Started; has the test image; no cluster yet."""
+
+    def start(service):
+        service.start()
+        images.pack(service)
+
+    yield from started(start)
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +98,7 @@ def web(service, web_deployment):
 
 @pytest.fixture(scope="session")
 def second_service():
-    service = new_service()
-    try:
-        service.start()
-    except BaseException:
-        print(service.logs())
-        service.close()
-        raise
-    yield from closing(service)
+    yield from started()
 
 
 @pytest.fixture

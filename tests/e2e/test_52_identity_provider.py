@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import new_service
+from conftest import started
 from ekstra_service import ACCOUNT, REGION, refusal, wait
 from internet import ISSUER, Internet
 
@@ -25,20 +25,16 @@ def internet(tmp_path_factory):
 @pytest.fixture(scope="module")
 def service(internet):
     """With a control plane alone, and the authority of whoever plays the issuer."""
-    service = new_service()
-    try:
+
+    def start(service):
         internet.start(service)
         (Path(service.home) / "issuer-authorities.pem").write_text(internet.authority.read_text())
-        service.create_cluster(CLUSTER)
-        service.wait_cluster(CLUSTER)
-        service.cli("update-kubeconfig", "--name", CLUSTER, "--kubeconfig", service.kubeconfig)
-        yield service
+
+    try:
+        yield from started(start, CLUSTER)
     except BaseException:
-        print(service.logs(), internet.log.read_text())
+        print(internet.log.read_text())
         raise
-    finally:
-        left = service.close()
-    assert not left
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import new_service
+from conftest import started
 from ekstra_service import refusal, wait
 
 CLUSTER = "tuned"
@@ -14,16 +14,7 @@ CLUSTER = "tuned"
 @pytest.fixture(scope="module")
 def service():
     """With a control plane that keeps events for less than an hour."""
-    service = new_service()
-    try:
-        service.start()
-        service.create_cluster(CLUSTER, kubeApiServerConfig={"eventTtl": "30m"})
-        service.wait_cluster(CLUSTER)
-        service.cli("update-kubeconfig", "--name", CLUSTER, "--kubeconfig", service.kubeconfig)
-        yield service
-    finally:
-        left = service.close()
-    assert not left
+    yield from started(control_plane=CLUSTER, kubeApiServerConfig={"eventTtl": "30m"})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@
 
 use crate::Cloud;
 use crate::api::Call;
-use ekstra_domain::iam::{Grants, Group, ManagedPolicy, Principal, Role, User, aws_managed};
+use ekstra_domain::iam::{AWS_MANAGED, Grants, Group, ManagedPolicy, Principal, Role, User, aws_managed};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::Protocol;
 use ekstra_policy::{Context, Decision, Kind, Named, Policies, Policy, Principals, Reason, Request, decide};
@@ -417,8 +417,6 @@ fn policies_of<'a>(
     let inline = grants.inline_policies.values().map(|text| parsed(text, Kind::Identity));
     grants.attached_policies.iter().filter_map(managed).chain(inline)
 }
-
-const AWS_MANAGED: &str = "arn:aws:iam::aws:policy/";
 
 /// The document that counts of a managed policy, if the account can have it: its own, and AWS's.
 pub(crate) fn document(cloud: &Cloud, account: &str, arn: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 use crate::Cloud;
 use crate::api::Refusal;
 use ekstra_domain::ec2::{DEFAULT_VPC_CIDR, SecurityGroup, Subnet, Vpc, ZONES};
-use ekstra_domain::iam::{DEFAULT_ROLES, FIRST_USER, Grants, Role, User, service_trust};
+use ekstra_domain::iam::{AWS_MANAGED, DEFAULT_ROLES, FIRST_USER, Grants, Role, User, service_trust};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_domain::prefix::Prefix;
 use std::collections::BTreeMap;
@@ -87,7 +87,7 @@ fn furnish_account(cloud: &Cloud, account: &str, txn: &mut ekstra_store::Txn) ->
 }
 
 fn attached(policies: &[&str]) -> Grants {
-    let attached_policies = policies.iter().map(|p| format!("arn:aws:iam::aws:policy/{p}")).collect();
+    let attached_policies = policies.iter().map(|p| format!("{AWS_MANAGED}{p}")).collect();
     Grants { attached_policies, ..Grants::default() }
 }
 

@@ -43,10 +43,7 @@ pub use records::{
     SuccessorAuthority,
 };
 pub use site::{Listener, Site};
-pub use tuning::{
-    DEFAULT_EVENT_MINUTES, DEFAULT_NODE_PORTS, DEFAULT_TERMINATED_PODS, Scoring, Tuning, check_node_ports,
-    parse_event_ttl,
-};
+pub use tuning::{Scoring, Tuning, check_node_ports, parse_event_ttl};
 pub use update::{Update, UpdateOf, UpdateStatus, UpdateType};
 pub use validate::{
     Invalid, check_capability_name, check_cluster_name, check_fargate_profile_name,

@@ -5,14 +5,14 @@ mod entities;
 mod service_linked;
 mod session;
 
-pub use aws_managed::{aws_managed, aws_managed_arns};
+pub use aws_managed::{AWS_MANAGED, aws_managed, aws_managed_arns};
 pub use entities::{
     Grants, Group, InstanceProfile, MOST_CLIENT_IDS, MOST_THUMBPRINTS, MOST_VERSIONS, ManagedPolicy,
     OidcProvider, PolicyVersion, User,
 };
 pub use service_linked::{
     RoleDeletion, SERVICE_LINKED, ServiceLinked, is_of_service_linked, is_service_linked, service_linked,
-    service_linked_name,
+    service_linked_name, service_linked_path,
 };
 pub use session::{Credential, MasterKey, Session, SessionError, SessionTerms};
 

@@ -4,8 +4,6 @@
 use crate::bootstrap::{ADMISSION, Facts};
 use crate::controller::{Controller, Outcome, Place, Trouble};
 use crate::manifest::{self, Mode};
-use ekstra_domain::eks::ControlPlaneSlot;
-use ekstra_domain::names::keys;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -46,11 +44,9 @@ impl Controller for Admission {
             if self.api().get_metadata_opt(NAME).await?.is_some() {
                 return Ok(Outcome::Settled);
             }
-            let Place { eks, cluster, client } = &self.place;
-            let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
-            let Some(slot) = slot else { return Ok(Outcome::Settled) };
+            let Place { eks, cluster, slot, client } = &self.place;
             let unfit = |error: manifest::ManifestError| Trouble::refused(error.to_string());
-            for object in Facts::of(eks, cluster, &slot).fill(ADMISSION).map_err(unfit)? {
+            for object in Facts::of(eks, cluster, slot).fill(ADMISSION).map_err(unfit)? {
                 manifest::apply(client, &object, Mode::Force).await.map_err(unfit)?;
             }
             Ok(Outcome::Settled)

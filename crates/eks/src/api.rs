@@ -235,6 +235,20 @@ where
     }
 }
 
+/// Takes a record away, and answers it.
+async fn remove<T: DeserializeOwned + Send>(
+    eks: &Eks,
+    key: &str,
+    missing: impl Fn() -> ApiError,
+) -> Result<T, ApiError> {
+    let body = |txn: &mut Txn| {
+        let known: T = txn.get(key)?.ok_or_else(&missing)?;
+        txn.delete(key);
+        Ok::<_, Refusal>(known)
+    };
+    Ok(eks.cloud.store.transact(body).await?)
+}
+
 /// A cluster that is there and stays.
 fn kept_cluster(txn: &mut Txn, scope: &Scope, name: &str) -> Result<Cluster, Refusal> {
     let cluster: Cluster = txn.get(&keys::cluster(scope, name))?.ok_or_else(|| no_cluster(name))?;

@@ -35,6 +35,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 pub(crate) struct Place {
     pub(crate) eks: Eks,
     pub(crate) cluster: Cluster,
+    pub(crate) slot: ControlPlaneSlot,
     pub(crate) client: Client,
 }
 
@@ -119,8 +120,8 @@ impl<C: Controller> Reconciler for Controllers<C> {
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, ControllerError>> {
         async move {
             let reached = reach(&self.eks, &key).await.map_err(|e| ControllerError(e.to_string()))?;
-            let Some(Reached { cluster, client, .. }) = reached else { return Ok(Next::OnChange) };
-            let controller = C::new(Place { eks: self.eks.clone(), cluster, client });
+            let Some(Reached { cluster, slot, client }) = reached else { return Ok(Next::OnChange) };
+            let controller = C::new(Place { eks: self.eks.clone(), cluster, slot, client });
             tokio::select! {
                 () = work(&controller, &self.eks.cloud.store) => Ok(Next::After(FIRST_RETRY)),
                 () = down(&self.eks, &key) => Ok(Next::After(Duration::from_millis(1))),
@@ -146,8 +147,7 @@ pub(crate) struct Reached {
 /// `None` of one that is not up.
 pub(crate) async fn reach(eks: &Eks, key: &str) -> Result<Option<Reached>, ClientError> {
     let Some(cluster) = up(eks, key) else { return Ok(None) };
-    let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
-    let Some(slot) = slot else { return Ok(None) };
+    let Some(slot) = eks.slot(&cluster) else { return Ok(None) };
     let client = eks.clients.get(&slot).await?;
     Ok(Some(Reached { cluster, slot, client }))
 }

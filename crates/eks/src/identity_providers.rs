@@ -199,28 +199,20 @@ impl IdentityProviderReconciler {
             }
             let updates = keys::updates(&seen.scope, &seen.cluster);
             let of = UpdateOf::Provider(&seen.name);
-            match (&issue, seen.status) {
-                (None, ProviderStatus::Creating) => {
-                    provider.status = ProviderStatus::Active;
+            match seen.status {
+                ProviderStatus::Active => return Ok(()),
+                ProviderStatus::Creating => {
+                    // The deletion of one that failed takes the file back, and is nobody's update.
+                    let failed = issue.is_some();
+                    provider.status = if failed { ProviderStatus::Deleting } else { ProviderStatus::Active };
                     txn.put(key, &provider)?;
-                    updates::finish(txn, &updates, of)
                 }
-                // Its deletion takes the file back, and is nobody's update.
-                (Some(issue), ProviderStatus::Creating) => {
-                    provider.status = ProviderStatus::Deleting;
-                    txn.put(key, &provider)?;
-                    updates::fail(txn, &updates, of, issue)
-                }
-                (None, ProviderStatus::Deleting) => {
-                    txn.delete(key);
-                    updates::finish(txn, &updates, of)
-                }
-                // The file is without it: whoever reads it later knows.
-                (Some(issue), ProviderStatus::Deleting) => {
-                    txn.delete(key);
-                    updates::fail(txn, &updates, of, issue)
-                }
-                (_, ProviderStatus::Active) => Ok(()),
+                // Also where the API server has not said so: the file is without it, and whoever reads it later knows.
+                ProviderStatus::Deleting => txn.delete(key),
+            }
+            match &issue {
+                None => updates::finish(txn, &updates, of),
+                Some(issue) => updates::fail(txn, &updates, of, issue),
             }
         };
         Ok(self.eks.cloud.store.transact(body).await?)

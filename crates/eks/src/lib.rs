@@ -120,6 +120,11 @@ impl Eks {
         self.programs.versions().into_iter().find(|version| version.minor == minor)
     }
 
+    /// The control plane of a cluster.
+    pub(crate) fn slot(&self, cluster: &Cluster) -> Option<ControlPlaneSlot> {
+        self.cloud.store.view().get_as(&keys::slot(&cluster.slot))
+    }
+
     /// The store's keys of all clusters there are.
     pub(crate) fn cluster_keys(&self) -> Vec<String> {
         self.cloud.store.view().list(keys::CLUSTERS).into_iter().map(|(key, _)| key.to_string()).collect()

@@ -5,10 +5,9 @@
 //! Invariant: a node gets nothing that its instance's record does not say, whatever the kubelet claims.
 
 use crate::Eks;
-use crate::controller::{down, up};
+use crate::controller::{Reached, down, reach};
 use crate::signing::{self, KUBELET_SERVING, SigningError};
 use ekstra_domain::ec2::Instance;
-use ekstra_domain::eks::ControlPlaneSlot;
 use ekstra_domain::names::{Scope, keys};
 use ekstra_engine::{Next, Reconciler, blocking};
 use futures::future::BoxFuture;
@@ -57,14 +56,8 @@ impl Reconciler for NodeControllers {
 
     fn reconcile(&self, key: String) -> BoxFuture<'_, Result<Next, NodesError>> {
         async move {
-            let Some(cluster) = up(&self.eks, &key) else {
-                return Ok(Next::OnChange);
-            };
-            let view = self.eks.cloud.store.view();
-            let Some(slot) = view.get_as::<ControlPlaneSlot>(&keys::slot(&cluster.slot)) else {
-                return Ok(Next::OnChange);
-            };
-            let client = self.eks.clients.get(&slot).await.map_err(|e| NodesError::Client(e.to_string()))?;
+            let reached = reach(&self.eks, &key).await.map_err(|e| NodesError::Client(e.to_string()))?;
+            let Some(Reached { cluster, slot, client }) = reached else { return Ok(Next::OnChange) };
             let watcher = Watcher { eks: &self.eks, scope: cluster.scope, slot: slot.id, client };
             tokio::select! {
                 done = watcher.run() => done.map(|()| Next::After(Duration::from_millis(200))),

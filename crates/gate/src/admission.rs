@@ -10,9 +10,7 @@ use crate::Gate;
 use crate::http::{Body, full};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ekstra_domain::eks::{
-    Cluster, ControlPlaneSlot, POD_IDENTITY_ADDRESS, POD_IDENTITY_AUDIENCE, PodIdentityAssociation,
-};
+use ekstra_domain::eks::{POD_IDENTITY_ADDRESS, POD_IDENTITY_AUDIENCE, PodIdentityAssociation};
 use ekstra_domain::names::keys;
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
@@ -67,8 +65,7 @@ pub(crate) fn answer(gate: &Gate, slot: &str, body: &[u8]) -> Response<Body> {
 
 /// `None` for a pod whose service account has no association.
 fn settings_for(gate: &Gate, slot: &str, request: &Request) -> Option<Settings> {
-    let slot: ControlPlaneSlot = gate.view.get_as(&keys::slot(slot))?;
-    let cluster: Cluster = gate.view.get_as(&slot.cluster)?;
+    let cluster = gate.cluster_of(slot)?;
     let account = request.object.pointer("/spec/serviceAccountName").and_then(Value::as_str);
     let account = account.filter(|name| !name.is_empty()).unwrap_or("default");
     let prefix = keys::pod_identities(&cluster.scope, &cluster.name);

@@ -7,8 +7,7 @@
 use crate::Gate;
 use crate::http::{Body, full};
 use crate::identity::entry_of;
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Wish, allows};
-use ekstra_domain::names::keys;
+use ekstra_domain::eks::{Wish, allows};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -76,8 +75,7 @@ fn canonical_arn(extra: &BTreeMap<String, Vec<String>>) -> Option<&str> {
 fn allowed_by(gate: &Gate, slot: &str, spec: &Spec) -> Option<String> {
     // Users of other kinds (certificates, service accounts) are nobody of IAM.
     let canonical = canonical_arn(&spec.extra)?;
-    let slot: ControlPlaneSlot = gate.view.get_as(&keys::slot(slot))?;
-    let cluster: Cluster = gate.view.get_as(&slot.cluster)?;
+    let cluster = gate.cluster_of(slot)?;
     let entry = entry_of(gate, &cluster, canonical).filter(|_| cluster.has_entries)?;
     let is_allowed = match (&spec.resource_attributes, &spec.non_resource_attributes) {
         (Some(asked), _) => {

@@ -23,7 +23,9 @@ mod scope;
 mod splice;
 mod webhook;
 
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::iam::MasterKey;
+use ekstra_domain::names::keys;
 use ekstra_images::registry::Registry;
 use ekstra_store::{Revision, View};
 use handover::Predecessor;
@@ -52,6 +54,14 @@ pub struct Gate {
     pub master: MasterKey,
     pub facts: Arc<Facts>,
     pub images: Registry,
+}
+
+impl Gate {
+    /// Whose control plane it is.
+    fn cluster_of(&self, slot: &str) -> Option<Cluster> {
+        let slot: ControlPlaneSlot = self.view.get_as(&keys::slot(slot))?;
+        self.view.get_as(&slot.cluster)
+    }
 }
 
 /// Takes over from the home's present gate, if there is one, and serves until a successor does the same, or the shutdown

@@ -14,8 +14,6 @@ use crate::admission;
 use crate::authorizer;
 use crate::http::{Body, Patience, full, serve as serve_connection};
 use crate::identity::{User, authenticate};
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
-use ekstra_domain::names::keys;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -112,11 +110,7 @@ async fn answer(gate: Gate, slot: String, request: Request<Incoming>) -> Respons
 }
 
 fn review_token(gate: &Gate, slot: &str, token: &str) -> Response<Body> {
-    let cluster = gate
-        .view
-        .get_as::<ControlPlaneSlot>(&keys::slot(slot))
-        .and_then(|slot| gate.view.get_as::<Cluster>(&slot.cluster));
-    let outcome = match &cluster {
+    let outcome = match &gate.cluster_of(slot) {
         Some(cluster) => authenticate(gate, cluster, token),
         None => Err("the cluster is gone".to_owned()),
     };

@@ -8,12 +8,13 @@ use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
 use ekstra_domain::eks::{Cluster, FargateProfile, Nodegroup};
 use ekstra_domain::iam::{
-    Role, RoleDeletion, SERVICE_LINKED, ServiceLinked, is_service_linked, service_linked,
+    Role, RoleDeletion, SERVICE_LINKED, ServiceLinked, is_service_linked, service_linked, service_linked_path,
 };
-use ekstra_domain::names::keys;
+use ekstra_domain::names::{Scope, keys};
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
 const CREATE: &str = "iam:CreateServiceLinkedRole";
@@ -46,7 +47,7 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
 
 /// What an action on a service's role needs.
 fn about(call: &Call, service: &str, name: &str) -> Access {
-    let path = format!("/aws-service-role/{service}/");
+    let path = service_linked_path(service);
     Access::on(future_arn(call, Role::KIND, Some(&path), Some(&name.to_owned())))
         .with("iam:AWSServiceName", [service.to_owned()])
 }
@@ -144,28 +145,33 @@ async fn delete(
 
 /// What a service has in an account, ARNs by region.
 fn uses(account: &str, service: &str, txn: &mut Txn) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
-    let mut found: Vec<(String, String)> = Vec::new();
     match service {
         "eks.amazonaws.com" => {
-            let all = txn.list::<Cluster>(&keys::in_account(keys::CLUSTERS, account))?;
-            found.extend(all.into_iter().map(|(_, one)| (one.scope.region.clone(), one.arn())));
+            by_region(txn, account, keys::CLUSTERS, |one: &Cluster| (&one.scope, one.arn()))
         }
         "eks-nodegroup.amazonaws.com" => {
-            let all = txn.list::<Nodegroup>(&keys::in_account(keys::NODEGROUPS, account))?;
-            found.extend(all.into_iter().map(|(_, one)| (one.scope.region.clone(), one.arn())));
+            by_region(txn, account, keys::NODEGROUPS, |one: &Nodegroup| (&one.scope, one.arn()))
         }
         "eks-fargate.amazonaws.com" => {
-            let all = txn.list::<FargateProfile>(&keys::in_account(keys::FARGATE_PROFILES, account))?;
-            found.extend(all.into_iter().map(|(_, one)| (one.scope.region.clone(), one.arn())));
+            by_region(txn, account, keys::FARGATE_PROFILES, |one: &FargateProfile| (&one.scope, one.arn()))
         }
         // Nothing here is theirs.
-        _ => {}
+        _ => Ok(BTreeMap::new()),
     }
-    let mut by_region = BTreeMap::<String, Vec<String>>::new();
-    for (region, arn) in found {
-        by_region.entry(region).or_default().push(arn);
+}
+
+fn by_region<T: DeserializeOwned>(
+    txn: &mut Txn,
+    account: &str,
+    kind: &str,
+    of: fn(&T) -> (&Scope, String),
+) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
+    let mut found = BTreeMap::<String, Vec<String>>::new();
+    for (_, one) in txn.list::<T>(&keys::in_account(kind, account))? {
+        let (scope, arn) = of(&one);
+        found.entry(scope.region.clone()).or_default().push(arn);
     }
-    Ok(by_region)
+    Ok(found)
 }
 
 async fn deletion_status(

@@ -4,10 +4,10 @@ use super::Invalid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub const DEFAULT_EVENT_MINUTES: u32 = 60;
-pub const DEFAULT_NODE_PORTS: (i32, i32) = (30_000, 32_767);
+const DEFAULT_EVENT_MINUTES: u32 = 60;
+const DEFAULT_NODE_PORTS: (i32, i32) = (30_000, 32_767);
 /// Upstream's.
-pub const DEFAULT_TERMINATED_PODS: i32 = 12_500;
+const DEFAULT_TERMINATED_PODS: i32 = 12_500;
 const LOWEST_NODE_PORT: i32 = 10_260;
 const HIGHEST_NODE_PORT: i32 = 32_767;
 
@@ -20,6 +20,22 @@ pub struct Tuning {
     pub node_ports: Option<(i32, i32)>,
     pub scoring: Option<Scoring>,
     pub terminated_pods: Option<i32>,
+}
+
+impl Tuning {
+    /// As EKS and the API server write it.
+    pub fn event_ttl(&self) -> String {
+        format!("{}m", self.event_minutes.unwrap_or(DEFAULT_EVENT_MINUTES))
+    }
+
+    /// The first and the last.
+    pub fn node_ports(&self) -> (i32, i32) {
+        self.node_ports.unwrap_or(DEFAULT_NODE_PORTS)
+    }
+
+    pub fn terminated_pods(&self) -> i32 {
+        self.terminated_pods.unwrap_or(DEFAULT_TERMINATED_PODS)
+    }
 }
 
 /// How the scheduler ranks nodes.

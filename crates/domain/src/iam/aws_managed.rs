@@ -14,16 +14,17 @@ static ALL: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
     documents.into_iter().map(|(name, document)| (name, document.to_string())).collect()
 });
 
-const PREFIX: &str = "arn:aws:iam::aws:policy/";
+/// What their ARNs begin with.
+pub const AWS_MANAGED: &str = "arn:aws:iam::aws:policy/";
 
 /// The document behind such an ARN.
 pub fn aws_managed(arn: &str) -> Option<&'static str> {
-    ALL.get(arn.strip_prefix(PREFIX)?).map(String::as_str)
+    ALL.get(arn.strip_prefix(AWS_MANAGED)?).map(String::as_str)
 }
 
 /// The ARNs of all of them.
 pub fn aws_managed_arns() -> impl Iterator<Item = String> {
-    ALL.keys().map(|name| format!("{PREFIX}{name}"))
+    ALL.keys().map(|name| format!("{AWS_MANAGED}{name}"))
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 //!
 //! Source: the services' "Using service-linked roles" pages and the AWS managed policy reference.
 
-use super::{Grants, Role, service_trust};
+use super::{AWS_MANAGED, Grants, Role, service_trust};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 const PATH: &str = "/aws-service-role/";
-const POLICIES: &str = "arn:aws:iam::aws:policy/aws-service-role/";
 
 /// What a service has its role made as.
 #[derive(Debug, PartialEq)]
@@ -36,7 +35,7 @@ impl ServiceLinked {
     }
 
     pub fn path(&self) -> String {
-        format!("{PATH}{}/", self.service)
+        service_linked_path(self.service)
     }
 
     pub fn name(&self, suffix: Option<&str>) -> String {
@@ -51,7 +50,7 @@ impl ServiceLinked {
         id: String,
         now_ms: i64,
     ) -> Role {
-        let attached_policies = vec![format!("{POLICIES}{}", self.policy)];
+        let attached_policies = vec![format!("{AWS_MANAGED}{}{}", &PATH[1..], self.policy)];
         Role {
             name: self.name(suffix),
             account: account.to_owned(),
@@ -118,6 +117,11 @@ pub fn service_linked(service: &str) -> Option<&'static ServiceLinked> {
     SERVICE_LINKED.iter().find(|known| known.service == service)
 }
 
+/// Where the roles of a service are.
+pub fn service_linked_path(service: &str) -> String {
+    format!("{PATH}{service}/")
+}
+
 /// Whether a role of this path, or one to be made with it, belongs to a service.
 pub fn is_service_linked(path: &str) -> bool {
     path.starts_with(PATH)
@@ -131,7 +135,7 @@ pub fn service_linked_name(role_arn: &str) -> Option<&str> {
 
 /// Whether a policy is for roles of services alone.
 pub fn is_of_service_linked(policy_arn: &str) -> bool {
-    policy_arn.starts_with(POLICIES)
+    policy_arn.strip_prefix(AWS_MANAGED).is_some_and(|name| name.starts_with(&PATH[1..]))
 }
 
 /// How the deletion of a role ended.

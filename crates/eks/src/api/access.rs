@@ -63,6 +63,11 @@ fn cluster(eks: &Eks, call: &Call, name: Option<&String>) -> Access {
     on::<Cluster>(eks, call, &keys::cluster(&call.scope, name), format_args!("cluster/{name}"))
 }
 
+/// What a cluster is to have more.
+fn part(eks: &Eks, call: &Call, name: Option<&String>, tags: Option<&BTreeMap<String, String>>) -> Access {
+    cluster(eks, call, name).made_with_tags(tags, "eks:TagResource")
+}
+
 fn nodegroup(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
     let (cluster, name) = (given(cluster), given(name));
     let key = keys::nodegroup(&call.scope, cluster, name);
@@ -138,8 +143,7 @@ of_part! { addon addon_name
 }
 
 pub(super) fn create_addon(eks: &Eks, call: &Call, input: &model::CreateAddonRequest) -> Access {
-    let access = cluster(eks, call, input.cluster_name.as_ref())
-        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+    let access = part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
         .passing(input.service_account_role_arn.as_ref(), SERVICE);
     passing_to_pods(access, input.pod_identity_associations.as_ref())
 }
@@ -161,8 +165,7 @@ pub(super) fn create_pod_identity(
     call: &Call,
     input: &model::CreatePodIdentityAssociationRequest,
 ) -> Access {
-    cluster(eks, call, input.cluster_name.as_ref())
-        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+    part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
         .passing(input.role_arn.as_ref(), POD_IDENTITY_SERVICE)
 }
 
@@ -198,8 +201,7 @@ pub(super) fn associate_provider(
     input: &model::AssociateIdentityProviderConfigRequest,
 ) -> Access {
     let oidc = input.oidc.clone().unwrap_or_default();
-    cluster(eks, call, input.cluster_name.as_ref())
-        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+    part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
         .with("eks:clientId", oidc.client_id)
         .with("eks:issuerUrl", oidc.issuer_url)
 }
@@ -285,8 +287,7 @@ pub(super) fn create_cluster(eks: &Eks, call: &Call, input: &model::CreateCluste
 }
 
 pub(super) fn create_nodegroup(eks: &Eks, call: &Call, input: &model::CreateNodegroupRequest) -> Access {
-    let access = cluster(eks, call, input.cluster_name.as_ref())
-        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+    let access = part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
         .passing(input.node_role.as_ref(), SERVICE);
     linking(&eks.cloud, call, access, NODEGROUP_SERVICE)
 }
@@ -319,8 +320,7 @@ pub(super) fn create_fargate_profile(
     call: &Call,
     input: &model::CreateFargateProfileRequest,
 ) -> Access {
-    cluster(eks, call, input.cluster_name.as_ref())
-        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+    part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
         .passing(input.pod_execution_role_arn.as_ref(), SERVICE)
 }
 
@@ -336,8 +336,7 @@ of_part! { capability capability_name
 }
 
 pub(super) fn create_capability(eks: &Eks, call: &Call, input: &model::CreateCapabilityRequest) -> Access {
-    cluster(eks, call, input.cluster_name.as_ref())
-        .made_with_tags(input.tags.as_ref(), "eks:TagResource")
+    part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
         .passing(input.role_arn.as_ref(), SERVICE)
 }
 

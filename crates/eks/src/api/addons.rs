@@ -11,12 +11,11 @@ use crate::{Eks, OfferedVersion};
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{Addon, AddonStatus, Cluster, Conflicts, UpdateOf, UpdateType};
+use ekstra_domain::iam::AWS_MANAGED;
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{self as model, errors};
 use ekstra_wire::ApiError;
 use serde_json::json;
-
-const AWS_MANAGED: &str = "arn:aws:iam::aws:policy/";
 
 fn missing(cluster: &str, name: &str) -> ApiError {
     let message = format!("No addon: {name} found in cluster: {cluster}");

@@ -5,7 +5,7 @@ use super::list::page;
 use super::{Repeat, find_cluster, invalid_request, kept_cluster, present};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::{Cluster, ControlPlaneSlot, SuccessorAuthority, Update, UpdateOf, UpdateType};
+use ekstra_domain::eks::{Cluster, SuccessorAuthority, Update, UpdateOf, UpdateType};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
@@ -24,7 +24,7 @@ fn missing(cluster: &str, id: &str) -> ApiError {
 
 /// The cluster's own has the cluster's id.
 fn own(eks: &Eks, cluster: &Cluster) -> model::CertificateAuthority {
-    let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
+    let slot = eks.slot(cluster);
     let pem = slot.and_then(|slot| slot.certificate_authority).unwrap_or_default();
     let made = Some(Timestamp(cluster.created_ms));
     model::CertificateAuthority {
@@ -87,6 +87,11 @@ fn all(eks: &Eks, call: &Call, name: &str) -> Result<Vec<model::CertificateAutho
     Ok(std::iter::once(own(eks, &cluster)).chain(successors).collect())
 }
 
+fn find(eks: &Eks, call: &Call, name: &str, id: &str) -> Result<model::CertificateAuthority, ApiError> {
+    let found = all(eks, call, name)?.into_iter().find(|known| known.id.as_deref() == Some(id));
+    found.ok_or_else(|| missing(name, id))
+}
+
 /// What an update of one is about.
 fn params(id: &str) -> Vec<(String, String)> {
     vec![("CertificateAuthorityId".into(), id.to_owned())]
@@ -145,8 +150,7 @@ pub(super) async fn describe(
 ) -> Result<model::DescribeCertificateAuthorityResponse, ApiError> {
     let (name, id) =
         (input.cluster_name.unwrap_or_default(), input.certificate_authority_id.unwrap_or_default());
-    let found = all(&eks, &call, &name)?.into_iter().find(|known| known.id.as_ref() == Some(&id));
-    let found = found.ok_or_else(|| missing(&name, &id))?;
+    let found = find(&eks, &call, &name, &id)?;
     Ok(model::DescribeCertificateAuthorityResponse { certificate_authority: Some(found) })
 }
 
@@ -171,8 +175,7 @@ pub(super) async fn activate(
 ) -> Result<model::ActivateCertificateAuthorityResponse, ApiError> {
     let (name, id) =
         (input.cluster_name.unwrap_or_default(), input.certificate_authority_id.unwrap_or_default());
-    let found = all(&eks, &call, &name)?.into_iter().find(|known| known.id.as_ref() == Some(&id));
-    let found = found.ok_or_else(|| missing(&name, &id))?;
+    let found = find(&eks, &call, &name, &id)?;
     let message = match found.distribution_status.as_deref() {
         Some(KEPT) => format!("The certificate authority {id} is not distributed. {NOT_DISTRIBUTED}"),
         _ => format!("The certificate authority {id} is already in use"),

@@ -2,7 +2,7 @@
 
 use super::list::page;
 use super::{
-    Repeat, digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, present,
+    Repeat, digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, present, remove,
 };
 use crate::{Eks, updates};
 use ekstra_cloud::access::{Outsider, trusts};
@@ -328,12 +328,7 @@ pub(super) async fn delete(
     let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.capability_name.unwrap_or_default());
     find_cluster(&eks, &call, &cluster)?;
     let key = keys::capability(&call.scope, &cluster, &name);
-    let body = |txn: &mut Txn| {
-        let known: Capability = txn.get(&key)?.ok_or_else(|| missing(&cluster, &name))?;
-        txn.delete(&key);
-        Ok::<_, Refusal>(known)
-    };
-    let known = eks.cloud.store.transact(body).await?;
+    let known: Capability = remove(&eks, &key, || missing(&cluster, &name)).await?;
     let prefix = keys::updates(&call.scope, &cluster);
     let forgotten = updates::forget(&eks.cloud.store, &prefix, UpdateOf::Capability(&name)).await;
     forgotten.map_err(Refusal::from)?;

@@ -1,9 +1,9 @@
 //! RegisterCluster and DeregisterCluster: clusters of somebody else's, kept as they were registered. Nothing here connects
 //! to them, so that they stay PENDING, and their health says why.
 
-use super::{digest, in_use, insert, invalid_parameter, no_cluster};
+use super::{digest, in_use, insert, invalid_parameter, no_cluster, remove};
 use crate::Eks;
-use ekstra_cloud::api::{Call, Refusal};
+use ekstra_cloud::api::Call;
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{Asked, ConnectedCluster};
 use ekstra_domain::names::keys;
@@ -105,11 +105,6 @@ pub(super) async fn deregister(
 ) -> Result<model::DeregisterClusterResponse, ApiError> {
     let name = input.name.unwrap_or_default();
     let key = keys::connected_cluster(&call.scope, &name);
-    let body = |txn: &mut Txn| {
-        let known: ConnectedCluster = txn.get(&key)?.ok_or_else(|| no_cluster(&name))?;
-        txn.delete(&key);
-        Ok::<_, Refusal>(known)
-    };
-    let known = eks.cloud.store.transact(body).await?;
+    let known: ConnectedCluster = remove(&eks, &key, || no_cluster(&name)).await?;
     Ok(model::DeregisterClusterResponse { cluster: Some(present(known, "DELETING")) })
 }

@@ -2,10 +2,10 @@
 
 use super::create_cluster::find_subnets;
 use super::list::page;
-use super::{digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster};
+use super::{digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, remove};
 use crate::Eks;
 use ekstra_cloud::access::{Outsider, trusts};
-use ekstra_cloud::api::{Call, Refusal};
+use ekstra_cloud::api::Call;
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{Asked, Cluster, FargateProfile, FargateSelector, check_fargate_profile_name};
 use ekstra_domain::names::keys;
@@ -172,11 +172,6 @@ pub(super) async fn delete(
         (input.cluster_name.unwrap_or_default(), input.fargate_profile_name.unwrap_or_default());
     find_cluster(&eks, &call, &cluster)?;
     let key = keys::fargate_profile(&call.scope, &cluster, &name);
-    let body = |txn: &mut Txn| {
-        let found: FargateProfile = txn.get(&key)?.ok_or_else(|| missing(&cluster, &name))?;
-        txn.delete(&key);
-        Ok::<_, Refusal>(found)
-    };
-    let found = eks.cloud.store.transact(body).await?;
+    let found: FargateProfile = remove(&eks, &key, || missing(&cluster, &name)).await?;
     Ok(model::DeleteFargateProfileResponse { fargate_profile: Some(present(found, "DELETING")) })
 }

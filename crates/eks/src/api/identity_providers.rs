@@ -6,8 +6,7 @@ use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
-    Cluster, ControlPlaneSlot, IdentityProvider, ProviderStatus, Update, UpdateOf, UpdateType,
-    check_identity_provider_name,
+    Cluster, IdentityProvider, ProviderStatus, Update, UpdateOf, UpdateType, check_identity_provider_name,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{self as model, errors};
@@ -67,7 +66,7 @@ fn check_issuer(url: &str) -> Result<(), ApiError> {
 
 /// A cluster's own issuer signs for its service accounts.
 fn check_foreign(eks: &Eks, cluster: &Cluster, issuer: &str) -> Result<(), ApiError> {
-    let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
+    let slot = eks.slot(cluster);
     match slot {
         Some(slot) if eks.issuer(&slot.issuer_id) == issuer.trim_end_matches('/') => {
             Err(invalid_parameter("issuerUrl cannot be the OIDC issuer of the cluster itself"))

@@ -9,7 +9,7 @@ use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{Addon, Asked, PodIdentityAssociation};
-use ekstra_domain::names::{Arn, keys};
+use ekstra_domain::names::{Arn, Scope, keys};
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
 use ekstra_policy::{Kind, Policy};
@@ -119,27 +119,43 @@ pub(super) async fn create(
     check_role(&eks, &call, &role_arn)?;
     let target_role_arn = given(input.target_role_arn.as_ref());
     target_role_arn.as_deref().map_or(Ok(()), check_target)?;
-    let (env, now) = (&eks.cloud.env, eks.cloud.env.now_ms());
+    let (namespace, account) =
+        (input.namespace.unwrap_or_default(), input.service_account.unwrap_or_default());
     let association = PodIdentityAssociation {
-        scope: call.scope.clone(),
-        cluster: cluster.clone(),
-        id: env.iam_id("a-").to_lowercase(),
-        namespace: input.namespace.unwrap_or_default(),
-        service_account: input.service_account.unwrap_or_default(),
-        role_arn,
-        external_id: target_role_arn.as_ref().map(|_| env.uuid()),
+        external_id: target_role_arn.as_ref().map(|_| eks.cloud.env.uuid()),
         target_role_arn,
         disable_session_tags: input.disable_session_tags.unwrap_or_default(),
         policy: given(input.policy.as_ref()),
-        owner_arn: None,
         tags: input.tags.unwrap_or_default(),
-        created_ms: now,
-        modified_ms: now,
         asked,
+        ..plain(&eks, &call.scope, [&cluster, &namespace, &account], role_arn)
     };
     check_whole(&association)?;
     let association = eks.cloud.store.transact(|txn| insert(txn, &association)).await?;
     Ok(model::CreatePodIdentityAssociationResponse { association: Some(present(&association)) })
+}
+
+/// With nothing but a role.
+fn plain(eks: &Eks, scope: &Scope, of: [&str; 3], role_arn: String) -> PodIdentityAssociation {
+    let (env, now) = (&eks.cloud.env, eks.cloud.env.now_ms());
+    let [cluster, namespace, service_account] = of.map(str::to_owned);
+    PodIdentityAssociation {
+        scope: scope.clone(),
+        cluster,
+        id: env.iam_id("a-").to_lowercase(),
+        namespace,
+        service_account,
+        role_arn,
+        target_role_arn: None,
+        external_id: None,
+        disable_session_tags: false,
+        policy: None,
+        owner_arn: None,
+        tags: Default::default(),
+        created_ms: now,
+        modified_ms: now,
+        asked: Asked::default(),
+    }
 }
 
 /// One for a service account.
@@ -177,7 +193,7 @@ pub(super) fn set_of_addon(
     wanted: Option<&[(String, String)]>,
 ) -> Result<(), Refusal> {
     let Some(wanted) = wanted else { return Ok(()) };
-    let (owner, now) = (addon.arn(), eks.cloud.env.now_ms());
+    let owner = addon.arn();
     let is_wanted = |known: &PodIdentityAssociation| {
         wanted.iter().any(|(account, role)| *account == known.service_account && *role == known.role_arn)
     };
@@ -187,24 +203,8 @@ pub(super) fn set_of_addon(
         if own.iter().any(|(_, known)| known.service_account == *account && known.role_arn == *role) {
             continue;
         }
-        let new = PodIdentityAssociation {
-            scope: addon.scope.clone(),
-            cluster: addon.cluster.clone(),
-            id: eks.cloud.env.iam_id("a-").to_lowercase(),
-            namespace: addon.namespace.clone(),
-            service_account: account.clone(),
-            role_arn: role.clone(),
-            target_role_arn: None,
-            external_id: None,
-            disable_session_tags: false,
-            policy: None,
-            owner_arn: Some(owner.clone()),
-            tags: Default::default(),
-            created_ms: now,
-            modified_ms: now,
-            asked: Asked::default(),
-        };
-        insert(txn, &new)?;
+        let new = plain(eks, &addon.scope, [&addon.cluster, &addon.namespace, account], role.clone());
+        insert(txn, &PodIdentityAssociation { owner_arn: Some(owner.clone()), ..new })?;
     }
     Ok(())
 }

@@ -3,8 +3,7 @@
 use super::{pod_identity, tuning};
 use crate::Eks;
 use base64::Engine;
-use ekstra_domain::eks::{Addon, Cluster, ControlPlaneSlot, HealthIssue, Nodegroup, Update};
-use ekstra_domain::names::keys;
+use ekstra_domain::eks::{Addon, Cluster, HealthIssue, Nodegroup, Update};
 use ekstra_model::Timestamp;
 use ekstra_model::eks as model;
 use ekstra_wire::iso8601;
@@ -13,7 +12,7 @@ use ekstra_wire::iso8601;
 pub(super) const LOG_TYPES: [&str; 5] = ["api", "audit", "authenticator", "controllerManager", "scheduler"];
 
 pub(super) fn cluster(eks: &Eks, cluster: &Cluster) -> model::Cluster {
-    let slot: Option<ControlPlaneSlot> = eks.cloud.store.view().get_as(&keys::slot(&cluster.slot));
+    let slot = eks.slot(cluster);
     // As at AWS, the endpoint is known once there is something behind it to trust.
     let ready = slot.as_ref().filter(|s| s.certificate_authority.is_some());
     model::Cluster {

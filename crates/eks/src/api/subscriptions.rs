@@ -2,7 +2,7 @@
 //! stay CREATING.
 
 use super::list::{page, wants};
-use super::{digest, in_use, insert, invalid_parameter};
+use super::{digest, in_use, invalid_parameter, remove};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{Asked, Subscription};
@@ -75,11 +75,12 @@ pub(super) async fn create(
     };
     let body = |txn: &mut Txn| {
         let all = txn.list::<Subscription>(&keys::subscriptions(&call.scope))?;
-        let taken = || in_use(format!("A subscription already exists with name: {}", new.name));
         if let Some((_, known)) = all.into_iter().find(|(_, known)| known.name == new.name) {
+            let taken = || in_use(format!("A subscription already exists with name: {}", new.name));
             return if new.asked.repeats(&known.asked) { Ok(known) } else { Err(taken().into()) };
         }
-        insert(txn, &keys::subscription(&call.scope, &new.id), &new, |known| &known.asked, taken())
+        txn.put(&keys::subscription(&call.scope, &new.id), &new)?;
+        Ok::<_, Refusal>(new.clone())
     };
     let known = eks.cloud.store.transact(body).await?;
     Ok(model::CreateEksAnywhereSubscriptionResponse { subscription: Some(present(known, KEPT)) })
@@ -137,11 +138,6 @@ pub(super) async fn delete(
 ) -> Result<model::DeleteEksAnywhereSubscriptionResponse, ApiError> {
     let id = input.id.unwrap_or_default();
     let key = keys::subscription(&call.scope, &id);
-    let body = |txn: &mut Txn| {
-        let known: Subscription = txn.get(&key)?.ok_or_else(|| missing(&id))?;
-        txn.delete(&key);
-        Ok::<_, Refusal>(known)
-    };
-    let known = eks.cloud.store.transact(body).await?;
+    let known: Subscription = remove(&eks, &key, || missing(&id)).await?;
     Ok(model::DeleteEksAnywhereSubscriptionResponse { subscription: Some(present(known, "DELETING")) })
 }

@@ -1,10 +1,7 @@
 //! Settings of a control plane's programs in EKS's shapes.
 
 use super::{invalid, invalid_parameter};
-use ekstra_domain::eks::{
-    DEFAULT_EVENT_MINUTES, DEFAULT_NODE_PORTS, DEFAULT_TERMINATED_PODS, Scoring, Tuning, check_node_ports,
-    parse_event_ttl,
-};
+use ekstra_domain::eks::{Scoring, Tuning, check_node_ports, parse_event_ttl};
 use ekstra_model::eks as model;
 use ekstra_wire::ApiError;
 use serde_json::json;
@@ -30,7 +27,7 @@ impl Asked {
             tuning.event_minutes = Some(parse_event_ttl(text).map_err(invalid)?);
         }
         if let Some(range) = api_server.service_node_port_range {
-            let (first, last) = before.node_ports.unwrap_or(DEFAULT_NODE_PORTS);
+            let (first, last) = before.node_ports();
             let ports = check_node_ports(range.min_port.unwrap_or(first), range.max_port.unwrap_or(last));
             tuning.node_ports = Some(ports.map_err(invalid)?);
         }
@@ -63,18 +60,10 @@ fn read_scoring(asked: model::ScoringStrategy, before: Scoring) -> Scoring {
     }
 }
 
-fn event_ttl(tuning: &Tuning) -> String {
-    format!("{}m", tuning.event_minutes.unwrap_or(DEFAULT_EVENT_MINUTES))
-}
-
-fn terminated_pods(tuning: &Tuning) -> i32 {
-    tuning.terminated_pods.unwrap_or(DEFAULT_TERMINATED_PODS)
-}
-
 pub(super) fn api_server(tuning: &Tuning) -> model::KubeApiServerConfigResponse {
-    let (first, last) = tuning.node_ports.unwrap_or(DEFAULT_NODE_PORTS);
+    let (first, last) = tuning.node_ports();
     model::KubeApiServerConfigResponse {
-        event_ttl: Some(event_ttl(tuning)),
+        event_ttl: Some(tuning.event_ttl()),
         service_node_port_range: Some(model::ServiceNodePortRange {
             min_port: Some(first),
             max_port: Some(last),
@@ -97,7 +86,7 @@ pub(super) fn scheduler(tuning: &Tuning) -> model::KubeSchedulerConfigResponse {
 pub(super) fn controller_manager(tuning: &Tuning) -> model::KubeControllerManagerConfigResponse {
     model::KubeControllerManagerConfigResponse {
         pod_gc_controller_config: Some(model::PodGcControllerConfigResponse {
-            terminated_pod_gc_threshold: Some(terminated_pods(tuning)),
+            terminated_pod_gc_threshold: Some(tuning.terminated_pods()),
         }),
         horizontal_pod_autoscaler_controller_config: None,
     }
@@ -105,13 +94,13 @@ pub(super) fn controller_manager(tuning: &Tuning) -> model::KubeControllerManage
 
 /// An update's parameters: the settings of each program that are others than before.
 pub(super) fn params(before: &Tuning, after: &Tuning) -> Vec<(String, String)> {
-    let (first, last) = after.node_ports.unwrap_or(DEFAULT_NODE_PORTS);
+    let (first, last) = after.node_ports();
     let api_server = json!({
-        "eventTtl": event_ttl(after),
+        "eventTtl": after.event_ttl(),
         "serviceNodePortRange": {"minPort": first, "maxPort": last},
     });
     let scheduler = json!({"nodeResourcesFit": after.scoring.clone().unwrap_or_default().arguments()});
-    let manager = json!({"podGcControllerConfig": {"terminatedPodGcThreshold": terminated_pods(after)}});
+    let manager = json!({"podGcControllerConfig": {"terminatedPodGcThreshold": after.terminated_pods()}});
     let of_api_server = |tuning: &Tuning| (tuning.event_minutes, tuning.node_ports);
     let changed = [
         (of_api_server(before) != of_api_server(after), "KubeApiServerConfig", api_server),

@@ -3,10 +3,7 @@
 use super::Files;
 use super::keys::{AUTHENTICATION, AUTHORIZER};
 use crate::Eks;
-use ekstra_domain::eks::{
-    Cluster, ControlPlaneSlot, DEFAULT_EVENT_MINUTES, DEFAULT_NODE_PORTS, DEFAULT_TERMINATED_PODS, Listener,
-    Site, Tuning,
-};
+use ekstra_domain::eks::{Cluster, ControlPlaneSlot, Listener, Site, Tuning};
 use ekstra_host::{ChildId, ChildSpec, Limits};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -79,8 +76,7 @@ fn api_server_binds(site: &Site) -> &'static str {
 }
 
 fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, tuning: &Tuning, issuer: &str) -> Vec<String> {
-    let events = tuning.event_minutes.unwrap_or(DEFAULT_EVENT_MINUTES);
-    let (first_port, last_port) = tuning.node_ports.unwrap_or(DEFAULT_NODE_PORTS);
+    let (first_port, last_port) = tuning.node_ports();
     let etcd = format!("https://{}", slot.site.address(Listener::EtcdClients));
     vec![
         flag("advertise-address", slot.advertise_address),
@@ -126,7 +122,7 @@ fn kube_apiserver(files: &Files, slot: &ControlPlaneSlot, tuning: &Tuning, issue
         file(files, "encryption-provider-config", "encryption.json"),
         flag("encryption-provider-config-automatic-reload", true),
         flag("profiling", false),
-        flag("event-ttl", format_args!("{events}m")),
+        flag("event-ttl", tuning.event_ttl()),
         flag("service-node-port-range", format_args!("{first_port}-{last_port}")),
         flag("v", 1),
     ]
@@ -152,10 +148,7 @@ fn kube_controller_manager(files: &Files, cluster: &Cluster, site: &Site) -> Vec
         file(files, "requestheader-client-ca-file", "front-proxy-ca.crt"),
         file(files, "service-account-private-key-file", "service-account.key"),
         flag("use-service-account-credentials", true),
-        flag(
-            "terminated-pod-gc-threshold",
-            cluster.tuning.terminated_pods.unwrap_or(DEFAULT_TERMINATED_PODS),
-        ),
+        flag("terminated-pod-gc-threshold", cluster.tuning.terminated_pods()),
         // Forty controllers ask for a token each before they begin; at the default of 20 a second that takes 4 s.
         flag("kube-api-qps", 200),
         flag("kube-api-burst", 400),
