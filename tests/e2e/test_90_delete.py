@@ -19,7 +19,10 @@ def test_node_group_then_cluster(service, cluster):
 
     def no_instances():
         traces = service.traces()
-        left = {k: v for k, v in traces.items() if k in ("loops", "instances", "mounts")}
+        left = {k: v for k, v in traces.items() if k in ("loops", "instances")}
+        # The API server lays a directory of its slot over /etc, in its own mount namespace, as long as it runs.
+        left["mounts"] = [line for line in traces.get("mounts", []) if f"{service.home}/slots/" not in line]
+        left = {kind: items for kind, items in left.items() if items}
         nodes = [n for n in traces.get("namespaces", []) if "-i-" in n]
         return not left and not nodes, (left, nodes)
 
