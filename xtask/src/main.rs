@@ -5,12 +5,13 @@ use std::process::ExitCode;
 mod bench;
 mod codegen;
 mod fuzz;
+mod python;
 mod test;
 mod workspace;
 
 const USAGE: &str = "usage: cargo xtask codegen [--check | --update]
        cargo xtask test [--fast] [--faults] [--all-versions] [-k EXPR]
-       cargo xtask bench [--components-cold] [--rounds N]
+       cargo xtask bench [--components-cold] [--only front-door|clusters] [--rounds N]
        cargo xtask fuzz [--seconds N] [--keep] [TARGET...]";
 
 fn main() -> ExitCode {

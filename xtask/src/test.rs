@@ -5,11 +5,9 @@
 //! Invariant: a phase that fails does not hide the ones after it, except where these need its result; the exit status
 //! and the last line tell of any failure.
 
-use crate::workspace;
+use crate::{python, workspace};
 use anyhow::{Context, Result, bail};
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -95,7 +93,7 @@ fn end_to_end(phases: &mut Vec<Phase>, options: &Options) -> Result<()> {
     let ekstra = workspace::ekstra()?;
     let mut components = Command::new(&ekstra);
     components.args(["components", "ensure"]);
-    let python = environment()?;
+    let python = python::environment("e2e-venv", "tests/e2e/requirements.txt")?;
     if !phase(phases, "components", components, no_tests)? {
         return Ok(());
     }
@@ -185,31 +183,6 @@ fn count_pytest(line: &str) -> Count {
 /// The number before a word.
 fn before(words: &[&str], word: &str) -> u64 {
     words.windows(2).find(|w| w[1] == word).and_then(|w| w[0].parse().ok()).unwrap_or(0)
-}
-
-/// The interpreter of the pinned Python packages, installed when the list of them has changed.
-fn environment() -> Result<PathBuf> {
-    let wanted = workspace::root().join("tests/e2e/requirements.txt");
-    let directory = workspace::target()?.join("e2e-venv");
-    let (python, installed) = (directory.join("bin/python"), directory.join("requirements.txt"));
-    let list = fs::read(&wanted).with_context(|| wanted.display().to_string())?;
-    if python.exists() && fs::read(&installed).ok().as_ref() == Some(&list) {
-        return Ok(python);
-    }
-    println!("== installing {}", wanted.display());
-    done(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;
-    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-    done(Command::new(&python).args(quiet).arg(&wanted))?;
-    fs::write(&installed, list)?;
-    Ok(python)
-}
-
-fn done(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("{command:?}"))?;
-    if !status.success() {
-        bail!("{}: {status}", Path::new(command.get_program()).display());
-    }
-    Ok(())
 }
 
 /// A failed phase that names no failed test counts as one failure.

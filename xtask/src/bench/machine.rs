@@ -1,6 +1,6 @@
-//! What a control group uses, read from /proc.
+//! What processes and control groups use, read from /proc.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
 
@@ -41,4 +41,28 @@ pub(super) fn cpu_seconds(group: &Path) -> Result<f64> {
         Some((ticks(11)? + ticks(12)?) / TICKS)
     };
     Ok(members(group)?.into_iter().filter_map(used).sum())
+}
+
+/// Those whose arguments after the program begin so.
+pub(super) fn processes_like(args: &[&str]) -> Result<Vec<u32>> {
+    let matches = |pid: &u32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let given: Vec<&str> = line.split('\0').skip(1).take(args.len()).collect();
+        given == args
+    };
+    let listed = fs::read_dir("/proc")?.flatten();
+    let pids = listed.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    Ok(pids.filter(matches).collect())
+}
+
+/// Everything that processes hold in memory, what they share with others by its part (Pss of smaps_rollup), in megabytes.
+pub(super) fn proportional_megabytes(pids: &[u32]) -> Result<f64> {
+    let mut kibibytes = 0.0;
+    for pid in pids {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = fs::read_to_string(&path).context(path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+        kibibytes += line.trim().trim_end_matches(" kB").parse::<f64>().context("Pss")?;
+    }
+    Ok(kibibytes * 1024.0 / 1e6)
 }

@@ -1,7 +1,7 @@
 //! A service in a home of its own, ended and removed when dropped.
 
 use super::aws::Aws;
-use super::{CLUSTER, REGION};
+use super::{REGION, machine};
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -21,9 +21,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn start() -> Result<Self> {
+    /// With an empty home; not started.
+    pub(super) fn new() -> Result<Self> {
         let home = tempfile::Builder::new().prefix("ekb").tempdir_in("/tmp")?;
-        let service = Self { home, program: workspace::ekstra()?, port: free_port()? };
+        Ok(Self { home, program: workspace::ekstra()?, port: free_port()? })
+    }
+
+    pub(super) fn start() -> Result<Self> {
+        let service = Self::new()?;
         service.ekstra(&["start"])?;
         Ok(service)
     }
@@ -51,10 +56,22 @@ impl Service {
         self.ekstra(&all)
     }
 
+    /// With the credentials of its home, which may do everything.
     pub(super) fn aws(&self) -> Result<Aws> {
         let stored: Value = serde_json::from_slice(&fs::read(self.path("credentials.json"))?)?;
         let text = |name: &str| stored[name].as_str().map(str::to_owned).context("credentials.json");
-        Aws::new(self.port, text("access_key_id")?, text("secret_access_key")?, text("account")?)
+        Ok(Aws::new(self.port, text("access_key_id")?, text("secret_access_key")?, text("account")?))
+    }
+
+    /// Its two processes: of the API, and of the data side.
+    pub(super) fn processes(&self) -> Result<Vec<u32>> {
+        let home = self.home.path().to_string_lossy();
+        let own = |what| machine::processes_like(&["--home", &home, what]);
+        let found = [own("serve")?, own("gate")?].concat();
+        if found.len() != 2 {
+            bail!("the service is not two processes, but {found:?}")
+        }
+        Ok(found)
     }
 
     /// Until so many nodes of a group are Ready.
@@ -68,7 +85,7 @@ impl Service {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("{CLUSTER}/{group}: {number} nodes are not Ready; last seen: {seen:?}");
+                bail!("{group}: {number} nodes are not Ready; last seen: {seen:?}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -105,7 +122,7 @@ impl Drop for Service {
 }
 
 /// With a free successor, which becomes the registry's.
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (15_566..16_400).step_by(10).find(|p| free(*p) && free(*p + 1)).context("no free port")
 }

@@ -1,6 +1,6 @@
 //! What a cluster with nodes does for its users: pods, volumes, load balancers; and how soon it is well again.
 
-use super::Figure;
+use super::figure::Figure;
 use super::service::Service;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -13,10 +13,6 @@ const POLL: Duration = Duration::from_millis(20);
 /// Every node has it.
 const IMAGE: &str = "registry.k8s.io/pause:3.10";
 
-fn seconds(name: &'static str, goal: &'static str, samples: Vec<f64>, reached: fn(f64) -> bool) -> Figure {
-    Figure { name, unit: "s", goal, samples, reached }
-}
-
 /// `kubectl run` of an image that the node has → Running. The two kubectl programs are included.
 pub(super) fn pods(service: &Service, rounds: usize) -> Result<Figure> {
     let mut samples = Vec::new();
@@ -28,7 +24,7 @@ pub(super) fn pods(service: &Service, rounds: usize) -> Result<Figure> {
         samples.push(started.elapsed().as_secs_f64());
         service.kubectl(&["delete", "--now", &format!("pod/{name}")])?;
     }
-    Ok(seconds("pod created → Running", "< 1", samples, |s| s < 1.0))
+    Ok(Figure::new("pod created → Running", "s", samples).with_goal("< 1", |s| s < 1.0))
 }
 
 fn wait_running(service: &Service, pod: &str) -> Result<()> {
@@ -68,7 +64,7 @@ pub(super) fn volumes(service: &Service, rounds: usize) -> Result<Figure> {
         samples.push(started.elapsed().as_secs_f64());
         service.kubectl(&["delete", "--now", &format!("pod/{name}"), &format!("pvc/{name}")])?;
     }
-    Ok(seconds("pod with a new volume → Running", "", samples, |_| true))
+    Ok(Figure::new("pod with a new volume → Running", "s", samples))
 }
 
 /// A Service of type LoadBalancer → its address takes connections.
@@ -91,7 +87,7 @@ pub(super) fn balancers(service: &Service, rounds: usize) -> Result<Figure> {
         samples.push(started.elapsed().as_secs_f64());
         service.kubectl(&["delete", "service", "bench", "-n", "kube-system"])?;
     }
-    Ok(seconds("LoadBalancer → takes connections", "", samples, |_| true))
+    Ok(Figure::new("LoadBalancer → takes connections", "s", samples))
 }
 
 fn wait_connected(service: &Service) -> Result<()> {
@@ -126,7 +122,7 @@ pub(super) fn recoveries(service: &Service, rounds: usize) -> Result<Figure> {
         service.kubectl(&["get", "ns"])?;
         samples.push(started.elapsed().as_secs_f64());
     }
-    Ok(seconds("API server killed → kubectl", "< 3", samples, |s| s < 3.0))
+    Ok(Figure::new("API server killed → kubectl", "s", samples).with_goal("< 3", |s| s < 3.0))
 }
 
 fn kill(pid: i32) -> Result<()> {
