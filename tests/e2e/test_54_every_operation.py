@@ -95,6 +95,10 @@ def the_cluster(service, eks, kubectl, kubeconfig, settle):
     settle(eks.update_cluster_config(name=CLUSTER, resourcesVpcConfig={"publicAccessCidrs": ["0.0.0.0/0"]})["update"])
     assert kubectl("get", "namespaces")
     assert update["id"] in eks.list_updates(name=CLUSTER)["updateIds"]
+    filters = [{"Name": "group-name", "Values": ["default"]}]
+    (group,) = service.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"]
+    settle(eks.update_cluster_config(name=CLUSTER, resourcesVpcConfig={"securityGroupIds": [group["GroupId"]]})["update"])
+    assert eks.describe_cluster(name=CLUSTER)["cluster"]["resourcesVpcConfig"]["securityGroupIds"] == [group["GroupId"]]
     assert "cannot change a cluster's version yet" in refusal(eks.update_cluster_version, name=CLUSTER, version="1.37")
 
 

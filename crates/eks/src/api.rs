@@ -23,6 +23,7 @@ mod tags;
 mod tuning;
 mod update_cluster;
 mod update_nodegroup;
+mod vpc_config;
 
 use crate::{Eks, auth, updates, web_identity};
 use ekstra_cloud::api::{Call, Refusal, Router, digest};

@@ -4,30 +4,17 @@
 use ekstra_cloud::api::Router;
 use ekstra_domain::iam::{Principal, Role, User};
 use ekstra_domain::names::keys;
-use ekstra_eks::{Eks, OfferedVersion, Programs};
 use ekstra_model::{OperationShape, ec2, eks, eks_auth, iam, sts};
 use ekstra_testkit::TestEnv;
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+
+mod served;
 
 const ACCOUNT: &str = "000000000000";
 const ROLE: &str = "arn:aws:iam::000000000000:role/eksClusterRole";
-
-#[derive(Debug)]
-struct OneVersion;
-
-impl Programs for OneVersion {
-    fn versions(&self) -> Vec<OfferedVersion> {
-        vec![OfferedVersion { minor: "1.36".into(), patch: "1.36.3".into(), default: true }]
-    }
-
-    fn control_plane(&self, program: &str, _: &str) -> Result<PathBuf, String> {
-        Ok(PathBuf::from("/").join(program))
-    }
-}
 
 struct World {
     env: TestEnv,
@@ -37,10 +24,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let env = TestEnv::new().await;
-        let eks = Eks::new(env.cloud.clone(), env.host.clone(), env.names.clone(), Arc::new(OneVersion));
-        let mut router = Router::new(env.cloud.clone());
-        ekstra_cloud::serve(&mut router, &env.cloud);
-        ekstra_eks::serve(&mut router, &eks);
+        let router = served::router(&env);
         Self { env, router }
     }
 

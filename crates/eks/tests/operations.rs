@@ -6,32 +6,19 @@
 use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_domain::iam::{Principal, SessionTerms, User};
 use ekstra_domain::names::{Scope, keys};
-use ekstra_eks::{Eks, OfferedVersion, Programs};
 use ekstra_model::{SERVICES, Value, iam};
 use ekstra_testkit::TestEnv;
 use ekstra_wire::{Request, decode_request, route, validate, violations_error};
 use serde_json::Value as Json;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+
+mod served;
 
 const NOBODY: &str = "nobody";
 /// Operations that ask for no permission, and say so in their code.
 const UNASKED: [&str; 4] =
     ["sts.GetCallerIdentity", "sts.AssumeRole", "sts.AssumeRoleWithWebIdentity", "sts.GetSessionToken"];
-
-#[derive(Debug)]
-struct NoVersions;
-
-impl Programs for NoVersions {
-    fn versions(&self) -> Vec<OfferedVersion> {
-        Vec::new()
-    }
-
-    fn control_plane(&self, program: &str, _: &str) -> Result<PathBuf, String> {
-        Ok(PathBuf::from("/").join(program))
-    }
-}
 
 fn recorded() -> Vec<Json> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wire/tests/golden/every.json");
@@ -74,10 +61,7 @@ fn call(principal: &Principal, scope: &Scope) -> Call {
 #[tokio::test]
 async fn every_operation_checks_and_asks() {
     let env = TestEnv::new().await;
-    let eks = Eks::new(env.cloud.clone(), env.host.clone(), env.names.clone(), Arc::new(NoVersions));
-    let mut router = Router::new(env.cloud.clone());
-    ekstra_cloud::serve(&mut router, &env.cloud);
-    ekstra_eks::serve(&mut router, &eks);
+    let router = served::router(&env);
     let principal = nobody(&env, &router).await;
     let mut told = String::new();
     for one in recorded() {

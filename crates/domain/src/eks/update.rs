@@ -27,6 +27,7 @@ impl UpdateStatus {
 pub enum UpdateType {
     ConfigUpdate,
     EndpointAccessUpdate,
+    VpcConfigUpdate,
     LoggingUpdate,
     DeletionProtectionUpdate,
     UpgradePolicyUpdate,
@@ -45,6 +46,7 @@ impl UpdateType {
         match self {
             Self::ConfigUpdate => "ConfigUpdate",
             Self::EndpointAccessUpdate => "EndpointAccessUpdate",
+            Self::VpcConfigUpdate => "VpcConfigUpdate",
             Self::LoggingUpdate => "LoggingUpdate",
             Self::DeletionProtectionUpdate => "DeletionProtectionUpdate",
             Self::UpgradePolicyUpdate => "UpgradePolicyUpdate",

@@ -2,6 +2,7 @@
 //! group and its interfaces are written in one transaction.
 
 use super::access::SERVICE;
+use super::vpc_config::{ZONES, check_cidrs, check_security_groups, cluster_subnets, interface_groups};
 use super::{access_entries, tuning};
 use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
 use crate::Eks;
@@ -24,8 +25,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// EKS's default; the other one is for VPCs that lie in 10.0.0.0/8.
 const SERVICE_CIDRS: [&str; 2] = ["10.100.0.0/16", "172.20.0.0/16"];
-/// A control plane has interfaces in two zones.
-const ZONES: usize = 2;
 /// What a home has for its clusters, from `first_cluster_port` on.
 const PORTS: u16 = 1000;
 
@@ -133,26 +132,14 @@ struct Network {
 impl Network {
     fn read(eks: &Eks, scope: &Scope, input: &model::CreateClusterRequest) -> Result<Self, ApiError> {
         let config = input.resources_vpc_config.clone().unwrap_or_default();
-        let subnets = find_subnets(eks, scope, &config.subnet_ids.unwrap_or_default())?;
+        let subnets = cluster_subnets(eks, scope, &config.subnet_ids.unwrap_or_default())?;
         let view = eks.cloud.store.view();
         let id = subnets.first().map(|s| s.vpc.clone()).unwrap_or_default();
         let vpc: Vpc = view
             .get_as(&keys::vpc(scope, &id))
             .ok_or_else(|| invalid_parameter(format!("The vpc ID '{id}' does not exist")))?;
-        let zones: BTreeSet<&str> = subnets.iter().map(|s| s.zone.as_str()).collect();
-        if zones.len() < ZONES {
-            let message = "Subnets specified must be in at least two different AZs";
-            return Err(invalid_parameter(message));
-        }
-        if subnets.iter().any(|s| s.vpc != vpc.id) {
-            return Err(invalid_parameter("Subnets specified must be in the same VPC"));
-        }
         let security_groups = config.security_group_ids.unwrap_or_default();
-        for id in &security_groups {
-            if view.get(&keys::security_group(scope, id)).is_none() {
-                return Err(invalid_parameter(format!("The security group ID '{id}' does not exist")));
-            }
-        }
+        check_security_groups(eks, scope, &vpc.id, &security_groups)?;
         if config.endpoint_public_access == Some(false) && config.endpoint_private_access != Some(true) {
             return Err(invalid_parameter("Private and public endpoint access cannot both be disabled"));
         }
@@ -186,31 +173,6 @@ impl Network {
 const CLUSTER_GROUP: &str = "EKS created security group applied to ENI that is attached to EKS Control Plane master \
                              nodes, as well as any managed workloads.";
 
-/// At most 40 (`spec/eks-semantics.md` §3.4); everybody when none are given.
-pub(super) fn check_cidrs(asked: Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
-    let cidrs = asked.filter(|c| !c.is_empty()).unwrap_or_else(|| vec!["0.0.0.0/0".to_owned()]);
-    let bad: Vec<String> = cidrs.iter().filter(|c| c.parse::<Prefix>().is_err()).cloned().collect();
-    if !bad.is_empty() {
-        let list = bad.join(", ");
-        return Err(invalid_parameter(format!(
-            "The following CIDRs are invalid in publicAccessCidrs: {list}"
-        )));
-    }
-    if cidrs.len() > 40 {
-        return Err(invalid_parameter("publicAccessCidrs can have at most 40 entries"));
-    }
-    Ok(cidrs)
-}
-
-pub(super) fn find_subnets(eks: &Eks, scope: &Scope, ids: &[String]) -> Result<Vec<Subnet>, ApiError> {
-    let view = eks.cloud.store.view();
-    let find = |id: &String| {
-        view.get_as::<Subnet>(&keys::subnet(scope, id))
-            .ok_or_else(|| invalid_parameter(format!("The subnet ID '{id}' does not exist")))
-    };
-    ids.iter().map(find).collect()
-}
-
 fn write(
     eks: &Eks,
     call: &Call,
@@ -222,9 +184,9 @@ fn write(
     service_linked_roles::ensure(&eks.cloud, &call.scope.account, SERVICE, txn)?;
     let group = security_group(eks, call, network, draft);
     txn.put(&keys::security_group(&call.scope, &group.id), &group)?;
-    let slot = write_slot(eks, call, network, draft, &group.id, txn)?;
-    let cluster =
-        record(eks, call, input, network.access(input, group.id), network.service_cidr, draft, slot);
+    let access = network.access(input, group.id);
+    let slot = write_slot(eks, call, network, draft, &access, txn)?;
+    let cluster = record(eks, call, input, access, network.service_cidr, draft, slot);
     txn.put(&keys::cluster(&call.scope, &draft.name), &cluster)?;
     if cluster.has_entries && cluster.creator_is_admin {
         let entry = access_entries::creators(eks, &cluster);
@@ -314,7 +276,7 @@ fn write_slot(
     call: &Call,
     network: &Network,
     draft: &Draft,
-    group: &str,
+    access: &VpcAccess,
     txn: &mut Txn,
 ) -> Result<String, Refusal> {
     let cloud = &eks.cloud;
@@ -332,7 +294,7 @@ fn write_slot(
         let new = NewInterface {
             subnet,
             prefixes: 0,
-            security_groups: vec![group.to_owned()],
+            security_groups: interface_groups(access),
             attachment: Attachment::ControlPlane { slot: id.clone() },
             device_index: u32::try_from(interfaces.len()).unwrap_or(0),
         };

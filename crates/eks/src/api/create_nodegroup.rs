@@ -2,7 +2,7 @@
 
 use super::access::NODEGROUP_SERVICE;
 use super::access_entries;
-use super::create_cluster::find_subnets;
+use super::vpc_config::find_subnets;
 use super::{digest, find_cluster, in_use, invalid, invalid_parameter, invalid_request, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::access::trusts_service;

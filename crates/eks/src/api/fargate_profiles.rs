@@ -1,7 +1,7 @@
 //! Fargate profiles: checked and kept. No pod runs on Fargate yet, which their status and health say.
 
-use super::create_cluster::find_subnets;
 use super::list::page;
+use super::vpc_config::find_subnets;
 use super::{digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, remove};
 use crate::Eks;
 use ekstra_cloud::access::{Outsider, trusts};

@@ -1,8 +1,7 @@
 //! UpdateClusterConfig (one kind of change a call) and UpdateClusterVersion.
 
-use super::create_cluster::check_cidrs;
 use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no_cluster, present};
-use super::{access_entries, tuning};
+use super::{access_entries, tuning, vpc_config};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
@@ -43,10 +42,13 @@ pub(super) async fn config(
                 let message = format!("Cannot update cluster {name} in status {}", cluster.status.wire());
                 return Err(Refusal::Api(in_use(message).with("clusterName", name.clone())));
             }
-            let change = read_change(&input, cluster)?;
+            let change = read_change(&eks, &input, cluster)?;
             let after = Cluster { status: ClusterStatus::Updating, ..change.after };
             if change.gets_entries {
                 give_entries(&eks, &after, txn)?;
+            }
+            if change.kind == UpdateType::VpcConfigUpdate {
+                vpc_config::regroup(&after, txn)?;
             }
             txn.put(&key, &after)?;
             repeat.begin(txn, (&call.scope, &name), UpdateOf::Cluster, change.kind, change.params)
@@ -55,7 +57,11 @@ pub(super) async fn config(
     Ok(model::UpdateClusterConfigResponse { update: Some(present::update(&update)) })
 }
 
-fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> Result<Change, ApiError> {
+fn read_change(
+    eks: &Eks,
+    input: &model::UpdateClusterConfigRequest,
+    cluster: Cluster,
+) -> Result<Change, ApiError> {
     let tuning = tuning::Asked {
         api_server: input.kube_api_server_config.clone(),
         scheduler: input.kube_scheduler_config.clone(),
@@ -79,8 +85,9 @@ fn read_change(input: &model::UpdateClusterConfigRequest, cluster: Cluster) -> R
     if tuning.is_something() {
         return programs(tuning, cluster);
     }
-    if let Some(access) = &input.resources_vpc_config {
-        return endpoint_access(access, cluster);
+    if let Some(asked) = &input.resources_vpc_config {
+        let (kind, params, vpc) = vpc_config::change(eks, &cluster, asked)?;
+        return Ok(Change { kind, params, after: Cluster { vpc, ..cluster }, gets_entries: false });
     }
     if let Some(access) = &input.access_config {
         return authentication_mode(access, cluster);
@@ -161,34 +168,6 @@ fn logging_json(cluster: &Cluster) -> String {
     let setups = present::logging(cluster).cluster_logging.unwrap_or_default();
     let setup = |setup: model::LogSetup| json!({"types": setup.types, "enabled": setup.enabled});
     json!({"clusterLogging": setups.into_iter().map(setup).collect::<Vec<_>>()}).to_string()
-}
-
-/// Enforced at the front door, which follows the record.
-fn endpoint_access(asked: &model::VpcConfigRequest, mut cluster: Cluster) -> Result<Change, ApiError> {
-    if asked.subnet_ids.is_some() || asked.security_group_ids.is_some() {
-        return Err(invalid_parameter(
-            "Subnets and security groups of a cluster cannot be changed by ekstra yet",
-        ));
-    }
-    let before = cluster.vpc.clone();
-    let vpc = &mut cluster.vpc;
-    vpc.public_access = asked.endpoint_public_access.unwrap_or(vpc.public_access);
-    vpc.private_access = asked.endpoint_private_access.unwrap_or(vpc.private_access);
-    if !vpc.public_access && !vpc.private_access {
-        return Err(invalid_parameter("Private and public endpoint access cannot both be disabled"));
-    }
-    if asked.public_access_cidrs.is_some() {
-        vpc.public_cidrs = check_cidrs(asked.public_access_cidrs.clone())?;
-    }
-    if *vpc == before {
-        return Err(invalid_parameter("Cluster is already at the desired configuration"));
-    }
-    let params = vec![
-        ("EndpointPublicAccess".to_owned(), vpc.public_access.to_string()),
-        ("EndpointPrivateAccess".to_owned(), vpc.private_access.to_string()),
-        ("PublicAccessCidrs".to_owned(), format!("[{}]", vpc.public_cidrs.join(", "))),
-    ];
-    Ok(Change { kind: UpdateType::EndpointAccessUpdate, params, after: cluster, gets_entries: false })
 }
 
 /// The log types that are on after a request.
