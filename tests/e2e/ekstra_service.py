@@ -31,6 +31,13 @@ ACCOUNT = "000000000000"
 DRAIN_LIMIT = 12
 
 
+def kept():
+    """Where the cases keep what takes long to fetch, beside the components."""
+    directory = CACHE / "test"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
 def wait(what, check, timeout=60, interval=0.1):
     """Until `check` answers (True, _). It answers (done, status); an exception is a status too. Gives back the status."""
     deadline = time.monotonic() + timeout

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import images
-from ekstra_service import BINARY, CACHE
+from ekstra_service import BINARY, kept
 
 HERE = Path(__file__).resolve().parent / "guest"
 QEMU = "qemu-system-x86_64"
@@ -28,9 +28,9 @@ MEMORY_MIB = 4096
 
 def download(package):
     """Unpacked, kept beside the component cache."""
-    target = CACHE / "test" / package
+    target = kept() / package
     if not target.exists():
-        work = CACHE / "test" / f"{package}.partial"
+        work = kept() / f"{package}.partial"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         subprocess.run(["apt-get", "download", "-qq", package], cwd=work, check=True, capture_output=True)

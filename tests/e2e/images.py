@@ -10,17 +10,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ekstra_service import CACHE, IMAGE
+from ekstra_service import IMAGE, kept
 
 PACKAGES = ["busybox", "libc6"]
 
 
 def rootfs():
     """Made once, kept in the component cache."""
-    target = CACHE / "test" / "busybox-1"
+    target = kept() / "busybox-1"
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         work = Path(work)
         work.chmod(0o755)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import guest
 import pytest
-from ekstra_service import CACHE
+from ekstra_service import kept
 
 GIB = 1 << 30
 
@@ -16,7 +16,7 @@ GIB = 1 << 30
 def steps():
     if not shutil.which(guest.QEMU) and os.environ.get("CI") != "true":
         pytest.skip("needs QEMU: apt-get install qemu-system-x86")
-    with tempfile.TemporaryDirectory(dir=CACHE / "test") as work:
+    with tempfile.TemporaryDirectory(dir=kept()) as work:
         found, said = guest.boot(Path(work), timeout=1500)
         print(said[-20000:])
         yield found
