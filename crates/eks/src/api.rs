@@ -2,6 +2,7 @@
 
 mod access;
 mod access_entries;
+mod addon_versions;
 mod addons;
 mod authorities;
 mod capabilities;
@@ -88,12 +89,12 @@ pub(crate) fn serve(router: &mut Router, eks: &Eks) {
     router.serve(ops::ListAddons, eks, access::list_addons, list::addons);
     router.serve(ops::UpdateAddon, eks, access::update_addon, addons::update);
     router.serve(ops::DeleteAddon, eks, access::delete_addon, addons::delete);
-    router.serve(ops::DescribeAddonVersions, eks, access::describe_addon_versions, addons::describe_versions);
+    router.serve(ops::DescribeAddonVersions, eks, access::describe_addon_versions, addon_versions::all);
     router.serve(
         ops::DescribeAddonConfiguration,
         eks,
         access::describe_addon_configuration,
-        addons::describe_configuration,
+        addon_versions::configuration,
     );
     router.serve(ops::CreatePodIdentityAssociation, eks, access::create_pod_identity, pod_identity::create);
     router.serve(
