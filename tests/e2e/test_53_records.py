@@ -42,6 +42,8 @@ def test_fargate_profiles(service, cluster, eks, roles):
     (issue,) = made["health"]["issues"]
     assert "ekstra runs no pods on Fargate" in issue["message"]
     assert made["fargateProfileArn"].startswith(arn("fargateprofile", cluster, "serverless", ""))
+    linked = service.client("iam").get_role(RoleName="AWSServiceRoleForAmazonEKSForFargate")["Role"]
+    assert linked["Path"] == "/aws-service-role/eks-fargate.amazonaws.com/"
     again = eks.create_fargate_profile(**asked, clientRequestToken="once")["fargateProfile"]
     assert again["fargateProfileArn"] == made["fargateProfileArn"]
     assert "ResourceInUseException" in refusal(eks.create_fargate_profile, **asked)

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 pub(super) const SERVICE: &str = "eks.amazonaws.com";
 /// Whose service-linked role manages node groups.
 pub(super) const NODEGROUP_SERVICE: &str = "eks-nodegroup.amazonaws.com";
+/// Whose service-linked role runs pods on Fargate.
+pub(super) const FARGATE_SERVICE: &str = "eks-fargate.amazonaws.com";
 
 /// What policies know by an ARN and by tags.
 trait Resource: DeserializeOwned {
@@ -320,8 +322,9 @@ pub(super) fn create_fargate_profile(
     call: &Call,
     input: &model::CreateFargateProfileRequest,
 ) -> Access {
-    part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
-        .passing(input.pod_execution_role_arn.as_ref(), SERVICE)
+    let access = part(eks, call, input.cluster_name.as_ref(), input.tags.as_ref())
+        .passing(input.pod_execution_role_arn.as_ref(), SERVICE);
+    linking(&eks.cloud, call, access, FARGATE_SERVICE)
 }
 
 fn capability(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {

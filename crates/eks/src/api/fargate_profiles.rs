@@ -1,12 +1,13 @@
 //! Fargate profiles: checked and kept. No pod runs on Fargate yet, which their status and health say.
 
+use super::access::FARGATE_SERVICE;
 use super::list::page;
 use super::vpc_config::find_subnets;
 use super::{digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, remove};
 use crate::Eks;
 use ekstra_cloud::access::{Outsider, trusts};
 use ekstra_cloud::api::Call;
-use ekstra_cloud::iam::find_role;
+use ekstra_cloud::iam::{find_role, service_linked_roles};
 use ekstra_domain::eks::{Asked, Cluster, FargateProfile, FargateSelector, check_fargate_profile_name};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
@@ -125,6 +126,7 @@ pub(super) async fn create(
     let profile = draft(&eks, &call, &cluster, asked, input)?;
     let body = |txn: &mut Txn| {
         kept_cluster(txn, &call.scope, &name)?;
+        service_linked_roles::ensure(&eks.cloud, &call.scope.account, FARGATE_SERVICE, txn)?;
         let taken = in_use("A Fargate Profile already exists with this name in this cluster.")
             .with("clusterName", name.clone())
             .with("fargateProfileName", profile.name.clone());
