@@ -120,7 +120,8 @@ pub(crate) fn check(
     access: Access,
 ) -> Result<(), ApiError> {
     // Sessions of users do not reach IAM, as long as nobody has shown a second factor (IAM User Guide, GetSessionToken).
-    if call.is_session && call.principal.session_name().is_none() && action.starts_with("iam:") {
+    if call.session_issued.is_some() && call.principal.session_name().is_none() && action.starts_with("iam:")
+    {
         let message = "The security token included in the request is invalid";
         return Err(ApiError::client("InvalidClientTokenId", 403, message));
     }
@@ -285,8 +286,9 @@ impl Standing {
             ],
         };
         // Of keys that last there is no such thing (IAM User Guide, global condition keys).
-        if call.is_session {
+        if let Some(issued) = call.session_issued {
             standing.context.push(("aws:MultiFactorAuthPresent".into(), "false".into()));
+            standing.context.push(("aws:TokenIssueTime".into(), iso8601(issued * 1000)));
         }
         standing.look_up(cloud, principal);
         // Over those of the role.

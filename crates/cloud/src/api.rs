@@ -21,8 +21,8 @@ pub struct Call {
     pub principal: Principal,
     /// Of the caller's session, if its key is one's.
     pub terms: SessionTerms,
-    /// Whether the caller's key is a session's, which has an end.
-    pub is_session: bool,
+    /// When the session began that the caller's key is of, in Unix seconds; `None` for a key that lasts.
+    pub session_issued: Option<i64>,
     pub scope: Scope,
     pub request_id: String,
     pub origin: Origin,

@@ -3,7 +3,9 @@
 use crate::Cloud;
 use crate::api::Refusal;
 use ekstra_domain::ec2::{DEFAULT_VPC_CIDR, SecurityGroup, Subnet, Vpc, ZONES};
-use ekstra_domain::iam::{AWS_MANAGED, DEFAULT_ROLES, FIRST_USER, Grants, Role, User, service_trust};
+use ekstra_domain::iam::{
+    AWS_MANAGED, DEFAULT_ROLES, DEFAULT_SESSION_SECONDS, FIRST_USER, Grants, Role, User, service_trust,
+};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_domain::prefix::Prefix;
 use std::collections::BTreeMap;
@@ -77,7 +79,7 @@ fn furnish_account(cloud: &Cloud, account: &str, txn: &mut ekstra_store::Txn) ->
             created_ms: cloud.env.now_ms(),
             trust_policy: service_trust(principal),
             description: Some("Made by ekstra".into()),
-            max_session_seconds: 3600,
+            max_session_seconds: DEFAULT_SESSION_SECONDS,
             grants: attached(policies),
             tags: BTreeMap::new(),
         };

@@ -23,9 +23,10 @@ use ekstra_domain::page::Page;
 use ekstra_model::Shape;
 use ekstra_model::iam::{self as model, errors};
 use ekstra_policy::{Kind, Policy};
+use ekstra_store::{Txn, TxnError};
 use ekstra_wire::ApiError;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeMap;
 
 pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
@@ -158,6 +159,12 @@ fn no_such_entity(message: impl Into<String>) -> ApiError {
 
 fn already_exists(message: impl Into<String>) -> ApiError {
     ApiError::new(&errors::ENTITY_ALREADY_EXISTS_EXCEPTION, message)
+}
+
+/// Names that differ in case only are the same (IAM User Guide, "IAM and AWS STS quotas": names of users, groups, roles,
+/// policies and instance profiles).
+fn is_taken(txn: &mut Txn, all: &str, key: &str) -> Result<bool, TxnError> {
+    Ok(txn.list::<IgnoredAny>(all)?.iter().any(|(known, _)| known.eq_ignore_ascii_case(key)))
 }
 
 fn delete_conflict(message: impl Into<String>) -> ApiError {

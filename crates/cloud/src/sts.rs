@@ -94,7 +94,7 @@ async fn get_session_token(
     input: model::GetSessionTokenRequest,
 ) -> Result<model::GetSessionTokenResponse, ApiError> {
     refuse_mfa(input.serial_number.is_some() || input.token_code.is_some())?;
-    if call.is_session {
+    if call.session_issued.is_some() {
         let message = "Cannot call GetSessionToken with session credentials";
         return Err(ApiError::client("AccessDenied", 403, message));
     }

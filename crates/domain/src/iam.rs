@@ -23,6 +23,9 @@ use std::fmt;
 /// Every account's administrator at first.
 pub const FIRST_USER: &str = "admin";
 
+/// Of a role's sessions, unless it says otherwise.
+pub const DEFAULT_SESSION_SECONDS: i64 = 3600;
+
 /// Exist in every account, so that a first cluster needs no preparation.
 pub const DEFAULT_ROLES: [(&str, &str, &[&str]); 2] = [
     ("eksClusterRole", "eks.amazonaws.com", &["AmazonEKSClusterPolicy"]),

@@ -184,7 +184,7 @@ fn start(
     let chained = Call {
         principal: started.session.principal,
         terms: started.session.terms,
-        is_session: true,
+        session_issued: Some(started.session.issued),
         ..call.clone()
     };
     let wish = Wish {

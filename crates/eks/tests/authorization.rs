@@ -5,7 +5,7 @@ use ekstra_cloud::api::Router;
 use ekstra_domain::iam::{Principal, Role, User};
 use ekstra_domain::names::keys;
 use ekstra_model::{OperationShape, ec2, eks, eks_auth, iam, sts};
-use ekstra_testkit::TestEnv;
+use ekstra_testkit::{Caller, TestEnv};
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -60,8 +60,9 @@ impl World {
 
     /// How a call of somebody ends: with a denial, or otherwise.
     async fn asked<O: OperationShape>(&self, actor: &Actor, operation: O, input: O::Input) -> String {
-        let (principal, session) = (self.principal(actor), actor.session.clone());
-        match self.env.call_as(principal, session, &self.router, operation, input).await {
+        let session_policies = actor.session.clone();
+        let caller = Caller { session_policies, ..Caller::from(self.principal(actor)) };
+        match self.env.call_as(caller, &self.router, operation, input).await {
             Err(error) if is_denial(&error) => format!("{}: {}", error.code, error.message),
             _ => "allowed".to_owned(),
         }
@@ -211,7 +212,7 @@ async fn a_name_that_is_given_anew_is_somebody_else() {
     world.must(iam::ops::DeleteUser, iam::DeleteUserRequest { user_name: text("anna") }).await;
     world.user("anna", &allow(r#""*""#, "*")).await;
     let list = |principal| {
-        world.env.call_as(principal, Vec::new(), &world.router, eks::ops::ListClusters, Default::default())
+        world.env.call_as(Caller::from(principal), &world.router, eks::ops::ListClusters, Default::default())
     };
     assert!(is_denial(&list(before).await.expect_err("she is gone")));
     list(world.principal(&anna)).await.expect("she is here");

@@ -51,7 +51,7 @@ fn call(principal: &Principal, scope: &Scope) -> Call {
     Call {
         principal: principal.clone(),
         terms: SessionTerms::default(),
-        is_session: false,
+        session_issued: None,
         scope: scope.clone(),
         request_id: "r".into(),
         origin: Origin::default(),

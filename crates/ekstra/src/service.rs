@@ -12,6 +12,7 @@ use ekstra_wire::{
     ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, parameters, route,
     validate, violations_error,
 };
+use std::cell::RefCell;
 
 /// Answered to whoever asks whether the service is there; names nothing secret.
 pub(crate) const HEALTH: &str = "/_ekstra/health";
@@ -97,7 +98,7 @@ impl Service {
     ) -> Result<Response, ApiError> {
         let protocol = routed.service.protocol;
         let is_anonymous = routed.operation.anonymous && sigv4::scope(request).is_none();
-        let (Credential { principal, terms, expires, .. }, region) = if is_anonymous {
+        let (Credential { principal, terms, issued: session_issued, .. }, region) = if is_anonymous {
             (nobody(), self.cloud.settings.region.clone())
         } else {
             self.authenticate(request, routed, seen)?
@@ -116,8 +117,7 @@ impl Service {
         ensure_scope(&self.cloud, &scope).await.map_err(ApiError::from)?;
         let origin = Origin { user_agent: request.header("user-agent").map(str::to_owned), ..origin.clone() };
         let request_id = request_id.to_owned();
-        let is_session = expires.is_some();
-        let call = Call { principal, terms, is_session, scope, request_id: request_id.clone(), origin };
+        let call = Call { principal, terms, session_issued, scope, request_id: request_id.clone(), origin };
         let (service, operation) = (routed.service, routed.operation);
         let answer = self.router.call(operation.service, operation.name, call, value);
         let answer = answer.ok_or_else(|| unserved(operation.name))?.await?;
@@ -136,14 +136,16 @@ impl Service {
         seen.access_key = sigv4::scope(request).map(|scope| scope.access_key);
         let protocol = routed.service.protocol;
         let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
+        let found = RefCell::new(None);
         let lookup = |id: &str, token: Option<&str>| {
-            self.credential(id, token).map(|found| SecretKey::new(found.secret.0).expiring(found.expires))
+            let credential = self.credential(id, token)?;
+            let key = SecretKey::new(credential.secret.0.clone()).expiring(credential.expires);
+            found.replace(Some(credential));
+            Some(key)
         };
         let verified = sigv4::verify(request, &lookup, self.cloud.env.now(), &options)
             .map_err(|error| error.to_error(protocol))?;
-        let credential = self
-            .credential(&verified.access_key, verified.session_token.as_deref())
-            .ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
+        let credential = found.take().ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
         if !is_region(&verified.region) {
             let message =
                 format!("Credential should be scoped to a valid region, not '{}'.", verified.region);
@@ -200,6 +202,7 @@ fn web_identity(answer: &Value) -> Option<Principal> {
 fn nobody() -> Credential {
     Credential {
         secret: Secret(String::new()),
+        issued: None,
         expires: None,
         principal: Principal {
             account: DEFAULT_ACCOUNT.into(),

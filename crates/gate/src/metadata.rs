@@ -157,7 +157,8 @@ impl Items {
             return None;
         }
         let id = &self.instance.id;
-        let expires = now() + CREDENTIALS_LIFETIME;
+        let issued = now();
+        let expires = issued + CREDENTIALS_LIFETIME;
         let key = self.gate.master.derive("access-key", format!("{id} {expires}").as_bytes());
         let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
         let tail: String = key.iter().take(16).map(|b| char::from(letters[usize::from(b % 32)])).collect();
@@ -168,13 +169,14 @@ impl Items {
                 arn: format!("arn:aws:sts::{account}:assumed-role/{role_name}/{id}"),
                 user_id: format!("{}:{id}", role.id),
             },
+            issued,
             expires,
             terms: SessionTerms::default(),
         };
         let token = self.gate.master.seal(&session);
         let answer = json!({
             "Code": "Success",
-            "LastUpdated": ekstra_wire::iso8601(now() * 1000),
+            "LastUpdated": ekstra_wire::iso8601(issued * 1000),
             "Type": "AWS-HMAC",
             "AccessKeyId": session.access_key_id,
             "SecretAccessKey": self.gate.master.secret(&token).0,

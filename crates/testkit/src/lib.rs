@@ -51,6 +51,24 @@ impl Clock for TestClock {
     }
 }
 
+/// Whose key a call is signed with.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub principal: Principal,
+    /// In Unix seconds; of a key that lasts, `None`.
+    pub session_issued: Option<i64>,
+    /// Documents that narrow the session.
+    pub session_policies: Vec<String>,
+}
+
+/// With a key that lasts, or in a session since 1970.
+impl From<Principal> for Caller {
+    fn from(principal: Principal) -> Self {
+        let session_issued = principal.session_name().map(|_| 0);
+        Self { principal, session_issued, session_policies: Vec::new() }
+    }
+}
+
 /// A service's world without the service.
 #[derive(Debug)]
 pub struct TestEnv {
@@ -95,22 +113,20 @@ impl TestEnv {
             .get_as(&keys::user(&self.scope.account, FIRST_USER))
             .expect("the first user");
         let admin = Principal { account: self.scope.account.clone(), arn: admin.arn(), user_id: admin.id };
-        self.call_as(admin, Vec::new(), router, operation, input).await
+        self.call_as(Caller::from(admin), router, operation, input).await
     }
 
-    /// As somebody, in a session that these documents narrow.
     pub async fn call_as<O: OperationShape>(
         &self,
-        principal: Principal,
-        session_policies: Vec<String>,
+        caller: Caller,
         router: &Router,
         _operation: O,
         input: O::Input,
     ) -> Result<O::Output, ApiError> {
         let call = Call {
-            is_session: principal.session_name().is_some(),
-            principal,
-            terms: SessionTerms { policies: session_policies, ..SessionTerms::default() },
+            session_issued: caller.session_issued,
+            principal: caller.principal,
+            terms: SessionTerms { policies: caller.session_policies, ..SessionTerms::default() },
             scope: self.scope.clone(),
             request_id: "r".into(),
             origin: Origin::default(),

@@ -1,7 +1,7 @@
 //! Groups of users.
 
 use super::users::describe as describe_user;
-use super::{Entity, already_exists, delete_conflict, future_arn, page, unit};
+use super::{Entity, already_exists, delete_conflict, future_arn, is_taken, page, unit};
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
@@ -62,11 +62,11 @@ async fn create(
         created_ms: cloud.env.now_ms(),
         grants: Grants::default(),
     };
-    let key = keys::group(&group.account, &name);
+    let (all, key) = (keys::groups(&group.account), keys::group(&group.account, &name));
     cloud
         .store
         .transact(|txn| {
-            if txn.exists(&key) {
+            if is_taken(txn, &all, &key)? {
                 return Err(already_exists(format!("Group with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &group)?)

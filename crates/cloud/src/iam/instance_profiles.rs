@@ -2,8 +2,8 @@
 
 use super::roles::describe as describe_role;
 use super::{
-    Entity, already_exists, change, delete_conflict, described, future_arn, no_such_entity, page, tagging,
-    tags_of, unit,
+    Entity, already_exists, change, delete_conflict, described, future_arn, is_taken, no_such_entity, page,
+    tagging, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -125,11 +125,12 @@ async fn create(
         role: None,
         tags: tags_of(input.tags),
     };
+    let all = keys::instance_profiles(&profile.account);
     let key = keys::instance_profile(&profile.account, &profile.name);
     cloud
         .store
         .transact(|txn| {
-            if txn.exists(&key) {
+            if is_taken(txn, &all, &key)? {
                 let message = format!("Instance Profile {} already exists.", profile.name);
                 return Err(already_exists(message).into());
             }

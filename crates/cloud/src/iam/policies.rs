@@ -80,39 +80,62 @@ fn load(cloud: &Cloud, call: &Call, arn: &str) -> Result<ManagedPolicy, ApiError
     own.or_else(|| of_aws(arn)).ok_or_else(|| missing(arn))
 }
 
-/// How many identities of the account have it, and how many as their boundary.
-fn uses(cloud: &Cloud, call: &Call, arn: &str) -> (usize, usize) {
-    let (view, account) = (cloud.store.view(), &call.scope.account);
-    let roles = view.list_as::<Role>(&keys::roles(account)).into_iter().map(|(_, role)| role.grants);
-    let users = view.list_as::<User>(&keys::users(account)).into_iter().map(|(_, user)| user.grants);
-    let groups = view.list_as::<Group>(&keys::groups(account)).into_iter().map(|(_, group)| group.grants);
-    let all: Vec<Grants> = roles.chain(users).chain(groups).collect();
-    let attached = all.iter().filter(|grants| grants.attached_policies.iter().any(|policy| policy == arn));
-    let bounded = all.iter().filter(|grants| grants.boundary.as_deref() == Some(arn));
-    (attached.count(), bounded.count())
+/// How many identities of an account have a policy, and how many as their boundary.
+#[derive(Clone, Copy, Default)]
+struct Use {
+    attached: i32,
+    bounding: i32,
 }
 
-fn is_used(txn: &mut Txn, account: &str, arn: &str) -> Result<bool, Refusal> {
-    let roles = txn.list::<Role>(&keys::roles(account))?.into_iter().map(|(_, role)| role.grants);
-    let users = txn.list::<User>(&keys::users(account))?.into_iter().map(|(_, user)| user.grants);
-    let groups = txn.list::<Group>(&keys::groups(account))?.into_iter().map(|(_, group)| group.grants);
-    let uses = |grants: &Grants| {
-        grants.boundary.as_deref() == Some(arn) || grants.attached_policies.iter().any(|policy| policy == arn)
-    };
-    Ok(roles.chain(users).chain(groups).any(|grants| uses(&grants)))
+/// By the ARNs of the policies.
+#[derive(Default)]
+struct Uses(BTreeMap<String, Use>);
+
+impl Uses {
+    fn of(cloud: &Cloud, call: &Call) -> Self {
+        let (view, account) = (cloud.store.view(), &call.scope.account);
+        let roles = view.list_as::<Role>(&keys::roles(account)).into_iter().map(|(_, role)| role.grants);
+        let users = view.list_as::<User>(&keys::users(account)).into_iter().map(|(_, user)| user.grants);
+        let groups = view.list_as::<Group>(&keys::groups(account)).into_iter().map(|(_, group)| group.grants);
+        Self::count(roles.chain(users).chain(groups))
+    }
+
+    /// As a transaction finds them, which does not succeed when they change meanwhile.
+    fn within(txn: &mut Txn, account: &str) -> Result<Self, Refusal> {
+        let roles = txn.list::<Role>(&keys::roles(account))?.into_iter().map(|(_, role)| role.grants);
+        let users = txn.list::<User>(&keys::users(account))?.into_iter().map(|(_, user)| user.grants);
+        let groups = txn.list::<Group>(&keys::groups(account))?.into_iter().map(|(_, group)| group.grants);
+        Ok(Self::count(roles.chain(users).chain(groups)))
+    }
+
+    fn count(all: impl Iterator<Item = Grants>) -> Self {
+        let mut uses = Self::default();
+        for grants in all {
+            for arn in grants.attached_policies {
+                uses.0.entry(arn).or_default().attached += 1;
+            }
+            if let Some(arn) = grants.boundary {
+                uses.0.entry(arn).or_default().bounding += 1;
+            }
+        }
+        uses
+    }
+
+    fn get(&self, policy: &ManagedPolicy) -> Use {
+        self.0.get(&policy.arn()).copied().unwrap_or_default()
+    }
 }
 
-fn describe(cloud: &Cloud, call: &Call, policy: &ManagedPolicy) -> model::Policy {
-    let count = |n: usize| i32::try_from(n).ok();
-    let (attached, bounded) = uses(cloud, call, &policy.arn());
+fn describe(policy: &ManagedPolicy, uses: &Uses) -> model::Policy {
+    let Use { attached, bounding } = uses.get(policy);
     model::Policy {
         policy_name: Some(policy.name.clone()),
         policy_id: Some(policy.id.clone()),
         arn: Some(policy.arn()),
         path: Some(policy.path.clone()),
         default_version_id: Some(version_id(policy.default_version)),
-        attachment_count: count(attached),
-        permissions_boundary_usage_count: count(bounded),
+        attachment_count: Some(attached),
+        permissions_boundary_usage_count: Some(bounding),
         is_attachable: Some(true),
         description: policy.description.clone(),
         create_date: Some(Timestamp(policy.created_ms)),
@@ -171,7 +194,11 @@ async fn create(
         .store
         .transact(|txn| {
             // Names are unique whatever their path.
-            if txn.list::<ManagedPolicy>(&others)?.iter().any(|(_, other)| other.name == name) {
+            if txn
+                .list::<ManagedPolicy>(&others)?
+                .iter()
+                .any(|(_, other)| other.name.eq_ignore_ascii_case(&name))
+            {
                 return Err(already_exists(format!(
                     "A policy called {name} already exists. Duplicate names are not allowed."
                 ))
@@ -180,7 +207,7 @@ async fn create(
             Ok::<_, Refusal>(txn.put(&key, &policy)?)
         })
         .await?;
-    Ok(model::CreatePolicyResponse { policy: Some(describe(&cloud, &call, &policy)) })
+    Ok(model::CreatePolicyResponse { policy: Some(describe(&policy, &Uses::default())) })
 }
 
 async fn get(
@@ -189,7 +216,7 @@ async fn get(
     input: model::GetPolicyRequest,
 ) -> Result<model::GetPolicyResponse, ApiError> {
     let policy = load(&cloud, &call, &input.policy_arn.unwrap_or_default())?;
-    Ok(model::GetPolicyResponse { policy: Some(describe(&cloud, &call, &policy)) })
+    Ok(model::GetPolicyResponse { policy: Some(describe(&policy, &Uses::of(&cloud, &call))) })
 }
 
 async fn list(
@@ -202,10 +229,11 @@ async fn list(
     let own = cloud.store.view().list_as::<ManagedPolicy>(&keys::policies(&call.scope.account));
     let own = own.into_iter().map(|(_, policy)| policy).filter(|_| scope != "AWS");
     let aws = aws_managed_arns().filter_map(|arn| of_aws(&arn)).filter(|_| scope != "Local");
+    let uses = Uses::of(&cloud, &call);
     let is_wanted = |policy: &ManagedPolicy| {
-        let (attached, bounded) = uses(&cloud, &call, &policy.arn());
+        let Use { attached, bounding } = uses.get(policy);
         let used = match input.policy_usage_filter.as_deref() {
-            Some("PermissionsBoundary") => bounded > 0,
+            Some("PermissionsBoundary") => bounding > 0,
             Some(_) => attached > 0,
             None => input.only_attached != Some(true) || attached > 0,
         };
@@ -215,7 +243,7 @@ async fn list(
     found.sort_by_key(ManagedPolicy::arn);
     let page = page(found, ManagedPolicy::arn, input.marker.as_deref(), input.max_items)?;
     Ok(model::ListPoliciesResponse {
-        policies: Some(page.items.iter().map(|policy| describe(&cloud, &call, policy)).collect()),
+        policies: Some(page.items.iter().map(|policy| describe(policy, &uses)).collect()),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })
@@ -224,7 +252,7 @@ async fn list(
 async fn delete(cloud: Cloud, call: Call, input: model::DeletePolicyRequest) -> Result<Unit, ApiError> {
     let arn = input.policy_arn.unwrap_or_default();
     change(&cloud, &call, &arn, |txn, policy| {
-        if is_used(txn, &call.scope.account, &arn)? {
+        if Uses::within(txn, &call.scope.account)?.0.contains_key(&arn) {
             return Err(delete_conflict("Cannot delete a policy attached to entities.").into());
         }
         if policy.versions.len() > 1 {

@@ -3,19 +3,17 @@
 use super::grants::check_boundary;
 use super::{
     Entity, already_exists, boundary, change, check_document, check_own, delete_conflict, described,
-    future_arn, page, tagging, tags_of, unit,
+    future_arn, is_taken, page, tagging, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
-use ekstra_domain::iam::{Grants, InstanceProfile, Role, is_service_linked};
+use ekstra_domain::iam::{DEFAULT_SESSION_SECONDS, Grants, InstanceProfile, Role, is_service_linked};
 use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Timestamp, Unit};
 use ekstra_policy::Kind;
 use ekstra_wire::{ApiError, uri_encode};
-
-const DEFAULT_SESSION: i64 = 3600;
 
 macro_rules! about {
     ($input:ident) => {
@@ -89,15 +87,15 @@ async fn create_role(
         created_ms: cloud.env.now_ms(),
         trust_policy,
         description: input.description,
-        max_session_seconds: input.max_session_duration.map_or(DEFAULT_SESSION, i64::from),
+        max_session_seconds: input.max_session_duration.map_or(DEFAULT_SESSION_SECONDS, i64::from),
         grants: Grants { boundary: input.permissions_boundary, ..Grants::default() },
         tags: tags_of(input.tags),
     };
-    let key = keys::role(&role.account, &name);
+    let (all, key) = (keys::roles(&role.account), keys::role(&role.account, &name));
     cloud
         .store
         .transact(|txn| {
-            if txn.exists(&key) {
+            if is_taken(txn, &all, &key)? {
                 return Err(already_exists(format!("Role with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &role)?)
@@ -164,7 +162,7 @@ async fn update_role(
     input: model::UpdateRoleRequest,
 ) -> Result<model::UpdateRoleResponse, ApiError> {
     // What is not said becomes what a new role has.
-    let seconds = input.max_session_duration.map_or(DEFAULT_SESSION, i64::from);
+    let seconds = input.max_session_duration.map_or(DEFAULT_SESSION_SECONDS, i64::from);
     let update = |role: &mut Role| {
         role.description.clone_from(&input.description);
         role.max_session_seconds = seconds;

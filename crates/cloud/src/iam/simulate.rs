@@ -28,7 +28,7 @@ async fn handle(
     let source = input.policy_source_arn.clone().unwrap_or_default();
     refuse_unserved(&input)?;
     let principal = principal(&cloud, &call, &source)?;
-    let asked = Call { principal, terms: SessionTerms::default(), ..call };
+    let asked = Call { principal, terms: SessionTerms::default(), session_issued: None, ..call };
     let resources = input.resource_arns.filter(|arns| !arns.is_empty()).unwrap_or_else(|| vec!["*".into()]);
     let context: Vec<(String, Vec<String>)> = input
         .context_entries

@@ -1,7 +1,9 @@
 //! Users.
 
 use super::grants::check_boundary;
-use super::{Entity, already_exists, boundary, delete_conflict, described, future_arn, page, tags_of, unit};
+use super::{
+    Entity, already_exists, boundary, delete_conflict, described, future_arn, is_taken, page, tags_of, unit,
+};
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
@@ -76,11 +78,11 @@ async fn create_user(
         groups: BTreeSet::new(),
         tags: tags_of(input.tags),
     };
-    let key = keys::user(&user.account, &name);
+    let (all, key) = (keys::users(&user.account), keys::user(&user.account, &name));
     cloud
         .store
         .transact(|txn| {
-            if txn.exists(&key) {
+            if is_taken(txn, &all, &key)? {
                 return Err(already_exists(format!("User with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &user)?)

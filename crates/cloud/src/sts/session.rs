@@ -48,7 +48,8 @@ pub fn start(cloud: &Cloud, role: &Role, name: &str, seconds: i64, terms: Sessio
 /// For whomever, from now on.
 pub(super) fn seal(cloud: &Cloud, principal: Principal, seconds: i64, terms: SessionTerms) -> Started {
     let access_key_id = cloud.env.access_key_id("ASIA");
-    let session = Session { access_key_id, principal, expires: cloud.env.now() + seconds, terms };
+    let issued = cloud.env.now();
+    let session = Session { access_key_id, principal, issued, expires: issued + seconds, terms };
     let token = cloud.master.seal(&session);
     Started { secret: cloud.master.secret(&token), token, session }
 }

@@ -3,7 +3,7 @@
 //!
 //! Source: the services' "Using service-linked roles" pages and the AWS managed policy reference.
 
-use super::{AWS_MANAGED, Grants, Role, service_trust};
+use super::{AWS_MANAGED, DEFAULT_SESSION_SECONDS, Grants, Role, service_trust};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl ServiceLinked {
             created_ms: now_ms,
             trust_policy: service_trust(self.service),
             description: description.or_else(|| Some(self.description.to_owned())),
-            max_session_seconds: 3600,
+            max_session_seconds: DEFAULT_SESSION_SECONDS,
             grants: Grants { attached_policies, ..Grants::default() },
             tags: BTreeMap::new(),
         }

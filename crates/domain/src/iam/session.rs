@@ -28,6 +28,9 @@ pub struct Session {
     /// `ASIA…`.
     pub access_key_id: String,
     pub principal: Principal,
+    /// Unix seconds. Tokens of earlier versions do not say it: they are as old as can be.
+    #[serde(default)]
+    pub issued: i64,
     /// Unix seconds.
     pub expires: i64,
     #[serde(flatten)]
@@ -59,7 +62,9 @@ pub struct SessionTerms {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credential {
     pub secret: Secret,
-    /// Unix seconds; `None` for a key without an end.
+    /// Of a session, in Unix seconds; `None` for a key without an end.
+    pub issued: Option<i64>,
+    /// Likewise.
     pub expires: Option<i64>,
     pub principal: Principal,
     /// Of a key without an end: none.
@@ -115,6 +120,7 @@ impl MasterKey {
             let key = stored(id).filter(|key| !key.is_inactive)?;
             return Some(Credential {
                 secret: key.secret,
+                issued: None,
                 expires: None,
                 principal: key.principal,
                 terms: SessionTerms::default(),
@@ -123,6 +129,7 @@ impl MasterKey {
         let session = self.open(token, i64::MIN).ok().filter(|session| session.access_key_id == id)?;
         Some(Credential {
             secret: self.secret(token),
+            issued: Some(session.issued),
             expires: Some(session.expires),
             principal: session.principal,
             terms: session.terms,
@@ -152,7 +159,8 @@ mod tests {
             arn: "arn:aws:sts::000000000000:assumed-role/R/i-1".into(),
             user_id: "AROAX:i-1".into(),
         };
-        Session { access_key_id: "ASIAX".into(), principal, expires: 1000, terms: SessionTerms::default() }
+        let terms = SessionTerms::default();
+        Session { access_key_id: "ASIAX".into(), principal, issued: 100, expires: 1000, terms }
     }
 
     #[test]
@@ -163,6 +171,14 @@ mod tests {
         assert_eq!(key.open(&token, 1000), Err(SessionError::Expired));
         assert_eq!(MasterKey([8; 32]).open(&token, 0), Err(SessionError::Invalid));
         assert_ne!(key.secret(&token), MasterKey([8; 32]).secret(&token));
+    }
+
+    #[test]
+    fn a_session_of_an_earlier_version_is_as_old_as_can_be() {
+        let mut stored = serde_json::to_value(session()).expect("JSON");
+        stored.as_object_mut().expect("an object").remove("issued");
+        let read: Session = serde_json::from_value(stored).expect("is read");
+        assert_eq!(read, Session { issued: 0, ..session() });
     }
 
     #[test]
@@ -183,7 +199,8 @@ mod tests {
         let nothing = |_: &str| -> Option<AccessKey> { None };
         let found = key.credential("ASIAX", Some(&token), nothing).expect("a session of this home");
         assert_eq!(found.secret, key.secret(&token));
-        assert_eq!((found.expires, found.principal), (Some(1000), session().principal));
+        assert_eq!((found.issued, found.expires), (Some(100), Some(1000)));
+        assert_eq!(found.principal, session().principal);
         assert_eq!(key.credential("ASIAY", Some(&token), nothing), None, "the token is another key's");
         assert_eq!(MasterKey([8; 32]).credential("ASIAX", Some(&token), nothing), None);
         assert_eq!(key.credential("ASIAX", None, nothing), None);

@@ -1,0 +1,131 @@
+//! IAM as its callers see it: names, and sessions that are revoked.
+
+use ekstra_cloud::api::Router;
+use ekstra_domain::iam::{Principal, Role};
+use ekstra_domain::names::keys;
+use ekstra_model::{OperationShape, iam};
+use ekstra_testkit::{Caller, TestEnv};
+use ekstra_wire::{ApiError, iso8601};
+
+const ACCOUNT: &str = "000000000000";
+
+struct World {
+    env: TestEnv,
+    router: Router,
+}
+
+impl World {
+    async fn new() -> Self {
+        let env = TestEnv::new().await;
+        let mut router = Router::new(env.cloud.clone());
+        ekstra_cloud::serve(&mut router, &env.cloud);
+        Self { env, router }
+    }
+
+    async fn asked<O: OperationShape>(&self, operation: O, input: O::Input) -> Result<(), ApiError> {
+        self.env.call(&self.router, operation, input).await.map(drop)
+    }
+
+    async fn create(&self, kind: &str, name: &str) -> Result<(), ApiError> {
+        let name = Some(name.to_owned());
+        match kind {
+            "user" => {
+                let request = iam::CreateUserRequest { user_name: name, ..Default::default() };
+                self.asked(iam::ops::CreateUser, request).await
+            }
+            "group" => {
+                let request = iam::CreateGroupRequest { group_name: name, ..Default::default() };
+                self.asked(iam::ops::CreateGroup, request).await
+            }
+            "role" => {
+                let request = iam::CreateRoleRequest {
+                    role_name: name,
+                    assume_role_policy_document: Some(trust()),
+                    ..Default::default()
+                };
+                self.asked(iam::ops::CreateRole, request).await
+            }
+            "instance profile" => {
+                let request =
+                    iam::CreateInstanceProfileRequest { instance_profile_name: name, ..Default::default() };
+                self.asked(iam::ops::CreateInstanceProfile, request).await
+            }
+            _ => {
+                let request = iam::CreatePolicyRequest {
+                    policy_name: name,
+                    policy_document: Some(allow("*")),
+                    ..Default::default()
+                };
+                self.asked(iam::ops::CreatePolicy, request).await
+            }
+        }
+    }
+
+    async fn put(&self, policy: &str, document: String) {
+        let request = iam::PutRolePolicyRequest {
+            role_name: Some("worker".into()),
+            policy_name: Some(policy.into()),
+            policy_document: Some(document),
+        };
+        self.asked(iam::ops::PutRolePolicy, request).await.expect("is taken");
+    }
+}
+
+fn trust() -> String {
+    r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#.into()
+}
+
+fn allow(action: &str) -> String {
+    format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"{action}","Resource":"*"}}]}}"#
+    )
+}
+
+#[tokio::test]
+async fn names_that_differ_in_case_are_the_same() {
+    let world = World::new().await;
+    for kind in ["user", "group", "role", "instance profile", "policy"] {
+        world.create(kind, "Ada").await.expect("is new");
+        world.create(kind, "Adam").await.expect("is another");
+        for name in ["Ada", "ADA", "ada"] {
+            let refused = world.create(kind, name).await.expect_err("is taken");
+            assert_eq!(refused.code, "EntityAlreadyExists", "{kind}");
+            assert!(refused.message.contains(name), "{}", refused.message);
+        }
+    }
+}
+
+/// As IAM's console revokes them: the policy `AWSRevokeOlderSessions`.
+#[tokio::test]
+async fn sessions_that_began_before_a_time_are_revoked() {
+    let world = World::new().await;
+    world.create("role", "worker").await.expect("is new");
+    world.put("own", allow("iam:GetRole")).await;
+    let role: Role = world.env.cloud.store.view().get_as(&keys::role(ACCOUNT, "worker")).expect("is there");
+    let principal = Principal {
+        account: ACCOUNT.into(),
+        arn: format!("arn:aws:sts::{ACCOUNT}:assumed-role/worker/s"),
+        user_id: format!("{}:s", role.id),
+    };
+    let began = world.env.cloud.env.now();
+    let ask = |issued| {
+        let request = iam::GetRoleRequest { role_name: Some("worker".into()) };
+        let caller = Caller { session_issued: Some(issued), ..Caller::from(principal.clone()) };
+        world.env.call_as(caller, &world.router, iam::ops::GetRole, request)
+    };
+    ask(began).await.expect("nothing is revoked");
+
+    world.env.clock.advance_ms(10_000);
+    let now = iso8601(world.env.cloud.env.now_ms());
+    let revoked = format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Deny","Action":["*"],"Resource":["*"],"Condition":{{"DateLessThan":{{"aws:TokenIssueTime":"{now}"}}}}}}]}}"#
+    );
+    world.put("AWSRevokeOlderSessions", revoked).await;
+    let refused = ask(began).await.expect_err("began before");
+    assert!(
+        refused.message.ends_with("with an explicit deny in an identity-based policy"),
+        "{}",
+        refused.message
+    );
+    ask(began + 10).await.expect("began then");
+}
