@@ -41,6 +41,8 @@ pub(crate) const MODULES: &[Module] = &[
     module!("containerd", "go.mod", "go.sum"),
     module!("coredns", "go.mod", "go.sum"),
     module!("etcd", "go.mod", "go.sum"),
+    module!("kubernetes-1.34", "go.mod", "go.sum"; "kube-control": "main.go", "memory.go"),
+    module!("kubernetes-1.35", "go.mod", "go.sum"; "kube-control": "main.go", "memory.go"),
     module!("kubernetes-1.36", "go.mod", "go.sum"; "kube-control": "main.go", "memory.go"),
     module!("kubernetes-1.37", "go.mod", "go.sum"; "kube-control": "main.go", "memory.go"),
     module!("metrics-server", "go.mod", "go.sum"),

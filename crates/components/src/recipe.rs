@@ -289,6 +289,8 @@ mod tests {
         assert_eq!(recipes.find_kubernetes("1.36").expect("offered").version, "1.36.3");
         assert_eq!(recipes.find_kubernetes("1.36.3"), recipes.find_kubernetes("1.36"));
         assert_eq!(recipes.find_kubernetes("1.2"), None);
+        let minors: Vec<&str> = recipes.kubernetes().iter().map(|one| one.minor.as_str()).collect();
+        assert_eq!(minors, ["1.37", "1.36", "1.35", "1.34"], "the newest first");
     }
 
     #[test]
