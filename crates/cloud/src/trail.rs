@@ -1,7 +1,7 @@
 //! Who asked for what, and what came of it: records as CloudTrail has them, in files of the home.
 //!
-//! Invariant: a call has its record before it has its answer. **Invariant:** no secret is in a record: what was asked for
-//! comes through [`ekstra_wire::parameters`], and what was answered is not kept.
+//! Invariant: a call has its record before it has its answer, also when the service is killed at once. **Invariant:** no
+//! secret is in a record: what was asked for comes through [`ekstra_wire::parameters`], and what was answered is not kept.
 
 mod lookup;
 
@@ -12,13 +12,14 @@ use ekstra_domain::iam::Principal;
 use ekstra_domain::names::Arn;
 use ekstra_model::cloudtrail::{self as model, ops};
 use ekstra_wire::iso8601;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use tokio::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 const DIRECTORY: &str = "events";
 /// A file that is larger is followed by another.
@@ -27,8 +28,8 @@ const LARGEST: u64 = 16 << 20;
 const MOST_FILES: usize = 8;
 /// Of a record, as CloudTrail cuts them.
 const LONGEST: usize = 256 << 10;
-/// Records that wait for the disk.
-const QUEUE: usize = 4096;
+/// What most of them have room in.
+const USUAL: usize = 1 << 10;
 
 /// One call.
 #[derive(Debug)]
@@ -51,76 +52,89 @@ pub struct Record<'a> {
 /// Takes records; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Trail {
-    records: mpsc::Sender<String>,
+    files: Arc<Mutex<Files>>,
 }
 
 impl Trail {
-    /// Writes below the home from now on, for as long as somebody has it.
+    /// Writes below the home from now on.
     pub fn open(home: &Path) -> io::Result<Self> {
-        let mut files = Files::open(&home.join(DIRECTORY))?;
-        let (records, mut waiting) = mpsc::channel::<String>(QUEUE);
-        std::thread::Builder::new().name("trail".into()).spawn(move || {
-            while let Some(record) = waiting.blocking_recv() {
-                let mut outcome = files.write(&record);
-                while let Ok(record) = waiting.try_recv() {
-                    outcome = outcome.and_then(|()| files.write(&record));
-                }
-                if let Err(error) = outcome.and_then(|()| files.flush()) {
-                    tracing::error!(%error, "records of calls cannot be written");
-                }
-            }
-        })?;
-        Ok(Self { records })
+        let files = Files::open(&home.join(DIRECTORY))?;
+        Ok(Self { files: Arc::new(Mutex::new(files)) })
     }
 
-    /// Calls of nobody who is known have none, as at AWS: whoever can reach the port could push out all others.
-    pub async fn note(&self, cloud: &Cloud, record: Record<'_>) {
-        if record.principal.is_none() {
-            return;
-        }
-        let mut line = render(cloud, &record).to_string();
+    /// Hands the record to the kernel: one short write, for which it is not worth waking another thread. Calls of nobody who
+    /// is known have none, as at AWS: whoever can reach the port could push out all others.
+    pub fn note(&self, cloud: &Cloud, record: Record<'_>) {
+        let Some(principal) = record.principal else { return };
+        let mut line = render(cloud, &record, principal);
         if line.len() > LONGEST {
             let parameters = json!({"omitted": "too large for a record"});
-            line = render(cloud, &Record { parameters, ..record }).to_string();
+            line = render(cloud, &Record { parameters, ..record }, principal);
         }
-        // Only a thread that ended by a panic takes none.
-        if self.records.send(line).await.is_err() {
-            tracing::error!(operation = record.operation, "a call has no record");
-        }
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).take(line);
     }
 }
 
 /// Source: "CloudTrail record contents for management, data, and network activity events".
-fn render(cloud: &Cloud, record: &Record<'_>) -> Value {
-    let address = record.address.map_or("AWS Internal".to_owned(), |address| address.to_string());
-    json!({
-        "eventVersion": "1.11",
-        "userIdentity": identity(record),
-        "eventTime": iso8601(cloud.env.now_ms() / 1000 * 1000),
-        "eventSource": format!("{}.amazonaws.com", record.service),
-        "eventName": record.operation,
-        "awsRegion": record.region,
-        "sourceIPAddress": address,
-        "userAgent": record.user_agent,
-        "errorCode": record.error.map(|(code, _)| code),
-        "errorMessage": record.error.map(|(_, message)| message),
-        "requestParameters": record.parameters,
-        "responseElements": null,
-        "requestID": record.request_id,
-        "eventID": cloud.env.uuid(),
-        "readOnly": is_read_only(record.operation),
-        "eventType": "AwsApiCall",
-        "managementEvent": true,
-        "recipientAccountId": record.principal.map(|principal| &principal.account),
-        "eventCategory": "Management",
-        "tlsDetails": record.is_tls.then(|| json!({"clientProvidedHostHeader": null})),
-    })
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    event_version: &'static str,
+    user_identity: Value,
+    event_time: String,
+    event_source: String,
+    event_name: &'a str,
+    aws_region: &'a str,
+    #[serde(rename = "sourceIPAddress")]
+    source_ip_address: String,
+    user_agent: Option<&'a str>,
+    error_code: Option<&'a str>,
+    error_message: Option<&'a str>,
+    request_parameters: &'a Value,
+    response_elements: Option<()>,
+    #[serde(rename = "requestID")]
+    request_id: &'a str,
+    #[serde(rename = "eventID")]
+    event_id: String,
+    read_only: bool,
+    event_type: &'static str,
+    management_event: bool,
+    recipient_account_id: &'a str,
+    event_category: &'static str,
+    tls_details: Option<Value>,
 }
 
-fn identity(record: &Record<'_>) -> Value {
-    let Some(principal) = record.principal else {
-        return json!({"type": "Unknown", "accessKeyId": record.access_key});
+/// With the end of its line.
+fn render(cloud: &Cloud, record: &Record<'_>, principal: &Principal) -> Vec<u8> {
+    let event = Event {
+        event_version: "1.11",
+        user_identity: identity(principal, record.access_key),
+        event_time: iso8601(cloud.env.now_ms() / 1000 * 1000),
+        event_source: format!("{}.amazonaws.com", record.service),
+        event_name: record.operation,
+        aws_region: record.region,
+        source_ip_address: record.address.map_or("AWS Internal".to_owned(), |address| address.to_string()),
+        user_agent: record.user_agent,
+        error_code: record.error.map(|(code, _)| code),
+        error_message: record.error.map(|(_, message)| message),
+        request_parameters: &record.parameters,
+        response_elements: None,
+        request_id: record.request_id,
+        event_id: cloud.env.uuid(),
+        read_only: is_read_only(record.operation),
+        event_type: "AwsApiCall",
+        management_event: true,
+        recipient_account_id: &principal.account,
+        event_category: "Management",
+        tls_details: record.is_tls.then(|| json!({"clientProvidedHostHeader": null})),
     };
+    let mut line = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut line, &event).expect("strings as keys, and a vector takes everything");
+    line.push(b'\n');
+    line
+}
+
+fn identity(principal: &Principal, access_key: Option<&str>) -> Value {
     let arn: Option<Arn> = principal.arn.parse().ok();
     let (kind, name) = match &arn {
         Some(arn) if arn.role_name().is_some() => ("AssumedRole", None),
@@ -142,7 +156,7 @@ fn identity(record: &Record<'_>) -> Value {
         "principalId": principal.user_id,
         "arn": principal.arn,
         "accountId": principal.account,
-        "accessKeyId": record.access_key,
+        "accessKeyId": access_key,
         "userName": name,
         "sessionContext": issuer,
     })
@@ -164,49 +178,66 @@ fn is_read_only(operation: &str) -> bool {
 }
 
 /// Named by when they begin.
+#[derive(Debug)]
 struct Files {
     directory: PathBuf,
-    current: BufWriter<File>,
+    current: File,
     written: u64,
     sequence: u64,
+    /// Whether the last record could not be written whole.
+    is_cut: bool,
 }
 
 impl Files {
     fn open(directory: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let last = list(directory).last().and_then(|path| number(path)).unwrap_or(0);
-        let (current, written) = Self::start(directory, last.max(1))?;
-        Ok(Self { directory: directory.to_owned(), current, written, sequence: last.max(1) })
+        let sequence = last.max(1);
+        let (mut current, written) = Self::start(directory, sequence)?;
+        // A line that was cut off is not the beginning of the next.
+        let is_cut = written > 0 && current.write_all(b"\n").is_err();
+        Ok(Self { directory: directory.to_owned(), current, written, sequence, is_cut })
     }
 
-    fn start(directory: &Path, sequence: u64) -> io::Result<(BufWriter<File>, u64)> {
+    fn start(directory: &Path, sequence: u64) -> io::Result<(File, u64)> {
         let path = directory.join(format!("{sequence:012}.jsonl"));
         let file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let written = file.metadata()?.len();
-        let mut file = BufWriter::new(file);
-        if written > 0 {
-            // A line that a crash cut off is not the beginning of the next.
-            writeln!(file)?;
-        }
         Ok((file, written))
     }
 
-    fn write(&mut self, record: &str) -> io::Result<()> {
-        if self.written > LARGEST {
-            self.flush()?;
-            self.sequence += 1;
-            (self.current, self.written) = Self::start(&self.directory, self.sequence)?;
-            let all = list(&self.directory);
-            for old in all.iter().rev().skip(MOST_FILES) {
-                let _ = fs::remove_file(old);
-            }
+    /// Says so once when records can no longer be written.
+    fn take(&mut self, line: Vec<u8>) {
+        let was_cut = self.is_cut;
+        let outcome = self.write(line);
+        self.is_cut = outcome.is_err();
+        if let Err(error) = outcome
+            && !was_cut
+        {
+            tracing::error!(%error, "records of calls cannot be written");
         }
-        self.written += record.len() as u64 + 1;
-        writeln!(self.current, "{record}")
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.current.flush()
+    fn write(&mut self, mut line: Vec<u8>) -> io::Result<()> {
+        if self.written > LARGEST {
+            self.follow()?;
+        }
+        if self.is_cut {
+            line.insert(0, b'\n');
+        }
+        self.written += line.len() as u64;
+        self.current.write_all(&line)
+    }
+
+    /// With the next file.
+    fn follow(&mut self) -> io::Result<()> {
+        let sequence = self.sequence + 1;
+        (self.current, self.written) = Self::start(&self.directory, sequence)?;
+        self.sequence = sequence;
+        for old in list(&self.directory).iter().rev().skip(MOST_FILES) {
+            let _ = fs::remove_file(old);
+        }
+        Ok(())
     }
 }
 
@@ -225,4 +256,38 @@ fn list(directory: &Path) -> Vec<PathBuf> {
 pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     let everything = |_: &Cloud, _: &Call, _: &model::LookupEventsRequest| Access::everything();
     router.serve(ops::LookupEvents, cloud, everything, lookup::handle);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(directory: &Path) -> Vec<String> {
+        let text = |path: &PathBuf| fs::read_to_string(path).expect("reads");
+        let text: String = list(directory).iter().map(text).collect();
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_not_the_beginning_of_the_next() {
+        let home = tempfile::tempdir().expect("tempdir");
+        let directory = home.path().join(DIRECTORY);
+        Files::open(&directory).expect("opens").take(b"one\n".to_vec());
+        fs::write(&list(&directory)[0], "one\ntw").expect("writes");
+        Files::open(&directory).expect("opens").take(b"three\n".to_vec());
+        assert_eq!(lines(&directory), ["one", "tw", "three"]);
+    }
+
+    #[test]
+    fn the_oldest_files_go() {
+        let home = tempfile::tempdir().expect("tempdir");
+        let directory = home.path().join(DIRECTORY);
+        let mut files = Files::open(&directory).expect("opens");
+        for number in 0..20 {
+            files.written = LARGEST + 1;
+            files.take(format!("{number}\n").into_bytes());
+        }
+        assert_eq!(list(&directory).len(), MOST_FILES);
+        assert_eq!(lines(&directory), ["12", "13", "14", "15", "16", "17", "18", "19"]);
+    }
 }

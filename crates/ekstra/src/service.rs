@@ -53,7 +53,7 @@ impl Service {
         let operation = routed.operation.name;
         let mut seen = Seen::default();
         let outcome = self.operate(&request, &routed, &request_id, &origin, &mut seen).await;
-        self.note(&request, &routed, &request_id, &origin, seen, outcome.as_ref().err()).await;
+        self.note(&request, &routed, &request_id, &origin, seen, outcome.as_ref().err());
         match outcome {
             Ok(response) => response,
             Err(error) => {
@@ -63,7 +63,7 @@ impl Service {
         }
     }
 
-    async fn note(
+    fn note(
         &self,
         request: &Request,
         routed: &Routed,
@@ -85,7 +85,7 @@ impl Service {
             error: error.map(|error| (error.code.as_str(), error.message.as_str())),
             request_id,
         };
-        self.trail.note(&self.cloud, record).await;
+        self.trail.note(&self.cloud, record);
     }
 
     async fn operate(
