@@ -3,6 +3,7 @@
 //! Invariant: whatever a web page could send (another `Host`, a foreign `Origin`) is refused before it is looked at
 //! (`design.md`, threat model).
 
+use crate::encoding;
 use crate::service::Service;
 use bytes::Bytes;
 use ekstra_cloud::api::Origin;
@@ -21,8 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-/// Larger than any request of the services here.
-const LARGEST_BODY: usize = 2 * 1024 * 1024;
+/// Larger than any request of the services here, also unpacked.
+pub(crate) const LARGEST_BODY: usize = 2 * 1024 * 1024;
 /// The first byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 const HELLO_PATIENCE: Duration = Duration::from_secs(30);
@@ -114,9 +115,10 @@ async fn answer(
         headers,
         body,
     };
+    let takes_gzip = encoding::takes_gzip(&request);
     // To its end, also when the client hangs up: what was begun has its record.
     match tokio::spawn(async move { service.handle(request, origin).await }).await {
-        Ok(response) => respond(response),
+        Ok(response) => respond(if takes_gzip { encoding::pack(response) } else { response }),
         Err(_) => plain(500, "the call ended by a fault of the service"),
     }
 }

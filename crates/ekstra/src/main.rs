@@ -8,6 +8,7 @@ mod cli;
 mod client;
 mod control;
 mod credentials;
+mod encoding;
 mod gate;
 mod gate_keeper;
 mod home;

@@ -1,5 +1,7 @@
 //! From a request to its answer: guard, route, authenticate, decode, validate, operate, encode.
 
+use crate::encoding;
+use crate::http::LARGEST_BODY;
 use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::trail::{Record, Trail};
 use ekstra_cloud::{Cloud, ensure_scope};
@@ -45,14 +47,18 @@ impl Service {
         }
         let request_id = self.cloud.env.uuid();
         let scope = sigv4::scope(&request);
-        let routed = match route(&request, scope.as_ref().map(|s| s.service.as_str())) {
+        let plain = match encoding::unpacked(&request, LARGEST_BODY) {
+            Ok(plain) => plain,
+            Err(refused) => return refused.answer(),
+        };
+        let routed = match route(&plain, scope.as_ref().map(|s| s.service.as_str())) {
             Ok(routed) => routed,
             Err(error) => return encode_error(error.protocol(), &error.to_error(), &request_id),
         };
         let protocol = routed.service.protocol;
         let operation = routed.operation.name;
         let mut seen = Seen::default();
-        let outcome = self.operate(&request, &routed, &request_id, &origin, &mut seen).await;
+        let outcome = self.operate((&request, &plain), &routed, &request_id, &origin, &mut seen).await;
         self.note(&request, &routed, &request_id, &origin, seen, outcome.as_ref().err());
         match outcome {
             Ok(response) => response,
@@ -90,7 +96,8 @@ impl Service {
 
     async fn operate(
         &self,
-        request: &Request,
+        // As it travelled, which is what the signature covers, and unpacked.
+        (request, plain): (&Request, &Request),
         routed: &Routed,
         request_id: &str,
         origin: &Origin,
@@ -108,7 +115,7 @@ impl Service {
             seen.region = Some(region.clone());
         }
         let scope = Scope::new(&principal.account, region);
-        let value = decode_request(routed, request).map_err(|e| e.to_error(protocol))?;
+        let value = decode_request(routed, plain).map_err(|e| e.to_error(protocol))?;
         seen.parameters = parameters(routed.operation.input, &value);
         let violations = validate(routed.operation.input, &value);
         if !violations.is_empty() {
