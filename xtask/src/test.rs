@@ -43,7 +43,12 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let options = parse(args)?;
     let mut phases = Vec::new();
     checks(&mut phases)?;
-    let built = phase(&mut phases, "build", cargo(&["build", "--release", "-p", "ekstra"]), no_tests)?;
+    let built = phase(
+        &mut phases,
+        "build",
+        cargo(&["build", "--release", "-p", "ekstra", "-p", "ekstra-sdk-client"]),
+        no_tests,
+    )?;
     if !options.fast && built {
         end_to_end(&mut phases, &options)?;
     }
@@ -100,7 +105,8 @@ fn end_to_end(phases: &mut Vec<Phase>, options: &Options) -> Result<()> {
     let mut pytest = Command::new(python);
     pytest.args(["-m", "pytest", "-q", "--tb=short"]);
     pytest.current_dir(workspace::root().join("tests/e2e"));
-    pytest.env("EKSTRA_BIN", &ekstra).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
+    pytest.env("EKSTRA_BIN", &ekstra).env("E2E_SDK_CLIENT", ekstra.with_file_name("ekstra-sdk-client"));
+    pytest.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
     for (variable, wanted) in [
         ("E2E_FAULTS", options.faults),
         ("E2E_LONG", options.faults),
