@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from datetime import datetime, timezone
 
 import pytest
 from ekstra_service import BINARY
@@ -25,8 +26,9 @@ def test_versions_are_told(service):
     ends = {minor: v.get("endOfStandardSupportDate") for minor, v in found.items()}
     assert [minor for minor, end in ends.items() if end and end.year == 2026] == ["1.34"]
     assert ends["1.37"] is None
-    statuses = {minor: v["versionStatus"] for minor, v in found.items()}
-    assert statuses["1.36"] == statuses["1.35"] == "STANDARD_SUPPORT"
+    for minor, end in ends.items():
+        is_over = end is not None and end < datetime.now(timezone.utc)
+        assert found[minor]["versionStatus"] == ("EXTENDED_SUPPORT" if is_over else "STANDARD_SUPPORT")
 
 
 def test_a_control_plane_of_another_minor(service):

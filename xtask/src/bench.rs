@@ -2,7 +2,7 @@
 //! as `target/bench.json`.
 //!
 //! Invariant: everything is measured from outside, through the AWS API, kubectl and /proc, in a home of its own that is
-//! gone afterwards. Goals (`design.md` §8) stand beside the figures; missing one is shown, not an error.
+//! gone afterwards. Goals (`design.md` §8, and of the issue that asked for the figure) stand beside the figures; missing one is shown, not an error.
 
 use crate::workspace;
 use anyhow::{Context, Result, bail};

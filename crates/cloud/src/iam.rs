@@ -23,10 +23,10 @@ use ekstra_domain::page::Page;
 use ekstra_model::Shape;
 use ekstra_model::iam::{self as model, errors};
 use ekstra_policy::{Kind, Policy};
-use ekstra_store::{Txn, TxnError};
+use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
 pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
@@ -163,8 +163,11 @@ fn already_exists(message: impl Into<String>) -> ApiError {
 
 /// Names that differ in case only are the same (IAM User Guide, "IAM and AWS STS quotas": names of users, groups, roles,
 /// policies and instance profiles).
-fn is_taken(txn: &mut Txn, all: &str, key: &str) -> Result<bool, TxnError> {
-    Ok(txn.list::<IgnoredAny>(all)?.iter().any(|(known, _)| known.eq_ignore_ascii_case(key)))
+///
+/// Only the name as it is written is a part of the transaction: two that differ in case and are made at the same moment are
+/// both made, and those who write other entities do not disturb each other.
+fn is_taken(cloud: &Cloud, txn: &mut Txn, all: &str, key: &str) -> bool {
+    txn.exists(key) || cloud.store.view().list(all).iter().any(|(known, _)| known.eq_ignore_ascii_case(key))
 }
 
 fn delete_conflict(message: impl Into<String>) -> ApiError {

@@ -186,6 +186,8 @@ struct Files {
     sequence: u64,
     /// Whether the last record could not be written whole.
     is_cut: bool,
+    /// Whether no further file could be opened, so that this one grows.
+    is_stuck: bool,
 }
 
 impl Files {
@@ -196,7 +198,7 @@ impl Files {
         let (mut current, written) = Self::start(directory, sequence)?;
         // A line that was cut off is not the beginning of the next.
         let is_cut = written > 0 && current.write_all(b"\n").is_err();
-        Ok(Self { directory: directory.to_owned(), current, written, sequence, is_cut })
+        Ok(Self { directory: directory.to_owned(), current, written, sequence, is_cut, is_stuck: false })
     }
 
     fn start(directory: &Path, sequence: u64) -> io::Result<(File, u64)> {
@@ -220,7 +222,13 @@ impl Files {
 
     fn write(&mut self, mut line: Vec<u8>) -> io::Result<()> {
         if self.written > LARGEST {
-            self.follow()?;
+            let followed = self.follow();
+            if let Err(error) = &followed
+                && !self.is_stuck
+            {
+                tracing::error!(%error, "no further file of records can be opened; the last one grows");
+            }
+            self.is_stuck = followed.is_err();
         }
         if self.is_cut {
             line.insert(0, b'\n');
@@ -276,6 +284,38 @@ mod tests {
         fs::write(&list(&directory)[0], "one\ntw").expect("writes");
         Files::open(&directory).expect("opens").take(b"three\n".to_vec());
         assert_eq!(lines(&directory), ["one", "tw", "three"]);
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_written_is_followed_by_whole_ones() {
+        let home = tempfile::tempdir().expect("tempdir");
+        let directory = home.path().join(DIRECTORY);
+        let mut files = Files::open(&directory).expect("opens");
+        let read_only = File::open(&list(&directory)[0]).expect("opens");
+        let good = std::mem::replace(&mut files.current, read_only);
+        files.take(b"one\n".to_vec());
+        assert!(files.is_cut);
+        files.current = good;
+        files.take(b"two\n".to_vec());
+        assert!(!files.is_cut);
+        assert_eq!(fs::read(&list(&directory)[0]).expect("reads"), b"\ntwo\n");
+    }
+
+    #[test]
+    fn without_a_further_file_the_last_one_grows() {
+        let home = tempfile::tempdir().expect("tempdir");
+        let directory = home.path().join(DIRECTORY);
+        let mut files = Files::open(&directory).expect("opens");
+        files.directory = home.path().join("gone");
+        files.written = LARGEST + 1;
+        files.take(b"one\n".to_vec());
+        assert!(files.is_stuck && !files.is_cut);
+        files.directory.clone_from(&directory);
+        files.take(b"two\n".to_vec());
+        assert_eq!(
+            (lines(&directory), list(&directory).len()),
+            (vec!["one".to_owned(), "two".to_owned()], 2)
+        );
     }
 
     #[test]

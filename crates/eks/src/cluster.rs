@@ -11,7 +11,7 @@ use crate::restarts::Restarts;
 use crate::{bootstrap, kubernetes, storage, updates};
 use ekstra_cloud::elb;
 use ekstra_cloud::on_host;
-use ekstra_domain::ec2::Vpc;
+use ekstra_domain::ec2::{Interface, Vpc};
 use ekstra_domain::eks::{
     CONTROL_PLANE_PROGRAMS, Cluster, ClusterAction, ClusterStatus, ControlPlaneSlot, Nodegroup,
     ObservedCluster, UpdateOf, plan_cluster,
@@ -403,7 +403,12 @@ impl ClusterReconciler {
             for interface in &slot.interfaces {
                 txn.delete(&keys::interface(scope, interface));
             }
-            txn.delete(&keys::security_group(scope, &cluster.vpc.cluster_security_group));
+            let group = &cluster.vpc.cluster_security_group;
+            let others = txn.list::<Interface>(&keys::scoped(keys::INTERFACES, scope))?;
+            // Other clusters may have been given it.
+            if !others.iter().any(|(_, interface)| interface.security_groups.contains(group)) {
+                txn.delete(&keys::security_group(scope, group));
+            }
             txn.delete(&keys::insights(scope, &cluster.name));
             txn.delete(&keys::aws_auth(scope, &cluster.name));
             txn.delete(&keys::slot(&slot.id));

@@ -196,6 +196,39 @@ async fn clusters(world: &World) {
     }
 }
 
+/// The first cluster, node group and Fargate profile of an account make the role of their service.
+#[tokio::test]
+async fn who_may_not_make_the_role_of_a_service_makes_nothing_that_needs_it() {
+    let world = World::new().await;
+    let starter = Actor::user("starter");
+    world.user("starter", &allow(r#"["eks:*","iam:PassRole"]"#, "*")).await;
+    let cluster = eks::CreateClusterRequest { name: text("one"), role_arn: text(ROLE), ..Default::default() };
+    let nodegroup = eks::CreateNodegroupRequest {
+        cluster_name: text("one"),
+        nodegroup_name: text("ng"),
+        node_role: text(ROLE),
+        ..Default::default()
+    };
+    let profile = eks::CreateFargateProfileRequest {
+        cluster_name: text("one"),
+        fargate_profile_name: text("fp"),
+        pod_execution_role_arn: text(ROLE),
+        ..Default::default()
+    };
+    let asked = |denied: String, service: &str| {
+        let role = format!(
+            "iam:CreateServiceLinkedRole on resource: arn:aws:iam::{ACCOUNT}:role/aws-service-role/{service}/"
+        );
+        assert!(denied.starts_with("AccessDeniedException") && denied.contains(&role), "{denied}");
+    };
+    asked(world.asked(&starter, eks::ops::CreateCluster, cluster.clone()).await, "eks.amazonaws.com");
+    asked(world.asked(&starter, eks::ops::CreateNodegroup, nodegroup).await, "eks-nodegroup.amazonaws.com");
+    asked(world.asked(&starter, eks::ops::CreateFargateProfile, profile).await, "eks-fargate.amazonaws.com");
+    // Once it is there, nobody is asked for it.
+    clusters(&world).await;
+    assert_eq!(world.asked(&starter, eks::ops::CreateCluster, cluster).await, "allowed");
+}
+
 /// Who was deleted does not come back with who is made under the same name.
 #[tokio::test]
 async fn a_name_that_is_given_anew_is_somebody_else() {

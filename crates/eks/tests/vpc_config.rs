@@ -147,10 +147,15 @@ async fn groups_change_and_the_interfaces_with_them() {
     let params = update.params.expect("has some").into_iter();
     let params: Vec<_> =
         params.map(|p| (p.r#type.unwrap_or_default(), p.value.unwrap_or_default())).collect();
-    let subnets = format!("[{}]", world.subnets().join(", "));
-    assert_eq!(params, [("Subnets".into(), subnets), ("SecurityGroups".into(), format!("[{own}]"))]);
+    let subnets = format!(r#"["{}"]"#, world.subnets().join(r#"",""#));
+    assert_eq!(params, [("Subnets".into(), subnets), ("SecurityGroups".into(), format!(r#"["{own}"]"#))]);
     assert_eq!(world.cluster().vpc.security_groups, std::slice::from_ref(&own));
-    assert_eq!(world.interface_groups(), vec![vec![cluster_group, own]; 2]);
+    assert_eq!(world.interface_groups(), vec![vec![cluster_group.clone(), own.clone()]; 2]);
+
+    // Neither again nor in another order, and the cluster's own is there anyway.
+    world.activate().await;
+    let again = world.update(in_groups(&[own.clone(), cluster_group, own])).await;
+    assert_eq!(again.err().as_deref(), Some("Cluster is already at the desired configuration"));
 }
 
 #[tokio::test]

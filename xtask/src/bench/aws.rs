@@ -7,13 +7,16 @@ use ekstra_wire::sigv4::{self, Credentials};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
+
+/// ekstra has it from the first.
+pub(super) const CLUSTER_ROLE: &str = "eksClusterRole";
 
 /// Credentials of one account at one endpoint.
 #[derive(Clone)]
@@ -139,9 +142,15 @@ impl Aws {
         Ok(serde_json::from_str(&answer).unwrap_or(Value::Null))
     }
 
+    pub(super) async fn create_cluster(&self, name: &str, subnets: &[String]) -> Result<()> {
+        let role = self.role(CLUSTER_ROLE);
+        let request = json!({"name": name, "roleArn": role, "resourcesVpcConfig": {"subnetIds": subnets}});
+        self.eks("POST", "/clusters", &request.to_string()).await.map(drop)
+    }
+
     /// Of the default VPC.
     pub(super) async fn subnets(&self) -> Result<Vec<String>> {
-        let answer = self.call(&Call::form("ec2", DESCRIBE_SUBNETS)).await?;
+        let answer = self.call(&describe_subnets()).await?;
         let mut ids = texts(&answer, "subnetId");
         ids.dedup();
         if ids.is_empty() {
@@ -222,7 +231,19 @@ impl Aws {
     }
 }
 
-pub(super) const DESCRIBE_SUBNETS: &str = "Action=DescribeSubnets&Version=2016-11-15";
+/// Those of three zones: ekstra has three, and moto as many as the region.
+const DESCRIBE_SUBNETS: &str = "Action=DescribeSubnets&Version=2016-11-15&Filter.1.Name=availability-zone";
+
+/// The default VPC's.
+pub(super) fn describe_subnets() -> Call {
+    let zones = ["a", "b", "c"].iter().zip(1..);
+    let zones: String = zones.map(|(zone, n)| format!("&Filter.1.Value.{n}={REGION}{zone}")).collect();
+    Call::form("ec2", format!("{DESCRIBE_SUBNETS}{zones}"))
+}
+
+pub(super) fn get_caller_identity() -> Call {
+    Call::form("sts", "Action=GetCallerIdentity&Version=2011-06-15")
+}
 
 /// The text of every element of that name.
 pub(super) fn texts(xml: &str, element: &str) -> Vec<String> {

@@ -55,12 +55,7 @@ async fn clusters(service: &Service, aws: &Aws, subnets: &[String], rounds: usiz
 
 /// Until it is ACTIVE.
 async fn create(aws: &Aws, name: &str, subnets: &[String]) -> Result<()> {
-    let request = json!({
-        "name": name,
-        "roleArn": aws.role("eksClusterRole"),
-        "resourcesVpcConfig": {"subnetIds": subnets},
-    });
-    aws.eks("POST", "/clusters", &request.to_string()).await?;
+    aws.create_cluster(name, subnets).await?;
     aws.wait_status(&format!("/clusters/{name}"), "/cluster/status").await
 }
 

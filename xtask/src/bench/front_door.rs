@@ -1,9 +1,10 @@
-//! The API itself, beside moto's in the same run: five typical calls, by a caller whose policies are evaluated for each,
-//! among twenty clusters; how soon the first call is answered; memory before anything is asked.
+//! The API itself, beside moto's in the same run: five typical calls, by a user with policies, among twenty records of
+//! clusters; how soon the first call is answered; memory when nothing else has been asked.
 //!
-//! moto verifies no signature and evaluates no policy unless told to, and is not: it is measured as it is used.
+//! moto verifies no signature, evaluates no policy and keeps no record unless told to, and is not: it is measured as it is
+//! used. The client is one thread on one of the processors, and takes its part of what both are measured on.
 
-use super::aws::{Aws, Call, DESCRIBE_SUBNETS, texts};
+use super::aws::{Aws, CLUSTER_ROLE, Call, describe_subnets, get_caller_identity, texts};
 use super::figure::Figure;
 use super::machine;
 use super::moto::Moto;
@@ -11,6 +12,7 @@ use super::service::Service;
 use anyhow::{Context, Result, bail};
 use ekstra_wire::uri_encode;
 use serde_json::json;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const CLUSTERS: usize = 20;
@@ -21,13 +23,11 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What a new cluster's controllers do at first.
 const SETTLE_CLUSTER: Duration = Duration::from_secs(30);
 const CLUSTER: &str = "bench-1";
-const CLUSTER_ROLE: &str = "eksClusterRole";
-const GET_CALLER_IDENTITY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
 
 pub(super) async fn measure(figures: &mut Vec<Figure>, rounds: usize) -> Result<()> {
-    Moto::install()?;
+    let moto = Moto::install()?;
     let (service, ours) = start_ours(rounds).await?;
-    let (moto, theirs) = start_moto(rounds).await?;
+    let (moto, theirs) = start_moto(&moto, rounds).await?;
     let soon = Figure::new("start → first answer", "s", ours.first_answers);
     figures.push(soon.with_goal("< 0.1", |s| s < 0.1));
     figures.push(Figure::new("start → first answer, moto", "s", theirs.first_answers));
@@ -49,9 +49,9 @@ fn calls() -> [(&'static str, Call); 5] {
     [
         ("DescribeCluster", Call::eks("GET", format!("/clusters/{CLUSTER}"), "")),
         ("ListClusters", Call::eks("GET", "/clusters", "").with_query("include=all")),
-        ("GetCallerIdentity", Call::form("sts", GET_CALLER_IDENTITY)),
+        ("GetCallerIdentity", get_caller_identity()),
         ("GetRole", iam("GetRole", &[("RoleName", CLUSTER_ROLE)])),
-        ("DescribeSubnets", Call::form("ec2", DESCRIBE_SUBNETS)),
+        ("DescribeSubnets", describe_subnets()),
     ]
 }
 
@@ -69,7 +69,7 @@ async fn start_ours(rounds: usize) -> Result<(Service, Starts)> {
         let service = Service::new()?;
         let started = Instant::now();
         service.ekstra(&["start"])?;
-        service.aws()?.call(&Call::form("sts", GET_CALLER_IDENTITY)).await?;
+        service.aws()?.call(&get_caller_identity()).await?;
         starts.first_answers.push(started.elapsed().as_secs_f64());
         tokio::time::sleep(SETTLE).await;
         starts.memory.push(machine::proportional_megabytes(&service.processes()?)?);
@@ -79,11 +79,11 @@ async fn start_ours(rounds: usize) -> Result<(Service, Starts)> {
     }
 }
 
-async fn start_moto(rounds: usize) -> Result<(Moto, Starts)> {
+async fn start_moto(program: &Path, rounds: usize) -> Result<(Moto, Starts)> {
     let mut starts = Starts::default();
     loop {
         let started = Instant::now();
-        let moto = Moto::start().await?;
+        let moto = Moto::start(program).await?;
         starts.first_answers.push(started.elapsed().as_secs_f64());
         tokio::time::sleep(SETTLE).await;
         starts.memory.push(machine::proportional_megabytes(&[moto.process()])?);
@@ -97,7 +97,7 @@ async fn start_moto(rounds: usize) -> Result<(Moto, Starts)> {
 /// and a boundary.
 async fn prepare_ours(admin: &Aws) -> Result<Aws> {
     let subnets = admin.subnets().await?;
-    create_cluster(admin, CLUSTER, &subnets).await?;
+    admin.create_cluster(CLUSTER, &subnets).await?;
     admin.wait_status(&format!("/clusters/{CLUSTER}"), "/cluster/status").await?;
     let trust = json!({
         "Version": "2012-10-17",
@@ -168,15 +168,9 @@ async fn prepare_moto(moto: &Aws) -> Result<()> {
     moto.call(&iam("CreateRole", &role)).await?;
     let subnets = moto.subnets().await?;
     for number in 1..=CLUSTERS {
-        create_cluster(moto, &format!("bench-{number}"), &subnets).await?;
+        moto.create_cluster(&format!("bench-{number}"), &subnets).await?;
     }
     Ok(())
-}
-
-async fn create_cluster(aws: &Aws, name: &str, subnets: &[String]) -> Result<()> {
-    let role = aws.role(CLUSTER_ROLE);
-    let request = json!({"name": name, "roleArn": role, "resourcesVpcConfig": {"subnetIds": subnets}});
-    aws.eks("POST", "/clusters", &request.to_string()).await.map(drop)
 }
 
 fn iam(action: &str, parameters: &[(&str, &str)]) -> Call {

@@ -1,9 +1,10 @@
 //! moto's server, the peer that most people have: pinned, in an environment of its own, ended when dropped.
 
-use super::aws::{Aws, Call};
+use super::aws::{Aws, get_caller_identity};
 use super::service::free_port;
 use crate::python;
 use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,16 +19,16 @@ pub(super) struct Moto {
 }
 
 impl Moto {
-    /// Installs it, if it is not.
-    pub(super) fn install() -> Result<()> {
-        python::environment("moto-venv", "xtask/moto-requirements.txt").map(drop)
+    /// Its program, installed if it is not.
+    pub(super) fn install() -> Result<PathBuf> {
+        let python = python::environment("moto-venv", "xtask/moto-requirements.txt")?;
+        Ok(python.with_file_name("moto_server"))
     }
 
     /// Until it answers.
-    pub(super) async fn start() -> Result<Self> {
-        let python = python::environment("moto-venv", "xtask/moto-requirements.txt")?;
+    pub(super) async fn start(program: &Path) -> Result<Self> {
         let port = free_port()?;
-        let mut command = Command::new(python.with_file_name("moto_server"));
+        let mut command = Command::new(program);
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("{command:?}"))?;
@@ -38,7 +39,7 @@ impl Moto {
 
     async fn wait(&mut self) -> Result<()> {
         let (deadline, aws) = (Instant::now() + PATIENCE, self.aws());
-        while aws.call(&Call::eks("GET", "/clusters", "")).await.is_err() {
+        while aws.call(&get_caller_identity()).await.is_err() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("moto ended: {status}");
             }

@@ -49,7 +49,7 @@ impl Service {
         answer(&mut self.command(args))
     }
 
-    /// The kubectl that the service's own command runs, without going through it.
+    /// Through the service's own command, which becomes it.
     pub(super) fn kubectl(&self, args: &[&str]) -> Result<String> {
         let mut all = vec!["kubectl"];
         all.extend(args);

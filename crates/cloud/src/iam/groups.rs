@@ -66,7 +66,7 @@ async fn create(
     cloud
         .store
         .transact(|txn| {
-            if is_taken(txn, &all, &key)? {
+            if is_taken(&cloud, txn, &all, &key) {
                 return Err(already_exists(format!("Group with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &group)?)

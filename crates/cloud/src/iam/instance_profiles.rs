@@ -130,7 +130,7 @@ async fn create(
     cloud
         .store
         .transact(|txn| {
-            if is_taken(txn, &all, &key)? {
+            if is_taken(&cloud, txn, &all, &key) {
                 let message = format!("Instance Profile {} already exists.", profile.name);
                 return Err(already_exists(message).into());
             }

@@ -95,7 +95,7 @@ async fn create_role(
     cloud
         .store
         .transact(|txn| {
-            if is_taken(txn, &all, &key)? {
+            if is_taken(&cloud, txn, &all, &key) {
                 return Err(already_exists(format!("Role with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &role)?)

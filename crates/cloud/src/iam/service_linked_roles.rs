@@ -2,7 +2,7 @@
 //! more.
 
 use super::roles::describe;
-use super::{Entity, future_arn, no_such_entity};
+use super::{Entity, future_arn, is_taken, no_such_entity};
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
@@ -99,9 +99,9 @@ async fn create(
     }
     let account = &call.scope.account;
     let role = known.make(account, suffix, input.description, cloud.env.iam_id("AROA"), cloud.env.now_ms());
-    let key = keys::role(account, &role.name);
+    let (all, key) = (keys::roles(account), keys::role(account, &role.name));
     let body = |txn: &mut Txn| {
-        if txn.exists(&key) {
+        if is_taken(&cloud, txn, &all, &key) {
             let message = format!(
                 "Service role name {} has been taken in this account, please try a different suffix.",
                 role.name

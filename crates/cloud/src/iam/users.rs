@@ -82,7 +82,7 @@ async fn create_user(
     cloud
         .store
         .transact(|txn| {
-            if is_taken(txn, &all, &key)? {
+            if is_taken(&cloud, txn, &all, &key) {
                 return Err(already_exists(format!("User with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &user)?)

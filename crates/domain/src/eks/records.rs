@@ -121,7 +121,7 @@ impl ConnectedCluster {
     }
 
     pub fn activation_ends_ms(&self) -> i64 {
-        self.created_ms + Self::ACTIVATION_MS
+        Registration { created_ms: self.created_ms }.ends_ms()
     }
 
     /// Afterwards it is not shown any more, and can only be deregistered.
@@ -137,8 +137,12 @@ pub struct Registration {
 }
 
 impl Registration {
+    fn ends_ms(self) -> i64 {
+        self.created_ms + ConnectedCluster::ACTIVATION_MS
+    }
+
     pub fn is_shown(self, now_ms: i64) -> bool {
-        now_ms < self.created_ms + ConnectedCluster::ACTIVATION_MS
+        now_ms < self.ends_ms()
     }
 }
 

@@ -134,12 +134,12 @@ impl Network {
         let config = input.resources_vpc_config.clone().unwrap_or_default();
         let subnets = cluster_subnets(eks, scope, &config.subnet_ids.unwrap_or_default())?;
         let view = eks.cloud.store.view();
-        let id = subnets.first().map(|s| s.vpc.clone()).unwrap_or_default();
+        let id = &subnets[0].vpc;
         let vpc: Vpc = view
-            .get_as(&keys::vpc(scope, &id))
+            .get_as(&keys::vpc(scope, id))
             .ok_or_else(|| invalid_parameter(format!("The vpc ID '{id}' does not exist")))?;
         let security_groups = config.security_group_ids.unwrap_or_default();
-        check_security_groups(eks, scope, &vpc.id, &security_groups)?;
+        let security_groups = check_security_groups(eks, scope, &vpc.id, &security_groups)?;
         if config.endpoint_public_access == Some(false) && config.endpoint_private_access != Some(true) {
             return Err(invalid_parameter("Private and public endpoint access cannot both be disabled"));
         }

@@ -14,6 +14,7 @@ use ekstra_domain::prefix::Prefix;
 use ekstra_model::eks as model;
 use ekstra_store::Txn;
 use ekstra_wire::ApiError;
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// A control plane has interfaces in two zones.
@@ -59,29 +60,39 @@ pub(super) fn cluster_subnets(eks: &Eks, scope: &Scope, ids: &[String]) -> Resul
     Ok(subnets)
 }
 
+fn no_such_group(id: &str) -> ApiError {
+    invalid_parameter(format!("The security group ID '{id}' does not exist"))
+}
+
 fn zones(subnets: &[Subnet]) -> BTreeSet<&str> {
     subnets.iter().map(|subnet| subnet.zone.as_str()).collect()
 }
 
-/// Further groups of a control plane's interfaces.
+/// Groups of a control plane's interfaces beside the cluster's own (`spec/eks-semantics.md` §3.11).
+const MOST_GROUPS: usize = 4;
+
+/// Further groups of a control plane's interfaces, each once.
 pub(super) fn check_security_groups(
     eks: &Eks,
     scope: &Scope,
     vpc: &str,
     ids: &[String],
-) -> Result<(), ApiError> {
+) -> Result<Vec<String>, ApiError> {
     let view = eks.cloud.store.view();
+    let ids: BTreeSet<&String> = ids.iter().collect();
+    if ids.len() > MOST_GROUPS {
+        return Err(invalid_parameter(format!("A cluster can have at most {MOST_GROUPS} security groups")));
+    }
     let mut strange = Vec::new();
-    for id in ids {
-        let group: SecurityGroup = view
-            .get_as(&keys::security_group(scope, id))
-            .ok_or_else(|| invalid_parameter(format!("The security group ID '{id}' does not exist")))?;
+    for id in &ids {
+        let group: SecurityGroup =
+            view.get_as(&keys::security_group(scope, id)).ok_or_else(|| no_such_group(id))?;
         if group.vpc != vpc {
             strange.push(id.as_str());
         }
     }
     if strange.is_empty() {
-        return Ok(());
+        return Ok(ids.into_iter().cloned().collect());
     }
     Err(invalid_parameter(format!(
         "Security group(s) [{}] are not in the same VPC as the subnets. Please specify a security group that is associated with the VPC: {vpc}.",
@@ -168,8 +179,9 @@ fn placement(
         }
     }
     if let Some(ids) = &asked.security_group_ids {
-        check_security_groups(eks, scope, &vpc.vpc, ids)?;
-        vpc.security_groups.clone_from(ids);
+        let own = &vpc.cluster_security_group;
+        let further: Vec<String> = ids.iter().filter(|id| *id != own).cloned().collect();
+        vpc.security_groups = check_security_groups(eks, scope, &vpc.vpc, &further)?;
     }
     let params = vec![
         ("Subnets".to_owned(), list(&vpc.subnets)),
@@ -178,13 +190,20 @@ fn placement(
     Ok((UpdateType::VpcConfigUpdate, params, vpc))
 }
 
+/// As EKS puts lists into updates.
 fn list(texts: &[String]) -> String {
-    format!("[{}]", texts.join(", "))
+    json!(texts).to_string()
 }
 
 /// Brings the interfaces of a cluster's control plane into its groups.
 pub(super) fn regroup(cluster: &Cluster, txn: &mut Txn) -> Result<(), Refusal> {
     let Some(slot) = txn.get::<ControlPlaneSlot>(&keys::slot(&cluster.slot))? else { return Ok(()) };
+    // One that has gone since it was looked at.
+    for id in &cluster.vpc.security_groups {
+        if !txn.exists(&keys::security_group(&cluster.scope, id)) {
+            return Err(no_such_group(id).into());
+        }
+    }
     for id in &slot.interfaces {
         let key = keys::interface(&cluster.scope, id);
         if let Some(interface) = txn.get::<Interface>(&key)? {
