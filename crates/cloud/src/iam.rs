@@ -166,7 +166,9 @@ fn already_exists(message: impl Into<String>) -> ApiError {
 ///
 /// Only the name as it is written is a part of the transaction: two that differ in case and are made at the same moment are
 /// both made, and those who write other entities do not disturb each other.
-fn is_taken(cloud: &Cloud, txn: &mut Txn, all: &str, key: &str) -> bool {
+fn is_taken(cloud: &Cloud, txn: &mut Txn, key: &str) -> bool {
+    // No name has a slash in it.
+    let all = key.rfind('/').map_or("", |end| &key[..=end]);
     txn.exists(key) || cloud.store.view().list(all).iter().any(|(known, _)| known.eq_ignore_ascii_case(key))
 }
 

@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 const DIRECTORY: &str = "events";
 /// A file that is larger is followed by another.
@@ -49,17 +49,17 @@ pub struct Record<'a> {
     pub request_id: &'a str,
 }
 
-/// Takes records; cheap to clone.
-#[derive(Clone, Debug)]
+/// Takes records.
+#[derive(Debug)]
 pub struct Trail {
-    files: Arc<Mutex<Files>>,
+    files: Mutex<Files>,
 }
 
 impl Trail {
     /// Writes below the home from now on.
     pub fn open(home: &Path) -> io::Result<Self> {
         let files = Files::open(&home.join(DIRECTORY))?;
-        Ok(Self { files: Arc::new(Mutex::new(files)) })
+        Ok(Self { files: Mutex::new(files) })
     }
 
     /// Hands the record to the kernel: one short write, for which it is not worth waking another thread. Calls of nobody who

@@ -17,9 +17,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let env = TestEnv::new().await;
-        let mut router = Router::new(env.cloud.clone());
-        ekstra_cloud::serve(&mut router, &env.cloud);
-        Self { env, router }
+        Self { router: env.router(), env }
     }
 
     async fn asked<O: OperationShape>(&self, operation: O, input: O::Input) -> Result<(), ApiError> {

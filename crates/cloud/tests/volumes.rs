@@ -1,6 +1,6 @@
 //! Volumes and snapshots on a simulated machine: they converge, whichever step fails first, and follow their instances.
 
-use ekstra_cloud::api::{Refusal, Router};
+use ekstra_cloud::api::Refusal;
 use ekstra_cloud::ec2::instances::{Launch, launch};
 use ekstra_cloud::ec2::volumes::{
     NewVolume, SnapshotReconciler, VolumeReconciler, attach, create, create_snapshot, delete,
@@ -234,8 +234,7 @@ async fn a_volume_waits_for_the_snapshot_that_is_made_of_it() {
 #[tokio::test]
 async fn operations_answer_in_ec2s_shapes() {
     let world = world().await;
-    let mut router = Router::new(world.env.cloud.clone());
-    ekstra_cloud::serve(&mut router, &world.env.cloud);
+    let router = world.env.router();
     let request = model::CreateVolumeRequest {
         availability_zone: Some("us-east-1a".into()),
         size: Some(5),

@@ -1,11 +1,10 @@
 //! Who may do what: actors with policies of many kinds, and what each is answered. `authorization.txt` has all of it;
 //! `UPDATE_GOLDEN=1 cargo test -p ekstra-eks authorization` writes it again.
 
-use ekstra_cloud::api::Router;
 use ekstra_domain::iam::{Principal, Role, User};
 use ekstra_domain::names::keys;
 use ekstra_model::{OperationShape, ec2, eks, eks_auth, iam, sts};
-use ekstra_testkit::{Caller, TestEnv};
+use ekstra_testkit::Caller;
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,21 +12,12 @@ use std::path::Path;
 
 mod served;
 
+use served::World;
+
 const ACCOUNT: &str = "000000000000";
 const ROLE: &str = "arn:aws:iam::000000000000:role/eksClusterRole";
 
-struct World {
-    env: TestEnv,
-    router: Router,
-}
-
 impl World {
-    async fn new() -> Self {
-        let env = TestEnv::new().await;
-        let router = served::router(&env);
-        Self { env, router }
-    }
-
     async fn must<O: OperationShape>(&self, operation: O, input: O::Input) -> O::Output {
         self.env.call(&self.router, operation, input).await.expect("the administrator may")
     }

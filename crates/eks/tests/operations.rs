@@ -15,6 +15,8 @@ use std::path::Path;
 
 mod served;
 
+use served::World;
+
 const NOBODY: &str = "nobody";
 /// Operations that ask for no permission, and say so in their code.
 const UNASKED: [&str; 4] =
@@ -60,8 +62,7 @@ fn call(principal: &Principal, scope: &Scope) -> Call {
 
 #[tokio::test]
 async fn every_operation_checks_and_asks() {
-    let env = TestEnv::new().await;
-    let router = served::router(&env);
+    let World { env, router } = World::new().await;
     let principal = nobody(&env, &router).await;
     let mut told = String::new();
     for one in recorded() {

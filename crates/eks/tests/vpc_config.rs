@@ -1,29 +1,18 @@
 //! Subnets and security groups of a cluster, when it is created and later.
 
-use ekstra_cloud::api::Router;
 use ekstra_domain::ec2::{Interface, SecurityGroup, Subnet};
 use ekstra_domain::eks::{Cluster, ClusterStatus, ControlPlaneSlot};
 use ekstra_domain::names::keys;
 use ekstra_model::eks;
-use ekstra_testkit::TestEnv;
 
 mod served;
+
+use served::World;
 
 const ROLE: &str = "arn:aws:iam::000000000000:role/eksClusterRole";
 const NAME: &str = "one";
 
-struct World {
-    env: TestEnv,
-    router: Router,
-}
-
 impl World {
-    async fn new() -> Self {
-        let env = TestEnv::new().await;
-        let router = served::router(&env);
-        Self { env, router }
-    }
-
     /// Of the default VPC, in the first two zones.
     fn subnets(&self) -> Vec<String> {
         let vpc = self.default_group().vpc;

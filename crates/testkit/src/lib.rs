@@ -139,6 +139,13 @@ impl TestEnv {
             .map(|v| O::Output::from_value(v).expect("the answer fits"))
     }
 
+    /// Serves everything but EKS.
+    pub fn router(&self) -> Router {
+        let mut router = Router::new(self.cloud.clone());
+        ekstra_cloud::serve(&mut router, &self.cloud);
+        router
+    }
+
     /// The default VPC's subnets, by zone.
     pub fn subnets(&self) -> Vec<Subnet> {
         let all = self.cloud.store.view().list_as::<Subnet>(&keys::scoped(keys::SUBNETS, &self.scope));

@@ -62,11 +62,11 @@ async fn create(
         created_ms: cloud.env.now_ms(),
         grants: Grants::default(),
     };
-    let (all, key) = (keys::groups(&group.account), keys::group(&group.account, &name));
+    let key = keys::group(&group.account, &name);
     cloud
         .store
         .transact(|txn| {
-            if is_taken(&cloud, txn, &all, &key) {
+            if is_taken(&cloud, txn, &key) {
                 return Err(already_exists(format!("Group with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &group)?)

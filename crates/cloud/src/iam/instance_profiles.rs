@@ -125,12 +125,11 @@ async fn create(
         role: None,
         tags: tags_of(input.tags),
     };
-    let all = keys::instance_profiles(&profile.account);
     let key = keys::instance_profile(&profile.account, &profile.name);
     cloud
         .store
         .transact(|txn| {
-            if is_taken(&cloud, txn, &all, &key) {
+            if is_taken(&cloud, txn, &key) {
                 let message = format!("Instance Profile {} already exists.", profile.name);
                 return Err(already_exists(message).into());
             }

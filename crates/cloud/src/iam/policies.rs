@@ -8,7 +8,7 @@ use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
 use ekstra_domain::iam::{
-    Grants, Group, MOST_VERSIONS, ManagedPolicy, PolicyVersion, Role, User, aws_managed, aws_managed_arns,
+    Grants, MOST_VERSIONS, ManagedPolicy, PolicyVersion, aws_managed, aws_managed_arns,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, errors, ops};
@@ -16,7 +16,9 @@ use ekstra_model::{Timestamp, Unit};
 use ekstra_policy::Kind;
 use ekstra_store::Txn;
 use ekstra_wire::{ApiError, uri_encode};
+use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 macro_rules! about {
     ($input:ident) => {
@@ -91,34 +93,44 @@ struct Use {
 #[derive(Default)]
 struct Uses(BTreeMap<String, Use>);
 
+/// As much of a role, a user or a group as counts here.
+#[derive(Deserialize)]
+struct Granted {
+    #[serde(flatten)]
+    grants: Grants,
+}
+
+fn identities(account: &str) -> [String; 3] {
+    [keys::roles(account), keys::users(account), keys::groups(account)]
+}
+
 impl Uses {
     fn of(cloud: &Cloud, call: &Call) -> Self {
-        let (view, account) = (cloud.store.view(), &call.scope.account);
-        let roles = view.list_as::<Role>(&keys::roles(account)).into_iter().map(|(_, role)| role.grants);
-        let users = view.list_as::<User>(&keys::users(account)).into_iter().map(|(_, user)| user.grants);
-        let groups = view.list_as::<Group>(&keys::groups(account)).into_iter().map(|(_, group)| group.grants);
-        Self::count(roles.chain(users).chain(groups))
+        let mut uses = Self::default();
+        for all in identities(&call.scope.account) {
+            uses.count(cloud.store.view().list_as(&all));
+        }
+        uses
     }
 
     /// As a transaction finds them, which does not succeed when they change meanwhile.
     fn within(txn: &mut Txn, account: &str) -> Result<Self, Refusal> {
-        let roles = txn.list::<Role>(&keys::roles(account))?.into_iter().map(|(_, role)| role.grants);
-        let users = txn.list::<User>(&keys::users(account))?.into_iter().map(|(_, user)| user.grants);
-        let groups = txn.list::<Group>(&keys::groups(account))?.into_iter().map(|(_, group)| group.grants);
-        Ok(Self::count(roles.chain(users).chain(groups)))
+        let mut uses = Self::default();
+        for all in identities(account) {
+            uses.count(txn.list(&all)?);
+        }
+        Ok(uses)
     }
 
-    fn count(all: impl Iterator<Item = Grants>) -> Self {
-        let mut uses = Self::default();
-        for grants in all {
+    fn count(&mut self, all: Vec<(Arc<str>, Granted)>) {
+        for (_, Granted { grants }) in all {
             for arn in grants.attached_policies {
-                uses.0.entry(arn).or_default().attached += 1;
+                self.0.entry(arn).or_default().attached += 1;
             }
             if let Some(arn) = grants.boundary {
-                uses.0.entry(arn).or_default().bounding += 1;
+                self.0.entry(arn).or_default().bounding += 1;
             }
         }
-        uses
     }
 
     fn get(&self, policy: &ManagedPolicy) -> Use {

@@ -91,11 +91,11 @@ async fn create_role(
         grants: Grants { boundary: input.permissions_boundary, ..Grants::default() },
         tags: tags_of(input.tags),
     };
-    let (all, key) = (keys::roles(&role.account), keys::role(&role.account, &name));
+    let key = keys::role(&role.account, &name);
     cloud
         .store
         .transact(|txn| {
-            if is_taken(&cloud, txn, &all, &key) {
+            if is_taken(&cloud, txn, &key) {
                 return Err(already_exists(format!("Role with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &role)?)

@@ -99,9 +99,9 @@ async fn create(
     }
     let account = &call.scope.account;
     let role = known.make(account, suffix, input.description, cloud.env.iam_id("AROA"), cloud.env.now_ms());
-    let (all, key) = (keys::roles(account), keys::role(account, &role.name));
+    let key = keys::role(account, &role.name);
     let body = |txn: &mut Txn| {
-        if is_taken(&cloud, txn, &all, &key) {
+        if is_taken(&cloud, txn, &key) {
             let message = format!(
                 "Service role name {} has been taken in this account, please try a different suffix.",
                 role.name

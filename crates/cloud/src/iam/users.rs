@@ -78,11 +78,11 @@ async fn create_user(
         groups: BTreeSet::new(),
         tags: tags_of(input.tags),
     };
-    let (all, key) = (keys::users(&user.account), keys::user(&user.account, &name));
+    let key = keys::user(&user.account, &name);
     cloud
         .store
         .transact(|txn| {
-            if is_taken(&cloud, txn, &all, &key) {
+            if is_taken(&cloud, txn, &key) {
                 return Err(already_exists(format!("User with name {name} already exists.")).into());
             }
             Ok::<_, Refusal>(txn.put(&key, &user)?)

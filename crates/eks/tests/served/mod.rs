@@ -19,10 +19,17 @@ impl Programs for OneVersion {
     }
 }
 
-pub(crate) fn router(env: &TestEnv) -> Router {
-    let eks = Eks::new(env.cloud.clone(), env.host.clone(), env.names.clone(), Arc::new(OneVersion));
-    let mut router = Router::new(env.cloud.clone());
-    ekstra_cloud::serve(&mut router, &env.cloud);
-    ekstra_eks::serve(&mut router, &eks);
-    router
+pub(crate) struct World {
+    pub(crate) env: TestEnv,
+    pub(crate) router: Router,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let env = TestEnv::new().await;
+        let eks = Eks::new(env.cloud.clone(), env.host.clone(), env.names.clone(), Arc::new(OneVersion));
+        let mut router = env.router();
+        ekstra_eks::serve(&mut router, &eks);
+        Self { env, router }
+    }
 }
