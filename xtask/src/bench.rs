@@ -2,12 +2,13 @@
 //! as `target/bench.json`.
 //!
 //! Invariant: everything is measured from outside, through the AWS API, kubectl and /proc, in a home of its own that is
-//! gone afterwards. Goals (`design.md` §8, and of the issue that asked for the figure) stand beside the figures; missing one is shown, not an error.
+//! gone afterwards, also after Ctrl-C and SIGTERM. Goals (`design.md` §8, and of the issue that asked for the figure) stand beside the figures; missing one is shown, not an error.
 
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
 
 mod aws;
 mod clusters;
@@ -40,14 +41,34 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     ensure_components()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if options.front_door {
-        runtime.block_on(front_door::measure(&mut figures, options.rounds))?;
-    }
-    if options.clusters {
-        runtime.block_on(clusters::measure(&mut figures, options.rounds))?;
-    }
+    runtime.block_on(async {
+        // Whichever ends first drops the other, and with it what it has started.
+        tokio::select! {
+            measured = measure(&options, &mut figures) => measured,
+            told = told_to_end() => told,
+        }
+    })?;
     figure::show(&figures);
     figure::write(&figures)
+}
+
+async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
+    if options.front_door {
+        front_door::measure(figures, options.rounds).await?;
+    }
+    if options.clusters {
+        clusters::measure(figures, options.rounds).await?;
+    }
+    Ok(())
+}
+
+/// By the terminal or by a time limit. A process that dies of the signal drops nothing, and its service lived on.
+async fn told_to_end() -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("terminated"),
+    }
 }
 
 fn parse(args: &[String]) -> Result<Options> {

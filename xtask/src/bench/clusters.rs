@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(45);
 
 pub(super) async fn measure(figures: &mut Vec<Figure>, rounds: usize) -> Result<()> {
-    let service = Service::start()?;
+    let service = Service::start().await?;
     let aws = service.aws()?;
     let subnets = aws.subnets().await?;
     figures.push(clusters(&service, &aws, &subnets, rounds).await?);
@@ -23,15 +23,15 @@ pub(super) async fn measure(figures: &mut Vec<Figure>, rounds: usize) -> Result<
     figures.push(memory("control plane, anonymous memory", vec![bare.control]));
     figures.push(share("control plane, idle processor", vec![bare.control_cpu]));
     figures.push(nodegroups(&service, &aws, &subnets, rounds.min(3)).await?);
-    figures.push(workloads::pods(&service, rounds)?);
-    figures.push(workloads::volumes(&service, rounds)?);
-    figures.push(workloads::balancers(&service, rounds)?);
+    figures.push(workloads::pods(&service, rounds).await?);
+    figures.push(workloads::volumes(&service, rounds).await?);
+    figures.push(workloads::balancers(&service, rounds).await?);
     let used = usage(&service).await?;
     figures.push(memory("  the same, two nodes, after pods", vec![used.control]));
     figures.push(share("  its idle processor", vec![used.control_cpu]));
     figures.push(Figure::new("node, anonymous memory", "MiB", used.nodes));
     figures.push(share("node, idle processor", used.nodes_cpu));
-    figures.push(workloads::recoveries(&service, rounds.min(3))?);
+    figures.push(workloads::recoveries(&service, rounds.min(3)).await?);
     figures.extend(crowd(&service, &aws, &subnets).await?);
     Ok(())
 }
@@ -42,8 +42,8 @@ async fn clusters(service: &Service, aws: &Aws, subnets: &[String], rounds: usiz
     for round in 1..=rounds {
         let started = Instant::now();
         create(aws, CLUSTER, subnets).await?;
-        service.ekstra(&["update-kubeconfig", "--name", CLUSTER])?;
-        service.kubectl(&["get", "ns"])?;
+        service.ekstra(&["update-kubeconfig", "--name", CLUSTER]).await?;
+        service.kubectl(&["get", "ns"]).await?;
         samples.push(started.elapsed().as_secs_f64());
         if round < rounds {
             aws.eks("DELETE", &cluster_path(), "").await?;
@@ -98,7 +98,7 @@ async fn nodegroups(service: &Service, aws: &Aws, subnets: &[String], rounds: us
         let started = Instant::now();
         let groups = format!("{}/node-groups", cluster_path());
         aws.eks("POST", &groups, &two_nodes(aws, &name, subnets)).await?;
-        service.wait_nodes(&name, 2)?;
+        service.wait_nodes(&name, 2).await?;
         samples.push(started.elapsed().as_secs_f64());
         let group = format!("{groups}/{name}");
         aws.wait_status(&group, "/nodegroup/status").await?;

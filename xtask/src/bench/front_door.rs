@@ -68,7 +68,7 @@ async fn start_ours(rounds: usize) -> Result<(Service, Starts)> {
     loop {
         let service = Service::new()?;
         let started = Instant::now();
-        service.ekstra(&["start"])?;
+        service.ekstra(&["start"]).await?;
         service.aws()?.call(&get_caller_identity()).await?;
         starts.first_answers.push(started.elapsed().as_secs_f64());
         tokio::time::sleep(SETTLE).await;

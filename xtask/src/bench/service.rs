@@ -27,9 +27,9 @@ impl Service {
         Ok(Self { home, program: workspace::ekstra()?, port: free_port()? })
     }
 
-    pub(super) fn start() -> Result<Self> {
+    pub(super) async fn start() -> Result<Self> {
         let service = Self::new()?;
-        service.ekstra(&["start"])?;
+        service.ekstra(&["start"]).await?;
         Ok(service)
     }
 
@@ -41,19 +41,28 @@ impl Service {
         let mut command = Command::new(&self.program);
         command.arg("--home").arg(self.home.path()).args(args);
         command.env("EKSTRA_LISTEN", self.port.to_string()).env("EKSTRA_DRAIN_LIMIT", "5");
-        command.env("KUBECONFIG", self.path("bench-kubeconfig")).env("AWS_REGION", REGION);
+        command
+            .stdin(Stdio::null())
+            .env("KUBECONFIG", self.path("bench-kubeconfig"))
+            .env("AWS_REGION", REGION);
         command
     }
 
-    pub(super) fn ekstra(&self, args: &[&str]) -> Result<String> {
-        answer(&mut self.command(args))
+    pub(super) async fn ekstra(&self, args: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::from(self.command(args));
+        command.kill_on_drop(true);
+        let output = command.output().await.with_context(|| format!("{command:?}"))?;
+        if !output.status.success() {
+            bail!("{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Through the service's own command, which becomes it.
-    pub(super) fn kubectl(&self, args: &[&str]) -> Result<String> {
+    pub(super) async fn kubectl(&self, args: &[&str]) -> Result<String> {
         let mut all = vec!["kubectl"];
         all.extend(args);
-        self.ekstra(&all)
+        self.ekstra(&all).await
     }
 
     /// With the credentials of its home, which may do everything.
@@ -75,19 +84,19 @@ impl Service {
     }
 
     /// Until so many nodes of a group are Ready.
-    pub(super) fn wait_nodes(&self, group: &str, number: usize) -> Result<()> {
+    pub(super) async fn wait_nodes(&self, group: &str, number: usize) -> Result<()> {
         let selector = format!("eks.amazonaws.com/nodegroup={group}");
         let ready = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
         let deadline = Instant::now() + NODES_PATIENCE;
         loop {
-            let seen = self.kubectl(&["get", "nodes", "-l", &selector, "-o", ready])?;
+            let seen = self.kubectl(&["get", "nodes", "-l", &selector, "-o", ready]).await?;
             if seen.split_whitespace().filter(|s| *s == "True").count() == number {
                 return Ok(());
             }
             if Instant::now() > deadline {
                 bail!("{group}: {number} nodes are not Ready; last seen: {seen:?}");
             }
-            std::thread::sleep(Duration::from_millis(50));
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -112,7 +121,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if let Err(error) = self.ekstra(&["stop", "--all"]) {
+        if let Err(error) = succeed(self.command(&["stop", "--all"]).stdout(Stdio::null())) {
             eprintln!(
                 "the service of the benchmark may be left in {}: {error:#}",
                 self.home.path().display()
@@ -125,14 +134,6 @@ impl Drop for Service {
 pub(super) fn free_port() -> Result<u16> {
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (15_566..16_400).step_by(10).find(|p| free(*p) && free(*p + 1)).context("no free port")
-}
-
-fn answer(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Shows what it says.

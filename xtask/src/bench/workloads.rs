@@ -14,26 +14,29 @@ const POLL: Duration = Duration::from_millis(20);
 const IMAGE: &str = "registry.k8s.io/pause:3.10";
 
 /// `kubectl run` of an image that the node has → Running. The two kubectl programs are included.
-pub(super) fn pods(service: &Service, rounds: usize) -> Result<Figure> {
+pub(super) async fn pods(service: &Service, rounds: usize) -> Result<Figure> {
     let mut samples = Vec::new();
     for round in 1..=rounds {
         let name = format!("pod{round}");
         let started = Instant::now();
-        service.kubectl(&["run", &name, &format!("--image={IMAGE}"), "--restart=Never"])?;
-        wait_running(service, &name)?;
+        service.kubectl(&["run", &name, &format!("--image={IMAGE}"), "--restart=Never"]).await?;
+        wait_running(service, &name).await?;
         samples.push(started.elapsed().as_secs_f64());
-        service.kubectl(&["delete", "--now", &format!("pod/{name}")])?;
+        service.kubectl(&["delete", "--now", &format!("pod/{name}")]).await?;
     }
     Ok(Figure::new("pod created → Running", "s", samples).with_goal("< 1", |s| s < 1.0))
 }
 
-fn wait_running(service: &Service, pod: &str) -> Result<()> {
+async fn wait_running(service: &Service, pod: &str) -> Result<()> {
     let pod = format!("pod/{pod}");
-    service.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &pod, "--timeout=60s"]).map(drop)
+    service
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &pod, "--timeout=60s"])
+        .await
+        .map(drop)
 }
 
 /// A claim and its pod → Running: the volume made, attached, formatted, mounted.
-pub(super) fn volumes(service: &Service, rounds: usize) -> Result<Figure> {
+pub(super) async fn volumes(service: &Service, rounds: usize) -> Result<Figure> {
     let mut samples = Vec::new();
     for round in 1..=rounds {
         let name = format!("volume{round}");
@@ -59,16 +62,16 @@ pub(super) fn volumes(service: &Service, rounds: usize) -> Result<Figure> {
             },
         });
         let started = Instant::now();
-        service.apply(&[claim, pod])?;
-        wait_running(service, &name)?;
+        service.apply(&[claim, pod]).await?;
+        wait_running(service, &name).await?;
         samples.push(started.elapsed().as_secs_f64());
-        service.kubectl(&["delete", "--now", &format!("pod/{name}"), &format!("pvc/{name}")])?;
+        service.kubectl(&["delete", "--now", &format!("pod/{name}"), &format!("pvc/{name}")]).await?;
     }
     Ok(Figure::new("pod with a new volume → Running", "s", samples))
 }
 
 /// A Service of type LoadBalancer → its address takes connections.
-pub(super) fn balancers(service: &Service, rounds: usize) -> Result<Figure> {
+pub(super) async fn balancers(service: &Service, rounds: usize) -> Result<Figure> {
     let mut samples = Vec::new();
     for _ in 0..rounds {
         let balancer = json!({
@@ -82,19 +85,19 @@ pub(super) fn balancers(service: &Service, rounds: usize) -> Result<Figure> {
             },
         });
         let started = Instant::now();
-        service.apply(&[balancer])?;
-        wait_connected(service)?;
+        service.apply(&[balancer]).await?;
+        wait_connected(service).await?;
         samples.push(started.elapsed().as_secs_f64());
-        service.kubectl(&["delete", "service", "bench", "-n", "kube-system"])?;
+        service.kubectl(&["delete", "service", "bench", "-n", "kube-system"]).await?;
     }
     Ok(Figure::new("LoadBalancer → takes connections", "s", samples))
 }
 
-fn wait_connected(service: &Service) -> Result<()> {
+async fn wait_connected(service: &Service) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let address = "jsonpath={.status.loadBalancer.ingress[0].ip}";
     loop {
-        let told = service.kubectl(&["get", "service", "bench", "-n", "kube-system", "-o", address])?;
+        let told = service.kubectl(&["get", "service", "bench", "-n", "kube-system", "-o", address]).await?;
         // Only an address that the service says is its own is knocked at.
         if let Ok(address) = told.parse()
             && TcpStream::connect_timeout(&SocketAddr::new(address, 53), POLL).is_ok()
@@ -104,12 +107,12 @@ fn wait_connected(service: &Service) -> Result<()> {
         if Instant::now() > deadline {
             bail!("the load balancer takes no connections; its address: {told:?}");
         }
-        std::thread::sleep(POLL);
+        tokio::time::sleep(POLL).await;
     }
 }
 
 /// The API server killed → kubectl is answered again. A client that asks meanwhile waits at the front door.
-pub(super) fn recoveries(service: &Service, rounds: usize) -> Result<Figure> {
+pub(super) async fn recoveries(service: &Service, rounds: usize) -> Result<Figure> {
     let mut samples = Vec::new();
     for _ in 0..rounds {
         let groups = service.groups()?;
@@ -119,7 +122,7 @@ pub(super) fn recoveries(service: &Service, rounds: usize) -> Result<Figure> {
         let pid: i32 = fs::read_to_string(&procs)?.trim().parse().context("its pid")?;
         let started = Instant::now();
         kill(pid)?;
-        service.kubectl(&["get", "ns"])?;
+        service.kubectl(&["get", "ns"]).await?;
         samples.push(started.elapsed().as_secs_f64());
     }
     Ok(Figure::new("API server killed → kubectl", "s", samples).with_goal("< 3", |s| s < 3.0))
@@ -131,10 +134,10 @@ fn kill(pid: i32) -> Result<()> {
 }
 
 impl Service {
-    fn apply(&self, objects: &[Value]) -> Result<()> {
+    async fn apply(&self, objects: &[Value]) -> Result<()> {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         let path = self.path("bench-objects.json");
         fs::write(&path, list.to_string())?;
-        self.kubectl(&["apply", "-f", &path.to_string_lossy()]).map(drop)
+        self.kubectl(&["apply", "-f", &path.to_string_lossy()]).await.map(drop)
     }
 }
