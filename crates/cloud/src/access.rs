@@ -308,7 +308,7 @@ impl Standing {
         let Ok(arn) = principal.arn.parse::<Arn>() else { return };
         if let Some(name) = arn.role_name() {
             self.context.push(("aws:PrincipalType".into(), "AssumedRole".into()));
-            let role = view.get_as::<Role>(&keys::role(&principal.account, name));
+            let role = view.shared::<Role>(&keys::role(&principal.account, name));
             // One that was made anew under the name of another is not the other.
             let id = principal.user_id.split(':').next();
             match role.filter(|role| Some(role.id.as_str()) == id) {
@@ -321,13 +321,13 @@ impl Standing {
         } else if let Some(name) = arn.user_name() {
             self.context.push(("aws:PrincipalType".into(), "User".into()));
             self.context.push(("aws:username".into(), name.to_owned()));
-            let user = view.get_as::<User>(&keys::user(&principal.account, name));
+            let user = view.shared::<User>(&keys::user(&principal.account, name));
             let Some(user) = user.filter(|user| user.id == principal.user_id) else {
                 return self.deny_everything();
             };
             self.arn = user.arn();
             self.take(cloud, &principal.account, &user.grants, &user.tags);
-            let group = |name: &String| view.get_as::<Group>(&keys::group(&principal.account, name));
+            let group = |name: &String| view.shared::<Group>(&keys::group(&principal.account, name));
             for group in user.groups.iter().filter_map(group) {
                 self.identity.extend(policies_of(cloud, &principal.account, &group.grants));
             }
@@ -344,9 +344,8 @@ impl Standing {
         self.identity.extend(policies_of(cloud, account, grants));
         let tags = tags.iter().map(|(key, value)| (principal_tag(key), value.clone()));
         self.context.extend(tags);
-        self.boundary = grants.boundary.as_ref().map(|arn| match document(cloud, account, arn) {
-            Some(text) => parsed(&text, Kind::Identity),
-            None => Arc::new(Policy::of_nothing_allowed()),
+        self.boundary = grants.boundary.as_ref().map(|arn| {
+            managed(cloud, account, arn).unwrap_or_else(|| Arc::new(Policy::of_nothing_allowed()))
         });
     }
 
@@ -410,8 +409,8 @@ fn policies_of<'a>(
     account: &'a str,
     grants: &'a Grants,
 ) -> impl Iterator<Item = Arc<Policy>> + 'a {
-    let managed = |arn: &String| match document(cloud, account, arn) {
-        Some(text) => Some(parsed(&text, Kind::Identity)),
+    let managed = |arn: &String| match managed(cloud, account, arn) {
+        Some(policy) => Some(policy),
         // Of AWS's that are not known here none denies anything.
         None if arn.starts_with(AWS_MANAGED) => None,
         None => Some(Arc::new(Policy::of_nothing_allowed())),
@@ -422,11 +421,19 @@ fn policies_of<'a>(
 
 /// The document that counts of a managed policy, if the account can have it: its own, and AWS's.
 pub(crate) fn document(cloud: &Cloud, account: &str, arn: &str) -> Option<String> {
+    with_document(cloud, account, arn, str::to_owned)
+}
+
+fn managed(cloud: &Cloud, account: &str, arn: &str) -> Option<Arc<Policy>> {
+    with_document(cloud, account, arn, |text| parsed(text, Kind::Identity))
+}
+
+fn with_document<T>(cloud: &Cloud, account: &str, arn: &str, read: impl FnOnce(&str) -> T) -> Option<T> {
     if let Some(text) = aws_managed(arn) {
-        return Some(text.to_owned());
+        return Some(read(text));
     }
-    let policy: ManagedPolicy = cloud.store.view().get_as(&keys::policy(arn))?;
-    policy.document().filter(|_| policy.account == account).map(str::to_owned)
+    let policy = cloud.store.view().shared::<ManagedPolicy>(&keys::policy(arn))?;
+    policy.document().filter(|_| policy.account == account).map(read)
 }
 
 type Documents = Mutex<HashMap<String, Arc<Policy>>>;

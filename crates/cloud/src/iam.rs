@@ -86,7 +86,7 @@ trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// What a call about it needs; of one that is not there, as if it had no path.
     fn access(cloud: &Cloud, call: &Call, name: Option<&String>) -> Access {
         let name = name.map(String::as_str).unwrap_or_default();
-        let found: Option<Self> = cloud.store.view().get_as(&Self::place(&call.scope.account, name));
+        let found = cloud.store.view().shared::<Self>(&Self::place(&call.scope.account, name));
         let Some(found) = found else {
             return Access::on(format!("arn:aws:iam::{}:{}/{name}", call.scope.account, Self::KIND));
         };

@@ -39,8 +39,8 @@ pub use pod_identity::{
     POD_IDENTITY_ADDRESS, POD_IDENTITY_AUDIENCE, POD_IDENTITY_SERVICE, PodIdentityAssociation,
 };
 pub use records::{
-    Ack, ArgoCd, Asked, Capability, ConnectedCluster, FargateProfile, FargateSelector, Registration,
-    Subscription, SuccessorAuthority,
+    Ack, ArgoCd, Asked, Capability, ConnectedCluster, FargateProfile, FargateSelector, Subscription,
+    SuccessorAuthority,
 };
 pub use site::{Listener, Site};
 pub use tuning::{Scoring, Tuning, check_node_ports, parse_event_ttl};

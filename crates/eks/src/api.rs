@@ -38,6 +38,7 @@ use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 
 pub(crate) fn serve(router: &mut Router, eks: &Eks) {
     router.serve(ops::CreateCluster, eks, access::create_cluster, create_cluster::handle);
@@ -206,8 +207,8 @@ fn no_nodegroup(cluster: &str, name: &str) -> ApiError {
         .with("nodegroupName", name)
 }
 
-fn find_cluster(eks: &Eks, call: &Call, name: &str) -> Result<Cluster, ApiError> {
-    eks.cloud.store.view().get_as(&keys::cluster(&call.scope, name)).ok_or_else(|| no_cluster(name))
+fn find_cluster(eks: &Eks, call: &Call, name: &str) -> Result<Arc<Cluster>, ApiError> {
+    eks.cloud.store.view().shared(&keys::cluster(&call.scope, name)).ok_or_else(|| no_cluster(name))
 }
 
 fn find_nodegroup(eks: &Eks, call: &Call, cluster: &str, name: &str) -> Result<Nodegroup, ApiError> {

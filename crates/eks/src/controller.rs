@@ -22,6 +22,7 @@ use kube::runtime::watcher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,7 +36,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 pub(crate) struct Place {
     pub(crate) eks: Eks,
     pub(crate) cluster: Cluster,
-    pub(crate) slot: ControlPlaneSlot,
+    pub(crate) slot: Arc<ControlPlaneSlot>,
     pub(crate) client: Client,
 }
 
@@ -140,7 +141,7 @@ pub(crate) fn up(eks: &Eks, key: &str) -> Option<Cluster> {
 /// A cluster that is up, and the way to its API server.
 pub(crate) struct Reached {
     pub(crate) cluster: Cluster,
-    pub(crate) slot: ControlPlaneSlot,
+    pub(crate) slot: Arc<ControlPlaneSlot>,
     pub(crate) client: Client,
 }
 

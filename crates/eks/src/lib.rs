@@ -121,8 +121,8 @@ impl Eks {
     }
 
     /// The control plane of a cluster.
-    pub(crate) fn slot(&self, cluster: &Cluster) -> Option<ControlPlaneSlot> {
-        self.cloud.store.view().get_as(&keys::slot(&cluster.slot))
+    pub(crate) fn slot(&self, cluster: &Cluster) -> Option<Arc<ControlPlaneSlot>> {
+        self.cloud.store.view().shared(&keys::slot(&cluster.slot))
     }
 
     /// The store's keys of all clusters there are.

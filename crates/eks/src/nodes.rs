@@ -58,7 +58,7 @@ impl Reconciler for NodeControllers {
         async move {
             let reached = reach(&self.eks, &key).await.map_err(|e| NodesError::Client(e.to_string()))?;
             let Some(Reached { cluster, slot, client }) = reached else { return Ok(Next::OnChange) };
-            let watcher = Watcher { eks: &self.eks, scope: cluster.scope, slot: slot.id, client };
+            let watcher = Watcher { eks: &self.eks, scope: cluster.scope, slot: slot.id.clone(), client };
             tokio::select! {
                 done = watcher.run() => done.map(|()| Next::After(Duration::from_millis(200))),
                 () = down(&self.eks, &key) => Ok(Next::After(Duration::from_millis(1))),

@@ -163,7 +163,7 @@ impl Service {
 
     fn credential(&self, id: &str, token: Option<&str>) -> Option<Credential> {
         let view = self.cloud.store.view();
-        self.cloud.master.credential(id, token, |id| view.get_as::<AccessKey>(&keys::access_key(id)))
+        self.cloud.master.credential(id, token, |id| view.shared::<AccessKey>(&keys::access_key(id)))
     }
 
     /// Browsers send a page's origin, and a rebound name as the host; AWS's clients do neither.

@@ -36,7 +36,7 @@ pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Resul
 }
 
 fn credential(gate: &Gate, id: &str, session: Option<&str>) -> Option<Credential> {
-    gate.master.credential(id, session, |id| gate.view.get_as::<AccessKey>(&keys::access_key(id)))
+    gate.master.credential(id, session, |id| gate.view.shared::<AccessKey>(&keys::access_key(id)))
 }
 
 fn map(

@@ -87,7 +87,7 @@ impl Disk {
         let mut statement = read.prepare("SELECT key, value, revision FROM kv")?;
         let rows = statement.query_map([], |row| {
             let (key, value, revision): (String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            Ok((Arc::from(key), Entry { value: value.into(), revision: revision as Revision }))
+            Ok((Arc::from(key), Entry::new(value.into(), revision as Revision)))
         })?;
         let entries = rows.collect::<rusqlite::Result<BTreeMap<Arc<str>, Entry>>>()?;
         Ok(State::loaded(revision as Revision, entries))

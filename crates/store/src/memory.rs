@@ -3,19 +3,39 @@
 //! Invariant: it holds exactly the commits up to `revision`, and `recent` the keys of the newest of them without a gap.
 
 use crate::Revision;
+use serde::de::DeserializeOwned;
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How many commits [`View::changed_since`] can look back.
 const RECENT_COMMITS: usize = 4096;
 
 /// One stored record.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub value: Arc<[u8]>,
     /// The commit that wrote this value.
     pub revision: Revision,
+    /// The value as its first reader of [`View::shared`] took it; one that is written later is another entry.
+    decoded: Arc<OnceLock<Arc<dyn Any + Send + Sync>>>,
+}
+
+impl Entry {
+    pub(crate) fn new(value: Arc<[u8]>, revision: Revision) -> Self {
+        Self { value, revision, decoded: Arc::default() }
+    }
+
+    fn shared<T: DeserializeOwned + Send + Sync + 'static>(&self, key: &str) -> Option<Arc<T>> {
+        if let Some(known) = self.decoded.get().and_then(|known| known.clone().downcast().ok()) {
+            return Some(known);
+        }
+        let read: Arc<T> = Arc::new(decode(key, self)?);
+        // Another type's reader may have been first: then each reader of this one decodes for itself.
+        let _ = self.decoded.set(read.clone());
+        Some(read)
+    }
 }
 
 /// One write of a commit; no value is a deletion.
@@ -47,8 +67,7 @@ impl State {
         for change in changes {
             match &change.value {
                 Some(value) => {
-                    let entry = Entry { value: value.clone(), revision };
-                    self.entries.insert(change.key.clone(), entry);
+                    self.entries.insert(change.key.clone(), Entry::new(value.clone(), revision));
                 }
                 None => {
                     self.entries.remove(&change.key);
@@ -107,9 +126,23 @@ impl View {
     }
 
     /// The record at `key`; `None` if absent or of another shape (which only a newer ekstra could have written).
-    pub fn get_as<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+    pub fn get_as<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
         let entry = self.get(key)?;
         decode(key, &entry)
+    }
+
+    /// The record at `key`, decoded once for all who read it so: for what every request looks at.
+    pub fn shared<T: DeserializeOwned + Send + Sync + 'static>(&self, key: &str) -> Option<Arc<T>> {
+        self.get(key)?.shared(key)
+    }
+
+    /// Every record under `prefix`, in key order, each decoded once.
+    pub fn list_shared<T: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        prefix: &str,
+    ) -> Vec<(Arc<str>, Arc<T>)> {
+        let entries = self.list(prefix);
+        entries.into_iter().filter_map(|(key, entry)| entry.shared(&key).map(|v| (key, v))).collect()
     }
 
     /// Every record under `prefix`, in key order.
@@ -117,7 +150,7 @@ impl View {
         self.read().range(prefix).map(|(k, e)| (k.clone(), e.clone())).collect()
     }
 
-    pub fn list_as<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Vec<(Arc<str>, T)> {
+    pub fn list_as<T: DeserializeOwned>(&self, prefix: &str) -> Vec<(Arc<str>, T)> {
         let entries = self.list(prefix);
         entries.into_iter().filter_map(|(key, entry)| decode(&key, &entry).map(|v| (key, v))).collect()
     }
@@ -127,7 +160,7 @@ impl View {
     }
 }
 
-fn decode<T: serde::de::DeserializeOwned>(key: &str, entry: &Entry) -> Option<T> {
+fn decode<T: DeserializeOwned>(key: &str, entry: &Entry) -> Option<T> {
     serde_json::from_slice(&entry.value)
         .inspect_err(|error| tracing::error!(key, %error, "a record of an unknown shape is left alone"))
         .ok()

@@ -3,6 +3,7 @@
 use ekstra_store::{CommitError, Follower, OpenError, Store};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn open(dir: &tempfile::TempDir) -> Store {
@@ -36,6 +37,27 @@ async fn a_listed_prefix_is_part_of_the_read_set() {
     add.put("ng/one", "x").expect("encodes");
     store.commit(add).await.expect("commits");
     assert!(matches!(store.commit(count).await, Err(CommitError::Conflict { .. })));
+}
+
+#[tokio::test]
+async fn a_shared_record_is_decoded_once_until_it_is_written_again() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let store = open(&dir);
+    let write = async |text: &str| {
+        let mut txn = store.begin();
+        txn.put("part/a", text).expect("encodes");
+        store.commit(txn).await.expect("commits");
+    };
+    write("one").await;
+    let first = store.view().shared::<String>("part/a").expect("there");
+    let (_, listed) = store.view().list_shared::<String>("part/").remove(0);
+    assert!(Arc::ptr_eq(&first, &listed));
+    let other = store.view().shared::<serde_json::Value>("part/a").expect("as another type");
+    assert_eq!((first.as_str(), other.as_str()), ("one", Some("one")));
+    assert_eq!(store.view().shared::<u32>("part/a"), None);
+    write("two").await;
+    assert_eq!(store.view().shared::<String>("part/a").expect("there").as_str(), "two");
+    assert_eq!(first.as_str(), "one");
 }
 
 #[tokio::test]

@@ -120,61 +120,64 @@ fn within(
 /// The operation with the most literal segments among those whose method and path match.
 fn rest(service: &'static Service, request: &Request) -> Result<Routed, RouteError> {
     let malformed = RouteError::Malformed { protocol: service.protocol };
-    let mut best: Option<(usize, Routed)> = None;
-    for operation in service.operations {
-        if operation.http_method != request.method {
-            continue;
-        }
-        let Some(raw) = match_path(operation.uri, &request.path) else {
-            continue;
-        };
-        let literals = operation.uri.matches('/').count() - raw.len();
-        if best.as_ref().is_some_and(|(n, _)| *n >= literals) {
-            continue;
-        }
-        let labels = raw.into_iter().map(|(label, value)| uri_decode(value).map(|v| (label, v)));
-        let labels = labels.collect::<Option<Vec<_>>>().ok_or(malformed.clone())?;
-        best = Some((literals, Routed { service, operation, labels }));
-    }
+    let fitting = service
+        .operations
+        .iter()
+        .filter(|operation| operation.http_method == request.method && fits(operation.uri, &request.path));
+    let literals = |uri: &str| uri.matches('/').count() - uri.matches('{').count();
+    // Of equals the first.
+    let best = fitting.rev().max_by_key(|operation| literals(operation.uri));
     let unserved = || {
         let fits = |(method, uri, _): &&(&str, &'static str, &str)| {
-            *method == request.method && match_path(uri, &request.path).is_some()
+            *method == request.method && fits(uri, &request.path)
         };
         // Of several the one with the fewest labels.
         let fitting = service.unserved.iter().filter(fits);
         let name = fitting.min_by_key(|(_, uri, _)| uri.matches('{').count()).map(|(.., name)| *name);
         name.map_or_else(|| format!("{} {}", request.method, request.path), str::to_owned)
     };
-    best.map(|(_, routed)| routed).ok_or_else(|| RouteError::UnknownOperation {
+    let operation = best.ok_or_else(|| RouteError::UnknownOperation {
         protocol: service.protocol,
         service: service.id,
         operation: unserved(),
-    })
+    })?;
+    let mut labels = Vec::new();
+    match_path(operation.uri, &request.path, |label, value| labels.push((label, uri_decode(value))));
+    let labels = labels.into_iter().map(|(label, value)| value.map(|value| (label, value)));
+    let labels = labels.collect::<Option<_>>().ok_or(malformed)?;
+    Ok(Routed { service, operation, labels })
 }
 
-/// The raw labels when `path` fits `template`. A greedy label `{x+}` takes the rest.
-fn match_path<'p>(template: &'static str, path: &'p str) -> Option<Vec<(&'static str, &'p str)>> {
+fn fits(template: &'static str, path: &str) -> bool {
+    match_path(template, path, |_, _| {}).is_some()
+}
+
+/// Tells the raw labels of a `path` that fits `template`. A greedy label `{x+}` takes the rest.
+fn match_path<'p>(
+    template: &'static str,
+    path: &'p str,
+    mut tell: impl FnMut(&'static str, &'p str),
+) -> Option<()> {
     let template = template.split('?').next().unwrap_or(template);
     let mut path = path.strip_prefix('/')?;
     path = path.strip_suffix('/').unwrap_or(path);
-    let mut labels = Vec::new();
     let mut rest = Some(path);
     for segment in template.strip_prefix('/')?.split('/') {
         let remaining = rest?;
         let label = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
         if let Some(greedy) = label.and_then(|l| l.strip_suffix('+')) {
-            labels.push((greedy, remaining));
-            return (!remaining.is_empty()).then_some(labels);
+            tell(greedy, remaining);
+            return (!remaining.is_empty()).then_some(());
         }
         let (head, tail) = remaining.split_once('/').map_or((remaining, None), |(h, t)| (h, Some(t)));
         match label {
-            Some(label) if !head.is_empty() => labels.push((label, head)),
+            Some(label) if !head.is_empty() => tell(label, head),
             None if head == segment => {}
             _ => return None,
         }
         rest = tail;
     }
-    rest.is_none().then_some(labels)
+    rest.is_none().then_some(())
 }
 
 /// `Action` of the query or of a form body.

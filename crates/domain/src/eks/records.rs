@@ -121,28 +121,12 @@ impl ConnectedCluster {
     }
 
     pub fn activation_ends_ms(&self) -> i64 {
-        Registration { created_ms: self.created_ms }.ends_ms()
+        self.created_ms + Self::ACTIVATION_MS
     }
 
     /// Afterwards it is not shown any more, and can only be deregistered.
     pub fn is_shown(&self, now_ms: i64) -> bool {
-        Registration { created_ms: self.created_ms }.is_shown(now_ms)
-    }
-}
-
-/// As much of a [`ConnectedCluster`] as a list of names needs: reading the whole of every record would be most of its time.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Registration {
-    created_ms: i64,
-}
-
-impl Registration {
-    fn ends_ms(self) -> i64 {
-        self.created_ms + ConnectedCluster::ACTIVATION_MS
-    }
-
-    pub fn is_shown(self, now_ms: i64) -> bool {
-        now_ms < self.ends_ms()
+        now_ms < self.activation_ends_ms()
     }
 }
 

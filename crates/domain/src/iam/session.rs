@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// 32 random bytes of the home.
 #[derive(Clone)]
@@ -114,15 +115,15 @@ impl MasterKey {
         &self,
         id: &str,
         session_token: Option<&str>,
-        stored: impl FnOnce(&str) -> Option<AccessKey>,
+        stored: impl FnOnce(&str) -> Option<Arc<AccessKey>>,
     ) -> Option<Credential> {
         let Some(token) = session_token else {
             let key = stored(id).filter(|key| !key.is_inactive)?;
             return Some(Credential {
-                secret: key.secret,
+                secret: key.secret.clone(),
                 issued: None,
                 expires: None,
-                principal: key.principal,
+                principal: key.principal.clone(),
                 terms: SessionTerms::default(),
             });
         };
@@ -196,7 +197,7 @@ mod tests {
     fn a_credential_is_found_by_its_id_and_token_together() {
         let key = MasterKey([7; 32]);
         let token = key.seal(&session());
-        let nothing = |_: &str| -> Option<AccessKey> { None };
+        let nothing = |_: &str| None;
         let found = key.credential("ASIAX", Some(&token), nothing).expect("a session of this home");
         assert_eq!(found.secret, key.secret(&token));
         assert_eq!((found.issued, found.expires), (Some(100), Some(1000)));
@@ -212,10 +213,11 @@ mod tests {
             is_inactive: false,
         };
         let inactive = AccessKey { is_inactive: true, ..stored.clone() };
-        assert_eq!(key.credential("AKIAX", None, |_| Some(inactive)), None);
-        let found = key.credential("AKIAX", None, |id| (id == "AKIAX").then_some(stored)).expect("stored");
+        assert_eq!(key.credential("AKIAX", None, |_| Some(inactive.into())), None);
+        let stored = |id: &str| (id == "AKIAX").then(|| stored.into());
+        let found = key.credential("AKIAX", None, stored).expect("stored");
         assert_eq!((found.secret, found.expires), (Secret("s".into()), None));
-        let unread = |_: &str| -> Option<AccessKey> { panic!("a session key is not looked up") };
+        let unread = |_: &str| panic!("a session key is not looked up");
         assert_eq!(key.credential("ASIAX", Some("nonsense"), unread), None);
     }
 }

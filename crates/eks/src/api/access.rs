@@ -21,7 +21,7 @@ pub(super) const NODEGROUP_SERVICE: &str = "eks-nodegroup.amazonaws.com";
 pub(super) const FARGATE_SERVICE: &str = "eks-fargate.amazonaws.com";
 
 /// What policies know by an ARN and by tags.
-trait Resource: DeserializeOwned {
+trait Resource: DeserializeOwned + Send + Sync + 'static {
     fn arn(&self) -> String;
     fn tags(&self) -> &BTreeMap<String, String>;
 }
@@ -48,7 +48,7 @@ resources! {
 /// On the record of that key. Of one that is not there some of the ARN may not be known: then whatever is allowed of all
 /// that it could be is allowed of it.
 fn on<R: Resource>(eks: &Eks, call: &Call, key: &str, otherwise: std::fmt::Arguments<'_>) -> Access {
-    match eks.cloud.store.view().get_as::<R>(key) {
+    match eks.cloud.store.view().shared::<R>(key) {
         Some(found) => Access::on(found.arn()).with_resource_tags(Some(found.tags())),
         None => Access::on(call.scope.arn("eks", otherwise)),
     }

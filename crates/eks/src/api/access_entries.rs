@@ -39,7 +39,7 @@ fn check_mode(cluster: &Cluster) -> Result<(), ApiError> {
 }
 
 fn find(eks: &Eks, call: &Call, cluster: &str, principal: &str) -> Result<AccessEntry, ApiError> {
-    check_mode(&find_cluster(eks, call, cluster)?)?;
+    check_mode(&*find_cluster(eks, call, cluster)?)?;
     let key = keys::access_entry(&call.scope, cluster, principal);
     eks.cloud.store.view().get_as(&key).ok_or_else(|| missing(cluster))
 }
@@ -212,7 +212,7 @@ pub(super) async fn list(
     input: model::ListAccessEntriesRequest,
 ) -> Result<model::ListAccessEntriesResponse, ApiError> {
     let name = input.cluster_name.unwrap_or_default();
-    check_mode(&find_cluster(&eks, &call, &name)?)?;
+    check_mode(&*find_cluster(&eks, &call, &name)?)?;
     let all = eks.cloud.store.view().list_as::<AccessEntry>(&keys::access_entries(&call.scope, &name));
     let wanted = input.associated_policy_arn;
     let has = |entry: &AccessEntry| wanted.as_ref().is_none_or(|policy| entry.policies.contains_key(policy));

@@ -25,7 +25,7 @@ fn missing(cluster: &str, id: &str) -> ApiError {
 /// The cluster's own has the cluster's id.
 fn own(eks: &Eks, cluster: &Cluster) -> model::CertificateAuthority {
     let slot = eks.slot(cluster);
-    let pem = slot.and_then(|slot| slot.certificate_authority).unwrap_or_default();
+    let pem = slot.and_then(|slot| slot.certificate_authority.clone()).unwrap_or_default();
     let made = Some(Timestamp(cluster.created_ms));
     model::CertificateAuthority {
         id: Some(cluster.uid.clone()),

@@ -5,7 +5,7 @@ use super::{digest, in_use, insert, invalid_parameter, no_cluster, remove};
 use crate::Eks;
 use ekstra_cloud::api::Call;
 use ekstra_cloud::iam::find_role;
-use ekstra_domain::eks::{Asked, ConnectedCluster, Registration};
+use ekstra_domain::eks::{Asked, ConnectedCluster};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks as model;
@@ -53,7 +53,7 @@ pub(super) fn find(eks: &Eks, call: &Call, name: &str) -> Option<ConnectedCluste
 pub(super) fn names(eks: &Eks, call: &Call) -> Vec<String> {
     let now = eks.cloud.env.now_ms();
     let prefix = keys::connected_clusters(&call.scope);
-    let all = eks.cloud.store.view().list_as::<Registration>(&prefix);
+    let all = eks.cloud.store.view().list_shared::<ConnectedCluster>(&prefix);
     let shown = all.into_iter().filter(|(_, registered)| registered.is_shown(now));
     shown.map(|(key, _)| key[prefix.len()..].to_owned()).collect()
 }

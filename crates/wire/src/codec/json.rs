@@ -215,5 +215,12 @@ fn separated<T>(
 }
 
 fn string(out: &mut String, text: &str) {
-    out.push_str(&Json::from(text).to_string());
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&Json::from(text).to_string());
+    }
 }
