@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let lookup =
         |_: &str, _: Option<&str>| Some(SecretKey::new("a secret of 256 bits that nobody has written down"));
-    assert!(sigv4::verify_eks_token(text, "c", &lookup, 1_767_323_045).is_err());
+    assert!(sigv4::verify_eks_token(text, "c", lookup, 1_767_323_045).is_err());
     assert!(MasterKey([7; 32]).open(text, 0).is_err());
     if let Ok(arn) = text.parse::<Arn>() {
         let principal = Principal { account: arn.account.clone(), arn: text.into(), user_id: text.into() };

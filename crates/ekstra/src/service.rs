@@ -8,13 +8,12 @@ use ekstra_cloud::{Cloud, ensure_scope};
 use ekstra_domain::iam::{AccessKey, Credential, Principal, Secret, SessionTerms};
 use ekstra_domain::names::{Arn, DEFAULT_ACCOUNT, Scope, is_region, keys};
 use ekstra_model::sts::AssumeRoleWithWebIdentityResponse;
-use ekstra_model::{Protocol, Shape, Value};
+use ekstra_model::{Shape, Value};
 use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
 use ekstra_wire::{
     ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, parameters, route,
     validate, violations_error,
 };
-use std::cell::RefCell;
 
 /// Answered to whoever asks whether the service is there; names nothing secret.
 pub(crate) const HEALTH: &str = "/_ekstra/health";
@@ -143,21 +142,18 @@ impl Service {
         seen.access_key = sigv4::scope(request).map(|scope| scope.access_key);
         let protocol = routed.service.protocol;
         let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
-        let found = RefCell::new(None);
         let lookup = |id: &str, token: Option<&str>| {
             let credential = self.credential(id, token)?;
-            let key = SecretKey::new(credential.secret.0.clone()).expiring(credential.expires);
-            found.replace(Some(credential));
-            Some(key)
+            Some((SecretKey::new(credential.secret.0.clone()).expiring(credential.expires), credential))
         };
-        let verified = sigv4::verify(request, &lookup, self.cloud.env.now(), &options)
+        let verified = sigv4::verify(request, lookup, self.cloud.env.now(), &options)
             .map_err(|error| error.to_error(protocol))?;
-        let credential = found.take().ok_or_else(|| unknown_key(protocol, &verified.access_key))?;
         if !is_region(&verified.region) {
             let message =
                 format!("Credential should be scoped to a valid region, not '{}'.", verified.region);
             return Err(ApiError::client("SignatureDoesNotMatch", 403, message));
         }
+        let (_, credential) = verified.found;
         Ok((credential, verified.region))
     }
 
@@ -222,8 +218,4 @@ fn nobody() -> Credential {
 
 fn unserved(operation: &str) -> ApiError {
     ApiError::client("UnknownOperationException", 404, format!("ekstra does not serve {operation}"))
-}
-
-fn unknown_key(protocol: Protocol, access_key: &str) -> ApiError {
-    sigv4::SigError::UnknownKey { access_key: access_key.to_owned() }.to_error(protocol)
 }

@@ -23,13 +23,11 @@ pub(crate) struct User {
 /// `Err` says why, for the log; the bearer is told nothing.
 pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Result<User, String> {
     let lookup = |id: &str, session: Option<&str>| {
-        credential(gate, id, session).map(|found| SecretKey::new(found.secret.0).expiring(found.expires))
+        let found = credential(gate, id, session)?;
+        Some((SecretKey::new(found.secret.0).expiring(found.expires), found.principal))
     };
-    let verified =
-        sigv4::verify_eks_token(token, &cluster.name, &lookup, now()).map_err(|e| e.to_string())?;
-    let principal = credential(gate, &verified.access_key, verified.session_token.as_deref())
-        .ok_or_else(|| "the key is gone".to_owned())?
-        .principal;
+    let verified = sigv4::verify_eks_token(token, &cluster.name, lookup, now()).map_err(|e| e.to_string())?;
+    let (_, principal) = verified.found;
     let (name, groups) = map(gate, cluster, &principal, &verified.access_key)
         .ok_or_else(|| format!("{} has no access", principal.arn))?;
     Ok(User { name, groups, principal, access_key: verified.access_key })

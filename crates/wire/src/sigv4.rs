@@ -56,6 +56,23 @@ impl SecretKey {
     }
 }
 
+/// What a lookup finds: the key, and with it whatever else the caller wants to know of who has it.
+pub trait KeyFound {
+    fn key(&self) -> &SecretKey;
+}
+
+impl KeyFound for SecretKey {
+    fn key(&self) -> &SecretKey {
+        self
+    }
+}
+
+impl<T> KeyFound for (SecretKey, T) {
+    fn key(&self) -> &SecretKey {
+        &self.0
+    }
+}
+
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretKey").field("expires", &self.expires).finish_non_exhaustive()

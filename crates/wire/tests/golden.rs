@@ -57,7 +57,7 @@ fn botocores_requests_are_understood() {
         let request = request(&case["request"]);
         let scope = sigv4::scope(&request).expect("signed");
         assert_eq!(scope.service, text(case, "service"), "{name}");
-        let verified = sigv4::verify(&request, &lookup, now, &VerifyOptions::default());
+        let verified = sigv4::verify(&request, lookup, now, &VerifyOptions::default());
         assert!(verified.is_ok(), "{name}: {verified:?}");
         let routed = route(&request, Some(&scope.service)).expect("routable");
         assert_eq!(routed.operation.name, text(case, "operation"), "{name}");

@@ -69,7 +69,7 @@ fn published_examples() {
             header.ends_with(&format!("SignedHeaders=host;x-amz-date, Signature={expected}")),
             "{header}"
         );
-        assert!(verify(&request, &lookup, at, &VerifyOptions::default()).is_ok());
+        assert!(verify(&request, lookup, at, &VerifyOptions::default()).is_ok());
     }
     let mut request = get("Action=ListUsers&Version=2010-05-08", "iam.amazonaws.com");
     request.headers.push(("content-type".into(), "application/x-www-form-urlencoded; charset=utf-8".into()));
@@ -87,10 +87,10 @@ fn botocores_presigned_url_is_valid_and_ours_is_the_same() {
     let text = |key: &str| golden["presigned"][key].as_str().expect("a string").to_owned();
     let mut request = get(&text("query"), golden["presigned"]["headers"][0][1].as_str().expect("a host"));
     let options = VerifyOptions { service: Some("sts"), region: Some("us-east-1"), ..Default::default() };
-    let verified = verify(&request, &lookup, now() + 119, &options).expect("valid");
+    let verified = verify(&request, lookup, now() + 119, &options).expect("valid");
     assert!(verified.presigned);
     assert_eq!((verified.expires, verified.session_token.as_deref()), (Some(120), Some(TOKEN)));
-    assert_eq!(verify(&request, &lookup, now() + 121, &options), Err(SigError::RequestExpired));
+    assert_eq!(verify(&request, lookup, now() + 121, &options).err(), Some(SigError::RequestExpired));
 
     let theirs = request.query.clone();
     request.query = "Action=GetCallerIdentity&Version=2011-06-15".to_owned();
@@ -109,7 +109,7 @@ fn signed() -> Request {
 }
 
 fn outcome(request: &Request) -> Result<(), SigError> {
-    verify(request, &lookup, now(), &VerifyOptions::default()).map(drop)
+    verify(request, lookup, now(), &VerifyOptions::default()).map(drop)
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_is_refused_and_how_it_is_called() {
     assert!(matches!(edit(";x-amz-target", ""), SigError::Invalid(_)));
     assert!(matches!(edit("/20260102/", "/20260103/"), SigError::Invalid(_)));
 
-    let at = |now| verify(&signed(), &lookup, now, &VerifyOptions::default());
+    let at = |now| verify(&signed(), lookup, now, &VerifyOptions::default());
     assert!(at(now() + 300).is_ok() && at(now() - 300).is_ok());
     let error = at(now() + 301).expect_err("old");
     assert_eq!(
@@ -172,7 +172,8 @@ fn what_is_refused_and_how_it_is_called() {
     assert!(matches!(at(now() - 301), Err(SigError::NotYet { .. })));
 
     let expired = |_: &str, _: Option<&str>| Some(SecretKey::new(SECRET).expiring(now() - 1));
-    assert_eq!(verify(&signed(), &expired, now(), &VerifyOptions::default()), Err(SigError::ExpiredToken));
+    let refused = verify(&signed(), expired, now(), &VerifyOptions::default());
+    assert_eq!(refused.err(), Some(SigError::ExpiredToken));
 }
 
 #[test]
@@ -182,7 +183,7 @@ fn unsigned_payloads_only_where_allowed() {
     sign(&mut request, &credentials(false), "us-east-1", "s3", now());
     assert!(matches!(outcome(&request), Err(SigError::Invalid(_))));
     let options = VerifyOptions { allow_unsigned_payload: true, ..Default::default() };
-    assert!(verify(&request, &lookup, now(), &options).is_ok());
+    assert!(verify(&request, lookup, now(), &options).is_ok());
 }
 
 fn token_of(url: &str) -> String {
@@ -194,15 +195,12 @@ fn botocores_tokens_are_valid_for_their_cluster_for_fifteen_minutes() {
     let golden = golden();
     for key in ["eks_token_url", "eks_token_url_with_session"] {
         let token = token_of(golden[key].as_str().expect("a URL"));
-        let verified = verify_eks_token(&token, "demo", &lookup, now() + 900).expect("valid");
+        let verified = verify_eks_token(&token, "demo", lookup, now() + 900).expect("valid");
         assert_eq!((verified.service.as_str(), verified.access_key.as_str()), ("sts", "AKIDEXAMPLE"));
-        let other = verify_eks_token(&token, "other", &lookup, now());
-        assert_eq!(other, Err(TokenError::Signature(SigError::Mismatch)));
-        assert!(matches!(
-            verify_eks_token(&token, "demo", &lookup, now() + 901),
-            Err(TokenError::Expired(_))
-        ));
-        assert!(matches!(verify_eks_token(&token, "demo", &lookup, now() - 301), Err(TokenError::NotYet(_))));
+        let other = verify_eks_token(&token, "other", lookup, now());
+        assert_eq!(other.err(), Some(TokenError::Signature(SigError::Mismatch)));
+        assert!(matches!(verify_eks_token(&token, "demo", lookup, now() + 901), Err(TokenError::Expired(_))));
+        assert!(matches!(verify_eks_token(&token, "demo", lookup, now() - 301), Err(TokenError::NotYet(_))));
     }
 }
 
@@ -211,7 +209,7 @@ fn our_tokens_are_valid_over_any_endpoint() {
     for endpoint in ["https://sts.us-east-1.amazonaws.com", "http://127.0.0.1:7777/", "http://[::1]:1"] {
         for session in [false, true] {
             let token = make_eks_token(&credentials(session), "us-east-1", endpoint, "demo", now());
-            assert!(verify_eks_token(&token, "demo", &lookup, now()).is_ok(), "{endpoint}");
+            assert!(verify_eks_token(&token, "demo", lookup, now()).is_ok(), "{endpoint}");
         }
     }
 }
@@ -220,7 +218,7 @@ fn our_tokens_are_valid_over_any_endpoint() {
 fn tokens_are_refused_by_name() {
     let golden = golden();
     let url = golden["eks_token_url"].as_str().expect("a URL");
-    let refused = |token: &str| verify_eks_token(token, "demo", &lookup, now()).expect_err("refused");
+    let refused = |token: &str| verify_eks_token(token, "demo", lookup, now()).expect_err("refused");
     let edited = |from: &str, to: &str| {
         assert!(url.contains(from), "{from}");
         refused(&token_of(&url.replace(from, to)))

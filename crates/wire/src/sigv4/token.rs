@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 
 use super::sign::presign;
 use super::verify::{Verified, VerifyOptions, check_signature, claim};
-use super::{Credentials, SecretKey, SigError};
+use super::{Credentials, KeyFound, SigError};
 use crate::message::Request;
 use crate::text::parse_query;
 
@@ -67,12 +67,12 @@ pub enum TokenError {
 }
 
 /// Verifies a token for one cluster: its name, or whatever id the client was told to sign. `now` is Unix seconds.
-pub fn verify_eks_token(
+pub fn verify_eks_token<K: KeyFound>(
     token: &str,
     cluster: &str,
-    lookup: &dyn Fn(&str, Option<&str>) -> Option<SecretKey>,
+    lookup: impl Fn(&str, Option<&str>) -> Option<K>,
     now: i64,
-) -> Result<Verified, TokenError> {
+) -> Result<Verified<K>, TokenError> {
     let request = request_in(&url_of(token)?, cluster)?;
     check_query(&request.query)?;
     let claim = claim(&request)?;

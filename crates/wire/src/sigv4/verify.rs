@@ -6,7 +6,7 @@
 use subtle::ConstantTimeEq;
 
 use super::canonical::{Parts, canonical_request, paths};
-use super::{ALGORITHM, SecretKey, SigError, UNSIGNED_PAYLOAD, sha256_hex, signature};
+use super::{ALGORITHM, KeyFound, SecretKey, SigError, UNSIGNED_PAYLOAD, sha256_hex, signature};
 use crate::message::Request;
 use crate::text::{parse_query, uri_decode};
 use crate::time::{amz_date, parse_amz_date};
@@ -22,9 +22,11 @@ pub struct Scope {
 }
 
 /// What a valid signature vouches for.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Verified {
+#[derive(Clone)]
+pub struct Verified<K = SecretKey> {
     pub access_key: String,
+    /// As the lookup found it.
+    pub found: K,
     /// When it was signed, Unix seconds.
     pub date: i64,
     pub region: String,
@@ -37,7 +39,7 @@ pub struct Verified {
     pub expires: Option<i64>,
 }
 
-impl std::fmt::Debug for Verified {
+impl<K> std::fmt::Debug for Verified<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Verified")
             .field("access_key", &self.access_key)
@@ -97,12 +99,12 @@ pub fn scope(request: &Request) -> Option<Scope> {
 
 /// Verifies a request. `lookup` finds the secret of an access key; temporary keys are looked up with their session
 /// token and must not be found without it. `now` is Unix seconds.
-pub fn verify(
+pub fn verify<K: KeyFound>(
     request: &Request,
-    lookup: &dyn Fn(&str, Option<&str>) -> Option<SecretKey>,
+    lookup: impl Fn(&str, Option<&str>) -> Option<K>,
     now: i64,
     options: &VerifyOptions<'_>,
-) -> Result<Verified, SigError> {
+) -> Result<Verified<K>, SigError> {
     let claim = claim(request)?;
     check_scope(&claim.scope, options)?;
     check_date(&claim, now, options)?;
@@ -250,13 +252,13 @@ fn check_headers(request: &Request, claim: &Claim) -> Result<(), SigError> {
 }
 
 /// The day of the scope, the key, its lifetime, the payload, and last the signature itself.
-pub(super) fn check_signature(
+pub(super) fn check_signature<K: KeyFound>(
     request: &Request,
     claim: Claim,
-    lookup: &dyn Fn(&str, Option<&str>) -> Option<SecretKey>,
+    lookup: impl Fn(&str, Option<&str>) -> Option<K>,
     now: i64,
     options: &VerifyOptions<'_>,
-) -> Result<Verified, SigError> {
+) -> Result<Verified<K>, SigError> {
     let Scope { access_key, day, region, service } = claim.scope;
     if claim.date_text.get(..8) != Some(day.as_str()) {
         let text = format!(
@@ -264,8 +266,9 @@ pub(super) fn check_signature(
         );
         return Err(SigError::Invalid(text));
     }
-    let key = lookup(&access_key, claim.session_token.as_deref())
+    let found = lookup(&access_key, claim.session_token.as_deref())
         .ok_or_else(|| SigError::UnknownKey { access_key: access_key.clone() })?;
+    let key = found.key();
     let payload_hash = payload_hash(request, options)?;
     let parts = Parts { request, signed_headers: &claim.signed_headers, payload_hash: &payload_hash };
     let sent = claim.signature.as_bytes();
@@ -282,6 +285,7 @@ pub(super) fn check_signature(
     }
     Ok(Verified {
         access_key,
+        found,
         date: claim.date,
         region,
         service,
