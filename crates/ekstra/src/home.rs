@@ -6,7 +6,7 @@ mod claims;
 mod files;
 
 pub(crate) use claims::{Wish, directory as registry_directory, transits, uplink};
-pub(crate) use files::{sync_directory, write_private};
+pub(crate) use files::{same_content, sync, sync_directory, write_private};
 
 use crate::privilege::{self, Owner};
 use anyhow::{Context, Result, bail};
@@ -294,12 +294,6 @@ impl Home {
 
 fn user_home() -> Result<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).context("HOME is not set; say --home DIR")
-}
-
-/// Whether two files are the same program.
-pub(crate) fn same_content(a: &Path, b: &Path) -> bool {
-    let length = |p: &Path| fs::metadata(p).map(|m| m.len()).ok();
-    length(a).is_some() && length(a) == length(b) && fs::read(a).ok() == fs::read(b).ok()
 }
 
 pub(crate) fn port_in_use(port: u16) -> String {

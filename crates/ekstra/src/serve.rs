@@ -5,7 +5,7 @@
 //! written to the home and to the registry of homes alone.
 
 use crate::control::{self, Private, Stop};
-use crate::home::{Home, Wish, registry_directory};
+use crate::home::{Home, Wish, registry_directory, sync};
 use crate::privilege::{Owner, is_root};
 use crate::programs::Components;
 use crate::service::Service;
@@ -37,7 +37,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// The service is killed after so many steps (`ekstra_host::faults`).
 const CRASH_AFTER: &str = "EKSTRA_CRASH_AFTER";
@@ -266,17 +266,25 @@ fn prepare_machine(host: &dyn Host, home: &Home, settings: &Settings) -> Result<
     Ok(host.ensure_service_address(&service_address(settings))?)
 }
 
-/// What grows and what others may undo, seen to now and then.
+/// What grows and what others may undo, seen to now and then; the home's program first, whose way to the disk would have
+/// held up the start.
 async fn tend(host: Arc<dyn Host>, home: Home, settings: Settings) {
+    tokio::time::sleep(TEND_EVERY).await;
+    let program = home.program();
+    told(tokio::task::spawn_blocking(move || sync(&program)).await);
     loop {
-        tokio::time::sleep(TEND_EVERY).await;
         let (host, logs, address) = (host.clone(), home.path("logs"), service_address(&settings));
         let tended = tokio::task::spawn_blocking(move || {
-            rotate_logs(&logs, LOG_LIMIT).and_then(|_| host.tend_service_address(&address))
+            Ok(rotate_logs(&logs, LOG_LIMIT).and_then(|_| host.tend_service_address(&address))?)
         });
-        if let Ok(Err(error)) = tended.await {
-            tracing::warn!(%error, "looking after the machine");
-        }
+        told(tended.await);
+        tokio::time::sleep(TEND_EVERY).await;
+    }
+}
+
+fn told(tended: Result<Result<()>, JoinError>) {
+    if let Ok(Err(error)) = tended {
+        tracing::warn!("looking after the machine: {error:#}");
     }
 }
 
