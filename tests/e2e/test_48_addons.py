@@ -116,6 +116,38 @@ def test_whose_values_hold(service, cluster, eks):
     assert "configurationValues" not in addon_of(eks, cluster, "coredns")
 
 
+def test_replicas_follow_the_size_of_the_cluster(service, cluster, eks):
+    autoscaling = lambda **more: json.dumps({"autoScaling": {"enabled": True, **more}})  # noqa: E731
+    replicas = lambda: service.kubectl_json(*DEPLOYMENT)["spec"]["replicas"]  # noqa: E731
+    inverted = autoscaling(minReplicas=4, maxReplicas=3)
+    assert "is more than autoScaling.maxReplicas (3)" in refusal(
+        eks.update_addon, clusterName=cluster, addonName="coredns", configurationValues=inverted
+    )
+    bounds = autoscaling(minReplicas=3, maxReplicas=5)
+    assert updated(eks, cluster, "coredns", configurationValues=bounds)["status"] == "Successful"
+    assert replicas() == 3
+    large = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "large"},
+        "spec": {"providerID": "test:///large"},
+        "status": {"capacity": {"cpu": "2000", "memory": "1Gi", "pods": "1"}},
+    }
+    service.kubectl("create", "-f", "-", stdin=json.dumps(large))
+    try:
+        wait("replicas for its cores", lambda: ((r := replicas()) == 5, r), 30)
+    finally:
+        service.kubectl("delete", "node", "large", "--ignore-not-found")
+    # The peak counts for a while, and what follows from the size is not somebody else's value.
+    service.kubectl("scale", "deployment", "coredns", "-n", "kube-system", "--replicas=2")
+    wait("replicas for the peak", lambda: ((r := replicas()) == 5, r), 30)
+    lower = json.dumps({"autoScaling": {"enabled": True, "maxReplicas": 4}, "podAnnotations": {"e": "f"}})
+    assert updated(eks, cluster, "coredns", configurationValues=lower, resolveConflicts="NONE")["status"] == "Successful"
+    assert replicas() == 4
+    assert updated(eks, cluster, "coredns", configurationValues="", resolveConflicts="NONE")["status"] == "Successful"
+    assert replicas() == 2
+
+
 def test_what_was_never_written_stays_its_owner_s(service, cluster, eks):
     look = lambda: service.kubectl_json("get", "daemonset", "kube-proxy", "-n", "kube-system")["metadata"]  # noqa: E731
     label = ("label", "daemonset/kube-proxy", "-n", "kube-system", "--overwrite")

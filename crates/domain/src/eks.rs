@@ -11,6 +11,7 @@ mod nodegroup;
 mod plan_cluster;
 mod plan_nodegroup;
 mod pod_identity;
+mod proportional;
 mod records;
 mod site;
 mod tuning;
@@ -38,6 +39,7 @@ pub use plan_nodegroup::{Member, NodegroupAction, ObservedNodegroup, plan_nodegr
 pub use pod_identity::{
     POD_IDENTITY_ADDRESS, POD_IDENTITY_AUDIENCE, POD_IDENTITY_SERVICE, PodIdentityAssociation,
 };
+pub use proportional::{Bounds, Demand};
 pub use records::{
     Ack, ArgoCd, Asked, Capability, ConnectedCluster, FargateProfile, FargateSelector, Subscription,
     SuccessorAuthority,

@@ -8,6 +8,7 @@
 //! - Its objects belong to the field manager `eks`, also those that the cluster began with: an add-on takes over what
 //!   nobody managed before.
 
+mod autoscaling;
 pub(crate) mod catalogue;
 pub(crate) mod configuration;
 mod fields;
@@ -31,6 +32,7 @@ use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
 use objects::{Place, Refused};
+use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -162,6 +164,7 @@ impl AddonReconciler {
         let store = &self.eks.cloud.store;
         let changed = store.until(|view| view.get(place.key).map(|entry| entry.revision) != place.revision);
         let mut changed = pin!(changed);
+        let mut scaling = pin!(self.scale(place));
         let mut events = workload::watch(place.definition, place.client.clone()).boxed();
         let (mut found, mut known) = (None, None);
         loop {
@@ -193,7 +196,18 @@ impl AddonReconciler {
                 },
                 () = &mut changed => return Ok(AT_ONCE),
                 () = tick => {}
+                never = &mut scaling => match never {},
             }
+        }
+    }
+
+    /// Keeps its replicas by the size of the cluster, if it is configured so.
+    async fn scale(&self, place: &Place<'_>) -> Infallible {
+        match objects::values(place).ok().as_ref().and_then(autoscaling::bounds) {
+            Some(bounds) => {
+                autoscaling::keep(place.definition, &place.client, bounds, &self.eks.cloud.env).await
+            }
+            None => std::future::pending().await,
         }
     }
 

@@ -24,6 +24,7 @@ mod manifest;
 mod metrics_api;
 mod nodegroup;
 mod nodes;
+mod quantity;
 mod relabel;
 mod restarts;
 mod signing;

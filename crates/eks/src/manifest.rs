@@ -103,7 +103,11 @@ async fn send(
 ) -> Result<Value, ManifestError> {
     let request = request.map_err(|error| ManifestError::Unreadable(error.to_string()))?;
     let answer = client.request::<Value>(request).await;
-    answer.map_err(|source| ManifestError::Refused { path: path.to_owned(), source: Box::new(source) })
+    answer.map_err(|source| refused(path, source))
+}
+
+pub(crate) fn refused(path: &str, source: kube::Error) -> ManifestError {
+    ManifestError::Refused { path: path.to_owned(), source: Box::new(source) }
 }
 
 fn is_absent(error: &ManifestError) -> bool {

@@ -1,5 +1,6 @@
 //! Configuration values of add-ons: read, held against the schema, and put into the objects.
 
+use super::autoscaling;
 use super::catalogue::{Definition, Kind, NAMESPACE};
 use crate::manifest::Object;
 use serde_json::{Map, Value, json};
@@ -36,7 +37,10 @@ pub(crate) fn read(definition: &Definition, given: &str) -> Result<Map<String, V
         })
         .collect();
     match value {
-        Value::Object(values) if complaints.is_empty() => Ok(values),
+        Value::Object(values) if complaints.is_empty() => {
+            autoscaling::check(&values).map_err(|why| format!("{REFUSED}: {why}"))?;
+            Ok(values)
+        }
         _ => Err(format!("{REFUSED}: Json schema validation failed with error: [{}]", complaints.join(", "))),
     }
 }
@@ -82,6 +86,9 @@ fn shape_workload(workload: &mut Value, values: &Map<String, Value>) {
         if let Some(replicas) = values.get(name) {
             workload["spec"]["replicas"] = replicas.clone();
         }
+    }
+    if let Some(bounds) = autoscaling::bounds(values) {
+        workload["spec"]["replicas"] = bounds.least.into();
     }
     let template = &mut workload["spec"]["template"];
     for (name, member) in [("podLabels", "labels"), ("podAnnotations", "annotations")] {
@@ -176,6 +183,7 @@ mod tests {
                 let value = match name.as_str() {
                     "mode" => continue, // there is one
                     "affinity" => json!({"nodeAffinity": {}}),
+                    "autoScaling" => json!({"enabled": true, "minReplicas": 3}),
                     "corefile" => json!(".:53 { whoami }"),
                     "computeType" => json!("Fargate"),
                     "podDisruptionBudget" => json!({"enabled": !definition.has_budget}),

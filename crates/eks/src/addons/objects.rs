@@ -1,12 +1,13 @@
 //! An add-on's objects in its cluster: made of its record, written as its rule for conflicts says, taken out again.
 
 use super::catalogue::Definition;
-use super::{configuration, fields};
+use super::{autoscaling, configuration, fields};
 use crate::bootstrap::Facts;
 use crate::manifest::{self, ManifestError, Object};
 use ekstra_domain::eks::{Addon, AddonStatus, Conflicts, HealthIssue};
 use futures::future::{join_all, try_join_all};
 use kube::Client;
+use serde_json::{Map, Value};
 
 /// Others may set further fields while theirs are being left out.
 const MOST_TRIES: usize = 5;
@@ -29,11 +30,16 @@ pub(super) struct Place<'a> {
     pub(super) facts: Facts,
 }
 
+/// Its configuration.
+pub(super) fn values(place: &Place<'_>) -> Result<Map<String, Value>, ManifestError> {
+    let given = place.addon.configuration.as_deref().unwrap_or_default();
+    configuration::read(place.definition, given).map_err(ManifestError::Unreadable)
+}
+
 /// Its objects, as they shall be.
 fn render(place: &Place<'_>) -> Result<Vec<Object>, ManifestError> {
     let mut objects = place.facts.fill(place.definition.manifest)?;
-    let given = place.addon.configuration.as_deref().unwrap_or_default();
-    let values = configuration::read(place.definition, given).map_err(ManifestError::Unreadable)?;
+    let values = values(place)?;
     let role = place.addon.service_account_role.as_deref();
     configuration::apply(place.definition, &values, role, &mut objects);
     Ok(objects)
@@ -41,11 +47,32 @@ fn render(place: &Place<'_>) -> Result<Vec<Object>, ManifestError> {
 
 /// Its objects, if they may be written.
 pub(super) async fn check(place: &Place<'_>) -> Result<Vec<Object>, Refused> {
-    let objects = render(place).map_err(Refused::Passing)?;
+    let mut objects = render(place).map_err(Refused::Passing)?;
+    take_over_scale(place, &mut objects).await?;
     if conflicts(place) == Conflicts::None {
         refuse_conflicts(place, &objects).await?;
     }
     Ok(objects)
+}
+
+/// Replicas that grew with the cluster stay while they may, and are no conflict of the add-on with itself otherwise.
+async fn take_over_scale(place: &Place<'_>, objects: &mut [Object]) -> Result<(), Refused> {
+    let (definition, client) = (place.definition, &place.client);
+    let bounds = autoscaling::bounds(&values(place).map_err(Refused::Passing)?);
+    let workload = objects.iter_mut().find(|object| object.value["kind"] == "Deployment");
+    let Some(replicas) = workload.map(|object| &mut object.value["spec"]["replicas"]) else { return Ok(()) };
+    let refused = |source| manifest::refused(definition.workload, source);
+    let found = autoscaling::read(definition, client).await.map_err(|e| sort(refused(e)))?;
+    let Some(scale) = found else { return Ok(()) };
+    if let Some(bounds) = bounds {
+        *replicas = bounds.clamp(scale.replicas).into();
+    }
+    match replicas.as_i64() {
+        Some(wanted) if scale.is_ours && wanted != scale.replicas => {
+            autoscaling::set(definition, client, wanted).await.map_err(|e| sort(refused(e)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn conflicts(place: &Place<'_>) -> Conflicts {

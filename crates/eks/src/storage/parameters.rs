@@ -3,6 +3,7 @@
 //! Source: "CreateVolume Parameters" of the AWS EBS CSI driver. What is not served is refused by name, since a claim that
 //! waits for ever says less.
 
+use crate::quantity::whole;
 use ekstra_domain::ec2::{Performance, performance};
 use std::collections::BTreeMap;
 
@@ -69,41 +70,8 @@ impl Parameters {
 
 /// Whole GiB, rounded up, of a Kubernetes quantity in bytes.
 pub(super) fn gib(quantity: &str) -> Result<u32, String> {
-    let bytes = bytes(quantity).ok_or_else(|| format!("{quantity} is not a size"))?;
+    let bytes = whole(quantity).ok_or_else(|| format!("{quantity} is not a size"))?;
     u32::try_from(bytes.div_ceil(1 << 30).max(1)).map_err(|_| format!("{quantity} is too large"))
-}
-
-/// Source: "Quantity" in the Kubernetes API: a decimal number with a binary or decimal suffix.
-fn bytes(quantity: &str) -> Option<u128> {
-    const UNITS: [(&str, u128); 13] = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("Ti", 1 << 40),
-        ("Pi", 1 << 50),
-        ("Ei", 1 << 60),
-        ("k", 1_000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("T", 1_000_000_000_000),
-        ("P", 1_000_000_000_000_000),
-        ("E", 1_000_000_000_000_000_000),
-        ("", 1),
-    ];
-    let (number, unit) =
-        UNITS.iter().find_map(|(suffix, unit)| Some((quantity.strip_suffix(suffix)?, *unit)))?;
-    if let Some((mantissa, exponent)) = number.split_once(['e', 'E']) {
-        return bytes(mantissa)?.checked_mul(10_u128.checked_pow(exponent.parse().ok()?)?);
-    }
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let fraction: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-    let scaled = whole.checked_mul(scale)?.checked_add(fraction)?.checked_mul(unit)?;
-    Some(scaled.div_ceil(scale))
 }
 
 #[cfg(test)]
