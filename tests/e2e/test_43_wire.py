@@ -54,21 +54,37 @@ def test_requests_may_be_packed(service, cluster):
 
 
 @pytest.mark.parametrize(
-    ("pack", "encoding", "status"),
+    ("pack", "encoding", "status", "code"),
     [
-        (lambda body: body, "gzip", 400),
-        (lambda body: gzip.compress(body)[:-9], "gzip", 400),
-        (gzip.compress, "br", 415),
-        (lambda _: gzip.compress(bytes(8 << 20)), "gzip", 413),
+        (lambda body: body, "gzip", 400, "SerializationException"),
+        (lambda body: gzip.compress(body)[:-9], "gzip", 400, "SerializationException"),
+        (gzip.compress, "br", 415, "UnsupportedMediaTypeException"),
+        (lambda _: gzip.compress(bytes(8 << 20)), "gzip", 413, "RequestEntityTooLargeException"),
     ],
 )
-def test_what_is_packed_wrongly_is_refused(service, cluster, pack, encoding, status):
+def test_what_is_packed_wrongly_is_refused(service, cluster, pack, encoding, status, code):
     eks = packing(service.client("eks"), pack, encoding)
     arn = f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/{cluster}"
     with pytest.raises(botocore.exceptions.ClientError) as refused:
         eks.tag_resource(resourceArn=arn, tags={"packed": "no"})
-    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+    said = refused.value.response
+    assert (said["ResponseMetadata"]["HTTPStatusCode"], said["Error"]["Code"]) == (status, code)
+    assert len(said["ResponseMetadata"]["RequestId"]) == 36
+    # A service that speaks XML says it in XML.
+    with pytest.raises(botocore.exceptions.ClientError, match=code):
+        packing(service.client("sts"), pack, encoding).get_caller_identity()
     assert "packed" not in service.client("eks").list_tags_for_resource(resourceArn=arn)["tags"]
+
+
+def test_a_body_that_is_too_large_is_told_so(service):
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(service.aws_env()["AWS_ENDPOINT_URL"]).netloc, timeout=10)
+    connection.putrequest("POST", "/clusters")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(3 << 20))
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["x-amzn-errortype"]) == (413, "RequestEntityTooLargeException")
+    assert "too large" in json.loads(answer.read())["message"] and len(answer.headers["x-amzn-requestid"]) == 36
 
 
 def test_the_signature_is_of_what_travels(service):

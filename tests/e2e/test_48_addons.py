@@ -144,7 +144,12 @@ def test_replicas_follow_the_size_of_the_cluster(service, cluster, eks):
     lower = json.dumps({"autoScaling": {"enabled": True, "maxReplicas": 4}, "podAnnotations": {"e": "f"}})
     assert updated(eks, cluster, "coredns", configurationValues=lower, resolveConflicts="NONE")["status"] == "Successful"
     assert replicas() == 4
-    assert updated(eks, cluster, "coredns", configurationValues="", resolveConflicts="NONE")["status"] == "Successful"
+    # Nothing at all is written where something is somebody else's.
+    service.kubectl("label", "deployment/coredns", "-n", "kube-system", "eks.amazonaws.com/component=mine", "--overwrite")
+    (error,) = updated(eks, cluster, "coredns", configurationValues="", resolveConflicts="NONE")["errors"]
+    assert error["errorCode"] == "ConfigurationConflict" and "replicas" not in error["errorMessage"], error
+    assert replicas() == 4
+    assert updated(eks, cluster, "coredns", configurationValues="", resolveConflicts="OVERWRITE")["status"] == "Successful"
     assert replicas() == 2
 
 

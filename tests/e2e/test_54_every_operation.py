@@ -94,6 +94,21 @@ def the_cluster(service, eks, kubectl, kubeconfig, settle):
     assert service.kubectl("--kubeconfig", kubeconfig, "get", "namespaces", "--request-timeout=3s", check=False).returncode != 0
     settle(eks.update_cluster_config(name=CLUSTER, resourcesVpcConfig={"publicAccessCidrs": ["0.0.0.0/0"]})["update"])
     assert kubectl("get", "namespaces")
+    private = {"endpointPublicAccess": False, "endpointPrivateAccess": True}
+    settle(eks.update_cluster_config(name=CLUSTER, resourcesVpcConfig=private)["update"])
+    assert service.kubectl("--kubeconfig", kubeconfig, "get", "namespaces", "--request-timeout=3s", check=False).returncode != 0
+    settle(eks.update_cluster_config(name=CLUSTER, resourcesVpcConfig={"endpointPublicAccess": True})["update"])
+    assert kubectl("get", "namespaces")
+
+    settle(eks.update_cluster_config(name=CLUSTER, deletionProtection=True)["update"])
+    assert "InvalidRequestException" in refusal(eks.delete_cluster, name=CLUSTER)
+    assert eks.describe_cluster(name=CLUSTER)["cluster"]["status"] == "ACTIVE"
+    settle(eks.update_cluster_config(name=CLUSTER, deletionProtection=False)["update"])
+    settle(eks.update_cluster_config(name=CLUSTER, upgradePolicy={"supportType": "STANDARD"})["update"])
+    assert eks.describe_cluster(name=CLUSTER)["cluster"]["upgradePolicy"] == {"supportType": "STANDARD"}
+    # What is not there is refused by name, and to leave it off is no change.
+    for asked, said in [(True, "computeConfig.enabled (EKS Auto Mode) is not supported"), (False, "already at the desired")]:
+        assert said in refusal(eks.update_cluster_config, name=CLUSTER, computeConfig={"enabled": asked})
     assert update["id"] in eks.list_updates(name=CLUSTER)["updateIds"]
     filters = [{"Name": "group-name", "Values": ["default"]}]
     (group,) = service.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"]

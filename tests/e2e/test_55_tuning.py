@@ -35,6 +35,9 @@ def words(service, program):
 def updated(service, eks, **change):
     update = eks.update_cluster_config(name=CLUSTER, **change)["update"]
     assert (update["type"], update["status"]) == ("ControlPlaneComponentConfigUpdate", "InProgress")
+    # One at a time.
+    another = refusal(eks.update_cluster_config, name=CLUSTER, deletionProtection=True)
+    assert another.startswith(f"ResourceInUseException: Cannot update cluster {CLUSTER} in status UPDATING"), another
     look = lambda: eks.describe_update(name=CLUSTER, updateId=update["id"])["update"]  # noqa: E731
     wait("the update", lambda: ((u := look())["status"] != "InProgress", u), 60)
     assert look()["status"] == "Successful"

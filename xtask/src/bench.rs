@@ -1,8 +1,8 @@
 //! `cargo xtask bench [--components-cold] [--only front-door|clusters] [--rounds N]`: how fast and how large, as a table and
 //! as `target/bench.json`.
 //!
-//! Invariant: everything is measured from outside, through the AWS API, kubectl and /proc, in a home of its own that is
-//! gone afterwards, also after Ctrl-C and SIGTERM. Goals (`design.md` §8, and of the issue that asked for the figure) stand beside the figures; missing one is shown, not an error.
+//! Invariant: everything is measured from outside, through the AWS API, kubectl and /proc, by a service of its own that
+//! is gone afterwards with its home, also after Ctrl-C and SIGTERM. Goals (`design.md` §8, and of the issue that asked for the figure) stand beside the figures; missing one is shown, not an error.
 
 use crate::workspace;
 use anyhow::{Context, Result, bail};

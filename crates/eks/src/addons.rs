@@ -1,7 +1,8 @@
 //! Add-ons: the reconciler that writes their objects into clusters and looks after what becomes of them.
 //!
 //! # Guarantees
-//! - Objects are written when something is asked for, never to undo what somebody has changed since.
+//! - Objects are written when something is asked for, never to undo what somebody has changed since; but for replicas that
+//!   follow the size of the cluster, where that is asked for.
 //! - With `NONE` either all objects are written or, if others have set fields of any, none.
 //!
 //! # Assumptions
@@ -18,9 +19,11 @@ mod workload;
 use crate::bootstrap::Facts;
 use crate::controller::{Reached, down, reach};
 use crate::{Eks, updates};
+use autoscaling::Demands;
 use catalogue::NAMESPACE;
 use ekstra_domain::eks::{
-    ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Cluster, HealthIssue, UpdateOf, Workload, plan_addon,
+    ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Bounds, Cluster, HealthIssue, UpdateOf, Workload,
+    plan_addon,
 };
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, Waits};
@@ -69,6 +72,7 @@ pub(crate) async fn gives_network(
 pub struct AddonReconciler {
     eks: Eks,
     waits: Waits,
+    demands: Demands,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +113,7 @@ impl Reconciler for AddonReconciler {
             let revision = view.get(&key).map(|entry| entry.revision);
             let Some(addon) = view.get_as::<Addon>(&key) else {
                 self.waits.end(&key);
+                self.demands.forget(&key);
                 return Ok(Next::OnChange);
             };
             let cluster_key = keys::cluster(&addon.scope, &addon.cluster);
@@ -132,7 +137,7 @@ impl Reconciler for AddonReconciler {
 
 impl AddonReconciler {
     pub fn new(eks: Eks) -> Self {
-        Self { eks, waits: Waits::default() }
+        Self { eks, waits: Waits::default(), demands: Demands::default() }
     }
 
     async fn tend(&self, place: &Place<'_>) -> Result<Next, AddonError> {
@@ -152,18 +157,19 @@ impl AddonReconciler {
         }
         match place.addon.status {
             _ if !actions.is_empty() => Ok(AT_ONCE),
-            AddonStatus::CreateFailed | AddonStatus::UpdateFailed | AddonStatus::DeleteFailed => {
-                Ok(Next::OnChange)
-            }
+            AddonStatus::CreateFailed | AddonStatus::DeleteFailed => Ok(Next::OnChange),
+            // What was refused leaves it as it is, and its cluster may grow.
+            AddonStatus::UpdateFailed => tokio::select! {
+                () = self.changed(place) => Ok(AT_ONCE),
+                never = self.scale(place) => match never {},
+            },
             _ => self.watch(place).await,
         }
     }
 
     /// Until its record changes or has to.
     async fn watch(&self, place: &Place<'_>) -> Result<Next, AddonError> {
-        let store = &self.eks.cloud.store;
-        let changed = store.until(|view| view.get(place.key).map(|entry| entry.revision) != place.revision);
-        let mut changed = pin!(changed);
+        let mut changed = pin!(self.changed(place));
         let mut scaling = pin!(self.scale(place));
         let mut events = workload::watch(place.definition, place.client.clone()).boxed();
         let (mut found, mut known) = (None, None);
@@ -201,14 +207,21 @@ impl AddonReconciler {
         }
     }
 
+    async fn changed(&self, place: &Place<'_>) {
+        let store = &self.eks.cloud.store;
+        store.until(|view| view.get(place.key).map(|entry| entry.revision) != place.revision).await;
+    }
+
     /// Keeps its replicas by the size of the cluster, if it is configured so.
     async fn scale(&self, place: &Place<'_>) -> Infallible {
-        match objects::values(place).ok().as_ref().and_then(autoscaling::bounds) {
-            Some(bounds) => {
-                autoscaling::keep(place.definition, &place.client, bounds, &self.eks.cloud.env).await
-            }
-            None => std::future::pending().await,
-        }
+        let Some(bounds) = objects::values(place).ok().as_ref().and_then(autoscaling::bounds) else {
+            self.demands.forget(place.key);
+            return std::future::pending().await;
+        };
+        let demand = |size: (i64, i64), current: i64, bounds: Bounds| {
+            self.demands.replicas(&self.eks.cloud.env, place.key, size, current, bounds)
+        };
+        autoscaling::keep(place.definition, &place.client, bounds, demand).await
     }
 
     fn unhealthy_ms(&self, place: &Place<'_>, workload: Workload) -> i64 {
@@ -223,7 +236,7 @@ impl AddonReconciler {
         self.waits.end(place.key);
         let written = match objects::check(place).await {
             // Whoever deletes it from now on deletes its objects.
-            Ok(objects) => {
+            Ok(prepared) => {
                 let touch = |addon: &mut Addon, _: &mut Txn| {
                     addon.touched = true;
                     Ok(())
@@ -231,7 +244,7 @@ impl AddonReconciler {
                 if !self.change(place, touch).await? {
                     return Ok(());
                 }
-                objects::write(place, &objects).await
+                objects::write(place, prepared).await
             }
             Err(refused) => Err(refused),
         };

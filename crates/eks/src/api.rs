@@ -22,6 +22,7 @@ mod present;
 mod subscriptions;
 mod tags;
 mod tuning;
+mod unserved;
 mod update_cluster;
 mod update_nodegroup;
 mod vpc_config;

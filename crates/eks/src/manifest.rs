@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// As EKS's own.
-const FIELD_MANAGER: &str = "eks";
+pub(crate) const FIELD_MANAGER: &str = "eks";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ManifestError {

@@ -1,6 +1,6 @@
 //! Bodies that travel packed: requests of clients that say `Content-Encoding: gzip`, and long answers to those that take it.
 
-use ekstra_wire::{Request, Response};
+use ekstra_wire::{ApiError, Request, Response};
 use flate2::Compression;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -21,15 +21,18 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    pub(crate) fn answer(self) -> Response {
-        let (status, text) = match self {
-            Self::Unknown => (415, "the only content encoding is gzip"),
-            Self::Broken => (400, "the content is not what its encoding says"),
-            Self::TooLarge => (413, "the request is too large"),
+    pub(crate) fn to_error(self) -> ApiError {
+        let (code, status, message) = match self {
+            Self::Unknown => ("UnsupportedMediaTypeException", 415, "The only content encoding is gzip."),
+            Self::Broken => ("SerializationException", 400, "The content is not what its encoding says."),
+            Self::TooLarge => return too_large(),
         };
-        let headers = vec![("content-type".to_owned(), "text/plain".to_owned())];
-        Response { status, headers, body: text.as_bytes().to_vec() }
+        ApiError::client(code, status, message)
     }
+}
+
+pub(crate) fn too_large() -> ApiError {
+    ApiError::client("RequestEntityTooLargeException", 413, "The request is too large.")
 }
 
 /// The request with what its body contains, at most `largest` of it.

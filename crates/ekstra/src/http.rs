@@ -7,7 +7,7 @@ use crate::encoding;
 use crate::service::Service;
 use bytes::Bytes;
 use ekstra_cloud::api::Origin;
-use ekstra_wire::{Request, Response};
+use ekstra_wire::{ApiError, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
@@ -103,17 +103,17 @@ async fn answer(
     if let Some(authority) = head.uri.authority().filter(|_| !headers.iter().any(|(n, _)| n == "host")) {
         headers.push(("host".into(), authority.to_string()));
     }
-    let body = match tokio::time::timeout(BODY_PATIENCE, receive(body)).await {
-        Ok(Some(body)) => body,
-        Ok(None) => return plain(413, "the request is too large"),
-        Err(_) => return plain(408, "the request did not arrive in time"),
-    };
-    let request = Request {
+    let mut request = Request {
         method: head.method.as_str().to_owned(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers,
-        body,
+        body: Vec::new(),
+    };
+    request.body = match tokio::time::timeout(BODY_PATIENCE, receive(body)).await {
+        Ok(Some(body)) => body,
+        Ok(None) => return respond(service.refuse(&request, &encoding::too_large())),
+        Err(_) => return respond(service.refuse(&request, &too_slow())),
     };
     let takes_gzip = encoding::takes_gzip(&request);
     // To its end, also when the client hangs up: what was begun has its record.
@@ -133,6 +133,10 @@ async fn receive(body: Incoming) -> Option<Vec<u8>> {
     // A semaphore that is never closed.
     let _room = ROOM.acquire_many(u32::try_from(announced.div_ceil(1024)).unwrap_or(u32::MAX)).await.ok()?;
     Limited::new(body, LARGEST_BODY).collect().await.ok().map(|body| body.to_bytes().to_vec())
+}
+
+fn too_slow() -> ApiError {
+    ApiError::client("RequestTimeoutException", 408, "The request did not arrive in time.")
 }
 
 fn respond(response: Response) -> hyper::Response<Full<Bytes>> {

@@ -43,6 +43,8 @@ use tokio::task::{JoinError, JoinSet};
 const CRASH_AFTER: &str = "EKSTRA_CRASH_AFTER";
 /// A log grows by less than its limit in this time, and a firewall's new rules stop nodes for no longer.
 const TEND_EVERY: Duration = Duration::from_secs(15);
+/// When the first call has been answered.
+const STARTED: Duration = Duration::from_secs(1);
 
 pub(crate) struct Options {
     pub(crate) home: Home,
@@ -269,16 +271,16 @@ fn prepare_machine(host: &dyn Host, home: &Home, settings: &Settings) -> Result<
 /// What grows and what others may undo, seen to now and then; the home's program first, whose way to the disk would have
 /// held up the start.
 async fn tend(host: Arc<dyn Host>, home: Home, settings: Settings) {
-    tokio::time::sleep(TEND_EVERY).await;
+    tokio::time::sleep(STARTED).await;
     let program = home.program();
     told(tokio::task::spawn_blocking(move || sync(&program)).await);
     loop {
+        tokio::time::sleep(TEND_EVERY).await;
         let (host, logs, address) = (host.clone(), home.path("logs"), service_address(&settings));
         let tended = tokio::task::spawn_blocking(move || {
             Ok(rotate_logs(&logs, LOG_LIMIT).and_then(|_| host.tend_service_address(&address))?)
         });
         told(tended.await);
-        tokio::time::sleep(TEND_EVERY).await;
     }
 }
 

@@ -48,7 +48,7 @@ impl Service {
         let scope = sigv4::scope(&request);
         let plain = match encoding::unpacked(&request, LARGEST_BODY) {
             Ok(plain) => plain,
-            Err(refused) => return refused.answer(),
+            Err(refused) => return self.refuse(&request, &refused.to_error()),
         };
         let routed = match route(&plain, scope.as_ref().map(|s| s.service.as_str())) {
             Ok(routed) => routed,
@@ -66,6 +66,14 @@ impl Service {
                 encode_error(protocol, &error, &request_id)
             }
         }
+    }
+
+    /// Of a request whose body is not known: as its service would, as far as the rest of it tells.
+    pub(crate) fn refuse(&self, request: &Request, error: &ApiError) -> Response {
+        let scope = sigv4::scope(request);
+        let routed = route(request, scope.as_ref().map(|s| s.service.as_str()));
+        let protocol = routed.map_or_else(|unknown| unknown.protocol(), |routed| routed.service.protocol);
+        encode_error(protocol, error, &self.cloud.env.uuid())
     }
 
     fn note(

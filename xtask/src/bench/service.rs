@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -121,7 +122,10 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if let Err(error) = succeed(self.command(&["stop", "--all"]).stdout(Stdio::null())) {
+        // Not in the terminal's process group: another Ctrl-C does not end it.
+        let mut command = self.command(&["stop", "--all"]);
+        if let Err(error) = succeed(command.stdout(Stdio::null()).process_group(0)) {
+            self.home.disable_cleanup(true);
             eprintln!(
                 "the service of the benchmark may be left in {}: {error:#}",
                 self.home.path().display()

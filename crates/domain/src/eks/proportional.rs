@@ -1,7 +1,7 @@
 //! How many replicas of CoreDNS a cluster is to have, when that follows from its size.
 //!
 //! Source: EKS User Guide, "Scale CoreDNS Pods for high DNS traffic": the larger of nodes/16 and cores/256; the peak of ten
-//! minutes counts; more at once, and at most a third less every three minutes.
+//! minutes counts; more at once, and a third less every three minutes.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ const NODES_EACH: i64 = 16;
 const CORES_EACH: i64 = 256;
 const PEAK_MS: i64 = 10 * 60 * 1000;
 const LOWERED_EVERY_MS: i64 = 3 * 60 * 1000;
-/// Of a hundred.
+/// Of a hundred, but one at least.
 const LOWERED_BY: i64 = 33;
 
 /// What was chosen for it; the least is not more than the most.
@@ -41,19 +41,16 @@ impl Demand {
 
     /// How many replicas there shall be instead of `current`.
     pub fn replicas(&mut self, now_ms: i64, (nodes, cores): (i64, i64), current: i64, bounds: Bounds) -> i64 {
-        let whole = |amount: i64, each: i64| (amount + each - 1) / each;
+        let whole = |amount: i64, each: i64| amount.saturating_add(each - 1) / each;
         self.seen.push_back((now_ms, whole(nodes, NODES_EACH).max(whole(cores, CORES_EACH))));
         self.seen.retain(|(at, _)| now_ms - at <= PEAK_MS);
         let peak = self.seen.iter().map(|(_, asked)| *asked).max().unwrap_or(0);
-        let wanted = bounds.clamp(peak);
-        if wanted >= current {
-            return wanted;
-        }
-        if now_ms - self.lowered_ms < LOWERED_EVERY_MS {
-            return current.min(bounds.most);
+        let (wanted, current) = (bounds.clamp(peak), current.min(bounds.most));
+        if wanted >= current || now_ms - self.lowered_ms < LOWERED_EVERY_MS {
+            return wanted.max(current);
         }
         self.lowered_ms = now_ms;
-        wanted.max(current - whole(current * LOWERED_BY, 100))
+        wanted.max(current - (current * LOWERED_BY / 100).max(1))
     }
 }
 
@@ -72,11 +69,15 @@ mod tests {
             assert_eq!(Demand::since(0).replicas(0, size, 2, bounds), expected, "{size:?}");
         }
         assert_eq!(Demand::since(0).replicas(0, (1, 2), 1, bounds), 2, "at least so many, at once");
-        assert_eq!(Demand::since(0).replicas(0, (1, 2), 12, bounds), 10, "and at most");
+        for now in [0, 5 * MINUTE] {
+            let most = Demand::since(0).replicas(now, (200, 400), 30, bounds);
+            assert_eq!(most, 10, "and at most");
+        }
+        assert_eq!(Demand::since(0).replicas(0, (1, i64::MAX), 2, bounds), 10);
     }
 
     #[test]
-    fn they_grow_at_once_and_shrink_by_a_third_at_a_time_when_the_peak_is_over() {
+    fn they_grow_at_once_and_shrink_step_by_step_when_the_peak_is_over() {
         let bounds = Bounds { least: 2, most: 1000 };
         let mut demand = Demand::since(0);
         let mut current = 2;
@@ -89,6 +90,6 @@ mod tests {
             }
             current = next;
         }
-        assert_eq!(changes, [(5, 10), (16, 6), (19, 4), (22, 2)]);
+        assert_eq!(changes, [(5, 10), (16, 7), (19, 5), (22, 4), (25, 3), (28, 2)]);
     }
 }

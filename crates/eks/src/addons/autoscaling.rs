@@ -1,18 +1,22 @@
 //! The replicas of CoreDNS, where its add-on is told to choose them by the size of the cluster (`autoScaling`).
 //!
-//! They are set through the Deployment's scale under a field manager of their own, so that what the add-on writes and what
-//! grows with the cluster can be told apart.
+//! They are set through the Deployment's scale under a field manager of their own, so that what the add-on writes, what
+//! grows with the cluster and what others have set can be told apart.
 
 use super::catalogue::{Definition, NAMESPACE};
-use crate::quantity::whole;
+use crate::manifest::FIELD_MANAGER as ADDON_MANAGER;
+use crate::quantity::thousandths;
 use ekstra_domain::eks::{Bounds, Demand};
 use ekstra_engine::Env;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const FIELD_MANAGER: &str = "eks-autoscaler";
@@ -25,8 +29,12 @@ const MOST: i64 = 1000;
 /// What a configuration says of it; `None` where replicas are not chosen so.
 pub(super) fn bounds(values: &Map<String, Value>) -> Option<Bounds> {
     let given = values.get("autoScaling")?;
-    let number = |name: &str| given.get(name).and_then(Value::as_i64);
     given.get("enabled").and_then(Value::as_bool).filter(|enabled| *enabled)?;
+    // To the schema 4.0 is an integer, too.
+    let number = |name: &str| {
+        let value = given.get(name)?;
+        value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))
+    };
     Some(Bounds {
         least: number("minReplicas").unwrap_or(LEAST),
         most: number("maxReplicas").unwrap_or(MOST),
@@ -44,20 +52,39 @@ pub(super) fn check(values: &Map<String, Value>) -> Result<(), String> {
 }
 
 /// The replicas that there are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Scale {
     pub(super) replicas: i64,
-    /// Whether they were set here, and by nobody since.
+    /// Whether nobody else has set them so.
     pub(super) is_ours: bool,
+}
+
+impl Scale {
+    fn of(replicas: Option<i32>, managers: &[ManagedFieldsEntry]) -> Self {
+        let has_set = |entry: &&ManagedFieldsEntry| {
+            let fields = entry.fields_v1.as_ref().and_then(|fields| serde_json::to_value(fields).ok());
+            fields.is_some_and(|fields| fields.pointer("/f:spec/f:replicas").is_some())
+        };
+        let by: Vec<&str> =
+            managers.iter().filter(has_set).filter_map(|entry| entry.manager.as_deref()).collect();
+        Self {
+            replicas: replicas.unwrap_or(1).into(),
+            is_ours: by.contains(&FIELD_MANAGER)
+                && by.iter().all(|manager| [FIELD_MANAGER, ADDON_MANAGER].contains(manager)),
+        }
+    }
+
+    /// What an add-on is to write instead of `rendered`: what grew with the cluster stays while it may.
+    pub(super) fn taken_over(self, bounds: Option<Bounds>, rendered: i64) -> i64 {
+        bounds.map_or(rendered, |bounds| bounds.clamp(self.replicas))
+    }
 }
 
 pub(super) async fn read(definition: &Definition, client: &Client) -> Result<Option<Scale>, kube::Error> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     let Some(found) = deployments.get_opt(definition.workload).await? else { return Ok(None) };
     let managers = found.metadata.managed_fields.unwrap_or_default();
-    let is_ours = managers.iter().any(|field| field.manager.as_deref() == Some(FIELD_MANAGER));
-    let replicas = found.spec.and_then(|spec| spec.replicas).unwrap_or(1);
-    Ok(Some(Scale { replicas: replicas.into(), is_ours }))
+    Ok(Some(Scale::of(found.spec.and_then(|spec| spec.replicas), &managers)))
 }
 
 pub(super) async fn set(definition: &Definition, client: &Client, replicas: i64) -> Result<(), kube::Error> {
@@ -67,11 +94,39 @@ pub(super) async fn set(definition: &Definition, client: &Client, replicas: i64)
     deployments.patch_scale(definition.workload, &by, &patch).await.map(drop)
 }
 
+/// What clusters have asked for lately, by the keys of their add-ons.
+#[derive(Debug, Default)]
+pub(super) struct Demands(Mutex<HashMap<String, Demand>>);
+
+impl Demands {
+    pub(super) fn replicas(
+        &self,
+        env: &Env,
+        key: &str,
+        size: (i64, i64),
+        current: i64,
+        bounds: Bounds,
+    ) -> i64 {
+        let now = env.steady_ms();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let demand = known.entry(key.to_owned()).or_insert_with(|| Demand::since(now));
+        demand.replicas(now, size, current, bounds)
+    }
+
+    pub(super) fn forget(&self, key: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
 /// Keeps the replicas within the bounds, for as long as it is polled.
-pub(super) async fn keep(definition: &Definition, client: &Client, bounds: Bounds, env: &Env) -> Infallible {
-    let mut demand = Demand::since(env.now_ms());
+pub(super) async fn keep(
+    definition: &Definition,
+    client: &Client,
+    bounds: Bounds,
+    demand: impl Fn((i64, i64), i64, Bounds) -> i64,
+) -> Infallible {
     loop {
-        if let Err(error) = once(definition, client, bounds, env, &mut demand).await {
+        if let Err(error) = once(definition, client, bounds, &demand).await {
             tracing::warn!(addon = definition.name, %error, "autoscaling");
         }
         tokio::time::sleep(EVERY).await;
@@ -82,15 +137,14 @@ async fn once(
     definition: &Definition,
     client: &Client,
     bounds: Bounds,
-    env: &Env,
-    demand: &mut Demand,
+    demand: &impl Fn((i64, i64), i64, Bounds) -> i64,
 ) -> Result<(), kube::Error> {
     let Some(Scale { replicas, .. }) = read(definition, client).await? else { return Ok(()) };
     // What the API server has in memory is new enough.
     let all = ListParams { resource_version: Some("0".into()), ..ListParams::default() };
     let nodes = Api::<Node>::all(client.clone()).list(&all).await?.items;
-    let size = (i64::try_from(nodes.len()).unwrap_or(i64::MAX), nodes.iter().map(cores).sum());
-    let wanted = demand.replicas(env.now_ms(), size, replicas, bounds);
+    let size = (i64::try_from(nodes.len()).unwrap_or(i64::MAX), cores(&nodes));
+    let wanted = demand(size, replicas, bounds);
     if wanted != replicas {
         tracing::info!(
             addon = definition.name,
@@ -105,12 +159,11 @@ async fn once(
     Ok(())
 }
 
-/// Whole ones.
-fn cores(node: &Node) -> i64 {
-    let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("cpu"));
-    let text = capacity.map(|quantity| quantity.0.as_str()).unwrap_or_default();
-    let number = |text| whole(text).and_then(|n| i64::try_from(n).ok()).unwrap_or(0);
-    text.strip_suffix('m').map_or_else(|| number(text), |thousandths| number(thousandths) / 1000)
+/// Whole ones, of all nodes together.
+fn cores(nodes: &[Node]) -> i64 {
+    let capacity = |node: &Node| thousandths(&node.status.as_ref()?.capacity.as_ref()?.get("cpu")?.0);
+    let sum = nodes.iter().filter_map(capacity).fold(0_u128, u128::saturating_add);
+    i64::try_from(sum / 1000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -124,18 +177,54 @@ mod tests {
         assert_eq!(bounds(&values(json!({"autoScaling": {"enabled": false, "minReplicas": 4}}))), None);
         let on = values(json!({"autoScaling": {"enabled": true}}));
         assert_eq!((bounds(&on), check(&on)), (Some(Bounds { least: 2, most: 1000 }), Ok(())));
-        let inverted = values(json!({"autoScaling": {"enabled": true, "minReplicas": 4, "maxReplicas": 3}}));
+        let inverted =
+            values(json!({"autoScaling": {"enabled": true, "minReplicas": 4.0, "maxReplicas": 3}}));
         assert!(check(&inverted).expect_err("refused").contains("minReplicas (4)"));
     }
 
     #[test]
-    fn cores_of_a_node_are_its_capacity() {
+    fn replicas_are_ours_when_nobody_else_has_set_them() {
+        let entry = |manager: &str, member: &str| -> ManagedFieldsEntry {
+            let fields = json!({"f:spec": {member: {}}});
+            serde_json::from_value(json!({"manager": manager, "operation": "Update", "fieldsV1": fields}))
+                .expect("an entry")
+        };
+        let replicas = |manager| entry(manager, "f:replicas");
+        let (ours, addons, theirs) = (replicas(FIELD_MANAGER), replicas(ADDON_MANAGER), replicas("kubectl"));
+        let other = entry(FIELD_MANAGER, "f:paused");
+        for (managers, expected) in [
+            (vec![], false),
+            (vec![ours.clone()], true),
+            (vec![ours.clone(), addons.clone()], true),
+            (vec![addons], false),
+            (vec![ours, theirs.clone()], false),
+            (vec![other, theirs], false),
+        ] {
+            assert_eq!(
+                Scale::of(Some(3), &managers),
+                Scale { replicas: 3, is_ours: expected },
+                "{managers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_grew_stays_within_bounds() {
+        let scale = Scale { replicas: 5, is_ours: true };
+        for (bounds, expected) in [(None, 2), (Some((2, 10)), 5), (Some((2, 4)), 4), (Some((7, 10)), 7)] {
+            let bounds = bounds.map(|(least, most)| Bounds { least, most });
+            assert_eq!(scale.taken_over(bounds, 2), expected, "{bounds:?}");
+        }
+    }
+
+    #[test]
+    fn cores_are_the_capacity_of_all_nodes() {
         let node = |cpu: &str| -> Node {
             let node = json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": cpu}}});
             serde_json::from_value(node).expect("a node")
         };
-        let found: Vec<i64> = ["2", "1930m", "2k", ""].map(node).iter().map(cores).collect();
-        assert_eq!(found, [2, 1, 2000, 0]);
-        assert_eq!(cores(&Node::default()), 0);
+        assert_eq!(cores(&["2", "1930m", "2k", "70m", ""].map(node)), 2004);
+        assert_eq!(cores(&[Node::default()]), 0);
+        assert_eq!(cores(&["9E", "9E"].map(node)), i64::MAX);
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Definition {
     pub(crate) has_budget: bool,
     /// Whether clusters begin with it, unless they are told not to (`bootstrapSelfManagedAddons`).
     pub(crate) is_initial: bool,
+    /// Whether its replicas can follow the size of the cluster.
+    pub(crate) is_autoscaled: bool,
     /// The service account whose pods can have a role by an association.
     pub(crate) identity: Option<&'static str>,
     /// `None`: that of the cluster.
@@ -54,6 +56,7 @@ const ALL: [Definition; 5] = [
         workload: "coredns",
         has_budget: true,
         is_initial: true,
+        is_autoscaled: true,
         identity: None,
         release: Some("1.15.0"),
         schema: include_str!("coredns.schema.json"),
@@ -66,6 +69,7 @@ const ALL: [Definition; 5] = [
         workload: POD_IDENTITY,
         has_budget: false,
         is_initial: false,
+        is_autoscaled: false,
         identity: None,
         release: Some("1.3.10"),
         schema: include_str!("pod-identity-agent.schema.json"),
@@ -78,6 +82,7 @@ const ALL: [Definition; 5] = [
         workload: "kube-proxy",
         has_budget: false,
         is_initial: true,
+        is_autoscaled: false,
         identity: None,
         release: None,
         schema: include_str!("kube-proxy.schema.json"),
@@ -90,6 +95,7 @@ const ALL: [Definition; 5] = [
         workload: "metrics-server",
         has_budget: false,
         is_initial: true,
+        is_autoscaled: false,
         identity: None,
         release: Some("0.9.0"),
         schema: include_str!("metrics-server.schema.json"),
@@ -102,6 +108,7 @@ const ALL: [Definition; 5] = [
         workload: NETWORK_DAEMON,
         has_budget: false,
         is_initial: true,
+        is_autoscaled: false,
         identity: Some(NETWORK_DAEMON),
         release: Some("1.23.2"),
         schema: include_str!("vpc-cni.schema.json"),

@@ -45,34 +45,47 @@ fn render(place: &Place<'_>) -> Result<Vec<Object>, ManifestError> {
     Ok(objects)
 }
 
+/// What is to be written.
+pub(super) struct Prepared {
+    objects: Vec<Object>,
+    /// Replicas that grew with the cluster, and are to be these.
+    rescale: Option<i64>,
+}
+
 /// Its objects, if they may be written.
-pub(super) async fn check(place: &Place<'_>) -> Result<Vec<Object>, Refused> {
+pub(super) async fn check(place: &Place<'_>) -> Result<Prepared, Refused> {
     let mut objects = render(place).map_err(Refused::Passing)?;
-    take_over_scale(place, &mut objects).await?;
+    let rescale = take_over_scale(place, &mut objects).await?;
     if conflicts(place) == Conflicts::None {
         refuse_conflicts(place, &objects).await?;
     }
-    Ok(objects)
+    Ok(Prepared { objects, rescale })
 }
 
-/// Replicas that grew with the cluster stay while they may, and are no conflict of the add-on with itself otherwise.
-async fn take_over_scale(place: &Place<'_>, objects: &mut [Object]) -> Result<(), Refused> {
-    let (definition, client) = (place.definition, &place.client);
+fn replicas<'a>(definition: &Definition, objects: &'a mut [Object]) -> Option<&'a mut Value> {
+    let is_workload = |object: &&mut Object| {
+        object.value["kind"] == "Deployment" && object.value["metadata"]["name"] == definition.workload
+    };
+    objects.iter_mut().find(is_workload).map(|object| &mut object.value["spec"]["replicas"])
+}
+
+/// Replicas that grew with the cluster stay while they may. They are no conflict of the add-on with itself: as long as
+/// nothing but a trial is written they are what they are, and the answer is what they are to be.
+async fn take_over_scale(place: &Place<'_>, objects: &mut [Object]) -> Result<Option<i64>, Refused> {
+    let definition = place.definition;
+    let Some(replicas) = replicas(definition, objects).filter(|_| definition.is_autoscaled) else {
+        return Ok(None);
+    };
     let bounds = autoscaling::bounds(&values(place).map_err(Refused::Passing)?);
-    let workload = objects.iter_mut().find(|object| object.value["kind"] == "Deployment");
-    let Some(replicas) = workload.map(|object| &mut object.value["spec"]["replicas"]) else { return Ok(()) };
-    let refused = |source| manifest::refused(definition.workload, source);
-    let found = autoscaling::read(definition, client).await.map_err(|e| sort(refused(e)))?;
-    let Some(scale) = found else { return Ok(()) };
-    if let Some(bounds) = bounds {
-        *replicas = bounds.clamp(scale.replicas).into();
-    }
-    match replicas.as_i64() {
-        Some(wanted) if scale.is_ours && wanted != scale.replicas => {
-            autoscaling::set(definition, client, wanted).await.map_err(|e| sort(refused(e)))
-        }
-        _ => Ok(()),
-    }
+    let found = autoscaling::read(definition, &place.client).await;
+    let Some(scale) = found.map_err(|source| scale_refused(place, source))? else { return Ok(None) };
+    let wanted = scale.taken_over(bounds, replicas.as_i64().unwrap_or(1));
+    *replicas = if scale.is_ours { scale.replicas } else { wanted }.into();
+    Ok((scale.is_ours && wanted != scale.replicas).then_some(wanted))
+}
+
+fn scale_refused(place: &Place<'_>, source: kube::Error) -> Refused {
+    sort(manifest::refused(place.definition.workload, source))
 }
 
 fn conflicts(place: &Place<'_>) -> Conflicts {
@@ -82,7 +95,13 @@ fn conflicts(place: &Place<'_>) -> Conflicts {
     }
 }
 
-pub(super) async fn write(place: &Place<'_>, objects: &[Object]) -> Result<(), Refused> {
+pub(super) async fn write(place: &Place<'_>, prepared: Prepared) -> Result<(), Refused> {
+    let Prepared { mut objects, rescale } = prepared;
+    if let Some((wanted, replicas)) = rescale.zip(replicas(place.definition, &mut objects)) {
+        *replicas = wanted.into();
+        let set = autoscaling::set(place.definition, &place.client, wanted).await;
+        set.map_err(|source| scale_refused(place, source))?;
+    }
     match conflicts(place) {
         Conflicts::Overwrite => {
             try_join_all(objects.iter().map(|object| apply(place, object, manifest::Mode::Force))).await?;

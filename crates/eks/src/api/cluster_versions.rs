@@ -14,6 +14,8 @@ const CALENDAR: [(&str, &str, &str, &str); 3] = [
     ("1.34", "2025-10-02", "2026-12-02", "2027-12-02"),
 ];
 
+const CLUSTER_TYPE: &str = "eks";
+
 pub(super) async fn handle(
     eks: Eks,
     _: Call,
@@ -21,10 +23,14 @@ pub(super) async fn handle(
 ) -> Result<model::DescribeClusterVersionsResponse, ApiError> {
     let asked = input.cluster_versions.unwrap_or_default();
     let now = eks.cloud.env.now_ms();
+    // Those of Anywhere and the like are others.
+    let is_ours = input.cluster_type.as_deref().is_none_or(|kind| kind == CLUSTER_TYPE);
     let wanted = |v: &OfferedVersion| {
-        (asked.is_empty() || asked.contains(&v.minor)) && (input.default_only != Some(true) || v.default)
+        is_ours
+            && (asked.is_empty() || asked.contains(&v.minor))
+            && (input.default_only != Some(true) || v.default)
     };
-    let status = input.version_status.clone();
+    let (status, older_status) = (input.version_status.clone(), input.status.clone());
     let found: Vec<model::ClusterVersionInformation> = eks
         .programs
         .versions()
@@ -32,6 +38,7 @@ pub(super) async fn handle(
         .filter(wanted)
         .map(|v| describe(&v, now))
         .filter(|v| status.is_none() || v.version_status == status)
+        .filter(|v| older_status.is_none() || v.status == older_status)
         .collect();
     let key = |(place, _): &(usize, model::ClusterVersionInformation)| format!("{place:03}");
     let all = found.into_iter().enumerate().collect();
@@ -51,7 +58,7 @@ fn describe(version: &OfferedVersion, now_ms: i64) -> model::ClusterVersionInfor
     let support = if extended { "EXTENDED_SUPPORT" } else { "STANDARD_SUPPORT" };
     model::ClusterVersionInformation {
         cluster_version: Some(version.minor.clone()),
-        cluster_type: Some("eks".into()),
+        cluster_type: Some(CLUSTER_TYPE.into()),
         default_platform_version: Some("eks.1".into()),
         default_version: Some(version.default),
         release_date: dates.and_then(|(_, release, ..)| date(release)),

@@ -3,7 +3,7 @@
 
 use super::access::SERVICE;
 use super::vpc_config::{ZONES, check_cidrs, check_security_groups, cluster_subnets, interface_groups};
-use super::{access_entries, tuning};
+use super::{access_entries, tuning, unserved};
 use super::{digest, in_use, invalid, invalid_parameter, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::Settings;
@@ -37,7 +37,7 @@ pub(super) async fn handle(
     let asked = digest(&input);
     let name = input.name.clone().unwrap_or_default();
     check_cluster_name(&name).map_err(invalid)?;
-    refuse_unserved(&input)?;
+    unserved::refuse_of_new_cluster(&input)?;
     let version = choose_version(&eks, input.version.as_deref())?;
     let role_arn = input.role_arn.clone().unwrap_or_default();
     let role = find_role(&eks.cloud, &role_arn).filter(|role| role.account == call.scope.account);
@@ -84,26 +84,6 @@ struct Draft {
     tuning: Tuning,
     version: String,
     role_arn: String,
-}
-
-/// What other issues will bring is refused by name: a cluster that lacks what was asked for would be a lie.
-fn refuse_unserved(input: &model::CreateClusterRequest) -> Result<(), ApiError> {
-    let ipv6 = input.kubernetes_network_config.as_ref().and_then(|n| n.ip_family.as_deref()) == Some("ipv6");
-    let auto = input.compute_config.as_ref().and_then(|c| c.enabled) == Some(true);
-    let zonal_shift = input.zonal_shift_config.as_ref().and_then(|z| z.enabled) == Some(true);
-    let unserved = [
-        (ipv6, "kubernetesNetworkConfig.ipFamily ipv6"),
-        (auto, "computeConfig.enabled (EKS Auto Mode)"),
-        (input.encryption_config.as_ref().is_some_and(|c| !c.is_empty()), "encryptionConfig"),
-        (input.outpost_config.is_some(), "outpostConfig"),
-        (input.remote_network_config.is_some(), "remoteNetworkConfig"),
-        (input.control_plane_scaling_config.is_some(), "controlPlaneScalingConfig"),
-        (zonal_shift, "zonalShiftConfig.enabled"),
-    ];
-    match unserved.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra"))),
-        None => Ok(()),
-    }
 }
 
 fn choose_version(eks: &Eks, asked: Option<&str>) -> Result<String, ApiError> {

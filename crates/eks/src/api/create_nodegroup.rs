@@ -1,8 +1,8 @@
 //! CreateNodegroup.
 
 use super::access::NODEGROUP_SERVICE;
-use super::access_entries;
 use super::vpc_config::find_subnets;
+use super::{access_entries, unserved};
 use super::{digest, find_cluster, in_use, invalid, invalid_parameter, invalid_request, is_repeat, present};
 use crate::Eks;
 use ekstra_cloud::access::trusts_service;
@@ -94,7 +94,7 @@ fn draft(
 ) -> Result<Nodegroup, ApiError> {
     let name = input.nodegroup_name.clone().unwrap_or_default();
     check_nodegroup_name(&name).map_err(invalid)?;
-    refuse_unserved(&input)?;
+    unserved::refuse_of_new_nodes(&input)?;
     check_version(eks, &input, cluster)?;
     let subnets = find_subnets(eks, &call.scope, &input.subnets.clone().unwrap_or_default())?;
     if subnets.is_empty() || subnets.iter().any(|s| s.vpc != cluster.vpc.vpc) {
@@ -160,25 +160,6 @@ fn check_version(
         return Err(invalid_parameter(message));
     }
     Ok(())
-}
-
-fn refuse_unserved(input: &model::CreateNodegroupRequest) -> Result<(), ApiError> {
-    let warm = input.warm_pool_config.as_ref().and_then(|w| w.enabled) == Some(true);
-    let repair = input.node_repair_config.as_ref().and_then(|r| r.enabled) == Some(true);
-    let unserved = [
-        (input.launch_template.is_some(), "launchTemplate"),
-        (input.remote_access.is_some(), "remoteAccess"),
-        (
-            input.capacity_type.as_deref().is_some_and(|c| c != "ON_DEMAND"),
-            "a capacityType other than ON_DEMAND",
-        ),
-        (warm, "warmPoolConfig"),
-        (repair, "nodeRepairConfig"),
-    ];
-    match unserved.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(invalid_parameter(format!("{what} is not supported by ekstra yet"))),
-        None => Ok(()),
-    }
 }
 
 fn update_config(asked: model::NodegroupUpdateConfig) -> UpdateConfig {

@@ -1,7 +1,7 @@
 //! UpdateClusterConfig (one kind of change a call) and UpdateClusterVersion.
 
 use super::{Repeat, find_cluster, in_use, invalid_parameter, invalid_request, no_cluster, present};
-use super::{access_entries, tuning, vpc_config};
+use super::{access_entries, tuning, unserved, vpc_config};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
@@ -27,6 +27,7 @@ pub(super) async fn config(
     call: Call,
     mut input: model::UpdateClusterConfigRequest,
 ) -> Result<model::UpdateClusterConfigResponse, ApiError> {
+    unserved::refuse_of_changed_cluster(&input)?;
     let repeat = Repeat::of(&eks, input.client_request_token.take(), &input);
     let name = input.name.clone().unwrap_or_default();
     let key = keys::cluster(&call.scope, &name);
@@ -76,9 +77,10 @@ fn read_change(
         tuning.is_something(),
     ];
     match kinds.iter().filter(|asked| **asked).count() {
-        0 => {
-            return Err(invalid_parameter("Nothing that ekstra can change yet was asked for"));
+        0 if unserved::asks_for_what_is(input) => {
+            return Err(invalid_parameter("Cluster is already at the desired configuration"));
         }
+        0 => return Err(invalid_parameter("No change was asked for")),
         1 => {}
         _ => return Err(invalid_parameter("Only one type of update can be allowed.")),
     }

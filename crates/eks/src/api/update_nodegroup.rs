@@ -3,7 +3,7 @@
 use super::create_nodegroup::taints;
 use super::{
     Repeat, find_nodegroup, in_use, invalid, invalid_parameter, invalid_request, no_cluster, no_nodegroup,
-    present,
+    present, unserved,
 };
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
@@ -19,6 +19,7 @@ pub(super) async fn config(
     call: Call,
     mut input: model::UpdateNodegroupConfigRequest,
 ) -> Result<model::UpdateNodegroupConfigResponse, ApiError> {
+    unserved::refuse_of_changed_nodes(&input)?;
     let repeat = Repeat::of(&eks, input.client_request_token.take(), &input);
     let (cluster, name) =
         (input.cluster_name.clone().unwrap_or_default(), input.nodegroup_name.clone().unwrap_or_default());

@@ -135,6 +135,7 @@ impl Start {
         if !home.is_rootless() {
             show::check_tools()?;
         }
+        home.install_program()?;
         if !home.may_serve() {
             tokio::task::block_in_place(|| as_root(home, &["env".into()]))?;
         }

@@ -33,7 +33,8 @@ pub(super) fn make_directory(path: &Path, owner: Owner) -> std::io::Result<()> {
 }
 
 /// A program, readable by the owner only. One that runs cannot be written to, but its name can be given to another
-/// file. Nobody waits until it is on disk ([`sync`] does that): it is compared with the one that runs at every start.
+/// file. Nobody waits until it is on disk: `serve` sees to that ([`sync`]), and every start puts a whole one in the place of
+/// one that a power cut has torn.
 pub(crate) fn copy_program(from: &Path, to: &Path) -> Result<()> {
     let mut source = fs::File::open(from).with_context(|| from.display().to_string())?;
     replace(to, 0o700, |file| std::io::copy(&mut source, file).map(drop))

@@ -224,3 +224,19 @@ fn string(out: &mut String, text: &str) {
         out.push_str(&Json::from(text).to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_written_as_json_has_them() {
+        let controls = (0..=0x20_u8).map(char::from);
+        for letter in controls.chain(['"', '\\', '/', '\u{7f}', 'ü', '\u{2028}', '𝄞']) {
+            let text = format!("a{letter}b");
+            let mut out = String::new();
+            string(&mut out, &text);
+            assert_eq!(out, Json::from(text.as_str()).to_string(), "{letter:?}");
+        }
+    }
+}
