@@ -91,11 +91,16 @@ pub(super) fn check_makeable(store: &Store) -> Result<(), NodeImageError> {
         return Ok(());
     }
     need_root()?;
+    unshare(store)?;
     Ok(mmdebstrap(store).map(drop)?)
 }
 
 fn mmdebstrap(store: &Store) -> Result<PathBuf, EnsureError> {
     store.tools.need("mmdebstrap", "for the node image", "apt-get install mmdebstrap")
+}
+
+fn unshare(store: &Store) -> Result<PathBuf, EnsureError> {
+    store.tools.need("unshare", "for the node image", "apt-get install util-linux")
 }
 
 fn need_root() -> Result<(), NodeImageError> {
@@ -116,8 +121,10 @@ fn make(store: &Store, lock: &Lock, scratch: &Scratch, job: &Job<'_>) -> Result<
     let out = scratch.path().join("out");
     fs::create_dir(&out).map_err(NodeImageError::files("making a directory", &out))?;
     let rootfs = out.join("rootfs");
-    let mut command = store.tools.command(&mmdebstrap);
-    command.args(arguments(&rootfs, &repository)).env("SOURCE_DATE_EPOCH", EPOCH).env("LC_ALL", "C");
+    // What it mounts goes with it, however it ends: /proc and /sys are not to be met by whoever removes the cache.
+    let mut command = store.tools.command(&unshare(store)?);
+    command.args(["--mount", "--"]).arg(&mmdebstrap).args(arguments(&rootfs, &repository));
+    command.env("SOURCE_DATE_EPOCH", EPOCH).env("LC_ALL", "C");
     run_logged("mmdebstrap", &mut command, &log, |line| report(job, line))?;
     finish(&rootfs).map_err(NodeImageError::files("finishing the node image", &rootfs))
 }
