@@ -170,6 +170,32 @@ def test_what_somebody_would_be_answered(service, cluster, iam, reader):
         iam.simulate_principal_policy(PolicySourceArn=f"arn:aws:iam::{ACCOUNT}:user/nobody", ActionNames=["eks:ListClusters"])
 
 
+def test_boundaries_denials_and_contexts_are_simulated(service, iam):
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    boundary = iam.create_policy(PolicyName="within", PolicyDocument=document({**everything, "Action": "eks:*"}))["Policy"]["Arn"]
+    statements = [
+        everything,
+        {"Effect": "Deny", "NotAction": ["eks:List*", "eks:Describe*", "ec2:*"], "Resource": "*"},
+        {"Effect": "Deny", "Action": "eks:*", "Resource": "*", "Condition": {"StringEquals": {"aws:RequestTag/stage": "live"}}},
+    ]
+    iam.create_user(UserName="bounded", PermissionsBoundary=boundary)
+    iam.put_user_policy(UserName="bounded", PolicyName="most", PolicyDocument=document(*statements))
+    ask = dict(PolicySourceArn=f"arn:aws:iam::{ACCOUNT}:user/bounded")
+    actions = ["eks:ListClusters", "eks:DeleteCluster", "ec2:DescribeVpcs"]
+    live = [{"ContextKeyName": "aws:RequestTag/stage", "ContextKeyValues": ["live"], "ContextKeyType": "string"}]
+    try:
+        for context, expected in [([], ["allowed", "explicitDeny", "implicitDeny"]), (live, ["explicitDeny", "explicitDeny", "implicitDeny"])]:
+            results = iam.simulate_principal_policy(**ask, ActionNames=actions, ContextEntries=context)["EvaluationResults"]
+            assert [result["EvalDecision"] for result in results] == expected
+        for name, value in [("CallerArn", ask["PolicySourceArn"]), ("PolicyInputList", [document(everything)])]:
+            with refused("InvalidInput", name):
+                iam.simulate_principal_policy(**ask, ActionNames=actions, **{name: value})
+    finally:
+        iam.delete_user_policy(UserName="bounded", PolicyName="most")
+        iam.delete_user(UserName="bounded")
+        iam.delete_policy(PolicyArn=boundary)
+
+
 def test_documents_that_are_none(iam, reader):
     for bad, words in [
         ("{", "invalid Json"),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 from ekstra_service import ACCOUNT, REGION, wait
+from test_44_trust import trust
+from test_45_iam import keys
 
 
 def lookup(service, name, **more):
@@ -68,8 +70,42 @@ def test_pages(service, traced):
         lookup(service, "DescribeSubnets", StartTime=datetime(2026, 2, 1), EndTime=datetime(2026, 1, 1))
 
 
-def test_secrets_are_in_no_record(service, traced):
-    secrets = [traced["SecretAccessKey"], service.aws_env()["AWS_SECRET_ACCESS_KEY"]]
+def test_a_session_s_record_names_its_role(service):
+    iam = service.client("iam")
+    role = iam.create_role(RoleName="walker", AssumeRolePolicyDocument=trust({"AWS": f"arn:aws:iam::{ACCOUNT}:root"}))["Role"]
+    try:
+        session = service.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="trip")["Credentials"]
+        with pytest.raises(ClientError, match="AccessDenied"):
+            service.client("eks", **session_keys(session)).list_nodegroups(clusterName="nowhere")
+        record = next(r for r in lookup(service, "ListNodegroups")[1] if r["userIdentity"]["type"] == "AssumedRole")
+        assert record["userIdentity"]["arn"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/walker/trip"
+        issuer = record["userIdentity"]["sessionContext"]["sessionIssuer"]
+        assert (issuer["arn"], issuer["principalId"]) == (role["Arn"], role["RoleId"])
+        assert record["userIdentity"]["accessKeyId"] == session["AccessKeyId"]
+    finally:
+        iam.delete_role(RoleName="walker")
+
+
+def session_keys(made):
+    return {**keys(made), "aws_session_token": made["SessionToken"]}
+
+
+def test_secrets_are_in_no_record(service, traced, cluster):
+    session = service.client("sts", **keys(traced)).get_session_token()["Credentials"]
+    # It travels with every call, and here with one that is recorded as refused.
+    with pytest.raises(ClientError, match="AccessDenied"):
+        service.client("eks", **session_keys(session)).list_clusters()
+    token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.a-secret-of-a-pod"
+    with pytest.raises(ClientError):
+        service.client("eks-auth").assume_role_for_pod_identity(clusterName=cluster, token=token)
+    (record, *_) = lookup(service, "AssumeRoleForPodIdentity")[1]
+    assert record["requestParameters"]["clusterName"] == cluster
+    with pytest.raises(ClientError):
+        service.client("sts").assume_role_with_web_identity(
+            RoleArn=f"arn:aws:iam::{ACCOUNT}:role/any", RoleSessionName="somebody", WebIdentityToken=token
+        )
+    secrets = [traced["SecretAccessKey"], service.aws_env()["AWS_SECRET_ACCESS_KEY"], "a-secret-of-a-pod"]
+    secrets += [session["SecretAccessKey"], session["SessionToken"], session["SessionToken"][-40:]]
     files = list(Path(service.home, "events").iterdir())
     assert files and all(file.stat().st_mode & 0o777 == 0o600 for file in files)
     text = "".join(file.read_text() for file in files)

@@ -199,6 +199,7 @@ def what_is_kept(service, eks, roles):
     assert known["status"] == "CREATE_FAILED" and "ekstra" in known["health"]["issues"][0]["message"]
     assert eks.list_fargate_profiles(clusterName=CLUSTER)["fargateProfileNames"] == ["f"]
     eks.delete_fargate_profile(**profile)
+    assert eks.list_fargate_profiles(clusterName=CLUSTER)["fargateProfileNames"] == []
 
     capability = {"clusterName": CLUSTER, "capabilityName": "k"}
     eks.create_capability(**capability, type="KRO", roleArn=roles("capability"), deletePropagationPolicy="RETAIN")
@@ -207,11 +208,14 @@ def what_is_kept(service, eks, roles):
     assert known["status"] == "DEGRADED" and "ekstra" in known["health"]["issues"][0]["message"]
     assert eks.list_capabilities(clusterName=CLUSTER)["capabilities"][0]["status"] == "DEGRADED"
     eks.delete_capability(**capability)
+    assert eks.list_capabilities(clusterName=CLUSTER)["capabilities"] == []
 
     config = {"roleArn": service.role("eksClusterRole"), "provider": "OTHER"}
     known = eks.register_cluster(name="every-other", connectorConfig=config)["cluster"]
     assert known["status"] == "PENDING" and "ekstra" in known["health"]["issues"][0]["message"]
+    assert "every-other" in eks.list_clusters(include=["all"])["clusters"]
     eks.deregister_cluster(name="every-other")
+    assert "every-other" not in eks.list_clusters(include=["all"])["clusters"]
 
     term = {"duration": 12, "unit": "MONTHS"}
     made = eks.create_eks_anywhere_subscription(name="every", term=term)["subscription"]
@@ -220,6 +224,7 @@ def what_is_kept(service, eks, roles):
     assert (known["status"], known["licenses"], known["autoRenew"]) == ("CREATING", [], True)
     assert made["id"] in [one["id"] for one in eks.list_eks_anywhere_subscriptions()["subscriptions"]]
     eks.delete_eks_anywhere_subscription(id=made["id"])
+    assert eks.list_eks_anywhere_subscriptions()["subscriptions"] == []
 
     made = eks.create_certificate_authority(clusterName=CLUSTER)
     assert made["update"]["status"] == "Failed" and "ekstra" in made["update"]["errors"][0]["errorMessage"]
@@ -229,6 +234,7 @@ def what_is_kept(service, eks, roles):
     assert len(eks.list_certificate_authorities(clusterName=CLUSTER)["certificateAuthorities"]) == 2
     assert "not distributed" in refusal(eks.activate_certificate_authority, **successor)
     eks.delete_certificate_authority(**successor)
+    assert len(eks.list_certificate_authorities(clusterName=CLUSTER)["certificateAuthorities"]) == 1
 
     key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/k"
     config = [{"resources": ["secrets"], "provider": {"keyArn": key}}]
