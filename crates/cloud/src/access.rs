@@ -409,11 +409,10 @@ fn policies_of<'a>(
     account: &'a str,
     grants: &'a Grants,
 ) -> impl Iterator<Item = Arc<Policy>> + 'a {
-    let managed = |arn: &String| match managed(cloud, account, arn) {
-        Some(policy) => Some(policy),
+    let managed = |arn: &String| {
         // Of AWS's that are not known here none denies anything.
-        None if arn.starts_with(AWS_MANAGED) => None,
-        None => Some(Arc::new(Policy::of_nothing_allowed())),
+        let nothing = || (!arn.starts_with(AWS_MANAGED)).then(|| Arc::new(Policy::of_nothing_allowed()));
+        managed(cloud, account, arn).or_else(nothing)
     };
     let inline = grants.inline_policies.values().map(|text| parsed(text, Kind::Identity));
     grants.attached_policies.iter().filter_map(managed).chain(inline)

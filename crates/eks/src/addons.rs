@@ -22,8 +22,7 @@ use crate::{Eks, updates};
 use autoscaling::Demands;
 use catalogue::NAMESPACE;
 use ekstra_domain::eks::{
-    ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Bounds, Cluster, HealthIssue, UpdateOf, Workload,
-    plan_addon,
+    ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Cluster, HealthIssue, UpdateOf, Workload, plan_addon,
 };
 use ekstra_domain::names::keys;
 use ekstra_engine::{Next, Reconciler, Waits};
@@ -218,10 +217,10 @@ impl AddonReconciler {
             self.demands.forget(place.key);
             return std::future::pending().await;
         };
-        let demand = |size: (i64, i64), current: i64, bounds: Bounds| {
+        let wanted = |size: (i64, i64), current: i64| {
             self.demands.replicas(&self.eks.cloud.env, place.key, size, current, bounds)
         };
-        autoscaling::keep(place.definition, &place.client, bounds, demand).await
+        autoscaling::keep(place.definition, &place.client, wanted).await
     }
 
     fn unhealthy_ms(&self, place: &Place<'_>, workload: Workload) -> i64 {

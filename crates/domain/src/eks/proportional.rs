@@ -3,8 +3,6 @@
 //! Source: EKS User Guide, "Scale CoreDNS Pods for high DNS traffic": the larger of nodes/16 and cores/256; the peak of ten
 //! minutes counts; more at once, and a third less every three minutes.
 
-use std::collections::VecDeque;
-
 const NODES_EACH: i64 = 16;
 const CORES_EACH: i64 = 256;
 const PEAK_MS: i64 = 10 * 60 * 1000;
@@ -29,20 +27,20 @@ impl Bounds {
 #[derive(Clone, Debug)]
 pub struct Demand {
     /// Each with what it asks for, the oldest first.
-    seen: VecDeque<(i64, i64)>,
+    seen: Vec<(i64, i64)>,
     lowered_ms: i64,
 }
 
 impl Demand {
     /// Nothing is known of the time before `now_ms`, so nothing is lowered soon.
     pub fn since(now_ms: i64) -> Self {
-        Self { seen: VecDeque::new(), lowered_ms: now_ms }
+        Self { seen: Vec::new(), lowered_ms: now_ms }
     }
 
     /// How many replicas there shall be instead of `current`.
     pub fn replicas(&mut self, now_ms: i64, (nodes, cores): (i64, i64), current: i64, bounds: Bounds) -> i64 {
         let whole = |amount: i64, each: i64| amount.saturating_add(each - 1) / each;
-        self.seen.push_back((now_ms, whole(nodes, NODES_EACH).max(whole(cores, CORES_EACH))));
+        self.seen.push((now_ms, whole(nodes, NODES_EACH).max(whole(cores, CORES_EACH))));
         self.seen.retain(|(at, _)| now_ms - at <= PEAK_MS);
         let peak = self.seen.iter().map(|(_, asked)| *asked).max().unwrap_or(0);
         let (wanted, current) = (bounds.clamp(peak), current.min(bounds.most));

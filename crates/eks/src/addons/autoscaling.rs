@@ -118,15 +118,14 @@ impl Demands {
     }
 }
 
-/// Keeps the replicas within the bounds, for as long as it is polled.
+/// Keeps as many replicas as are `wanted` for nodes and cores and what there is, for as long as it is polled.
 pub(super) async fn keep(
     definition: &Definition,
     client: &Client,
-    bounds: Bounds,
-    demand: impl Fn((i64, i64), i64, Bounds) -> i64,
+    wanted: impl Fn((i64, i64), i64) -> i64,
 ) -> Infallible {
     loop {
-        if let Err(error) = once(definition, client, bounds, &demand).await {
+        if let Err(error) = once(definition, client, &wanted).await {
             tracing::warn!(addon = definition.name, %error, "autoscaling");
         }
         tokio::time::sleep(EVERY).await;
@@ -136,15 +135,14 @@ pub(super) async fn keep(
 async fn once(
     definition: &Definition,
     client: &Client,
-    bounds: Bounds,
-    demand: &impl Fn((i64, i64), i64, Bounds) -> i64,
+    wanted: &impl Fn((i64, i64), i64) -> i64,
 ) -> Result<(), kube::Error> {
     let Some(Scale { replicas, .. }) = read(definition, client).await? else { return Ok(()) };
     // What the API server has in memory is new enough.
     let all = ListParams { resource_version: Some("0".into()), ..ListParams::default() };
     let nodes = Api::<Node>::all(client.clone()).list(&all).await?.items;
     let size = (i64::try_from(nodes.len()).unwrap_or(i64::MAX), cores(&nodes));
-    let wanted = demand(size, replicas, bounds);
+    let wanted = wanted(size, replicas);
     if wanted != replicas {
         tracing::info!(
             addon = definition.name,

@@ -4,7 +4,7 @@ use super::catalogue::Definition;
 use super::{autoscaling, configuration, fields};
 use crate::bootstrap::Facts;
 use crate::manifest::{self, ManifestError, Object};
-use ekstra_domain::eks::{Addon, AddonStatus, Conflicts, HealthIssue};
+use ekstra_domain::eks::{Addon, AddonStatus, Bounds, Conflicts, HealthIssue};
 use futures::future::{join_all, try_join_all};
 use kube::Client;
 use serde_json::{Map, Value};
@@ -37,11 +37,10 @@ pub(super) fn values(place: &Place<'_>) -> Result<Map<String, Value>, ManifestEr
 }
 
 /// Its objects, as they shall be.
-fn render(place: &Place<'_>) -> Result<Vec<Object>, ManifestError> {
+fn render(place: &Place<'_>, values: &Map<String, Value>) -> Result<Vec<Object>, ManifestError> {
     let mut objects = place.facts.fill(place.definition.manifest)?;
-    let values = values(place)?;
     let role = place.addon.service_account_role.as_deref();
-    configuration::apply(place.definition, &values, role, &mut objects);
+    configuration::apply(place.definition, values, role, &mut objects);
     Ok(objects)
 }
 
@@ -54,8 +53,9 @@ pub(super) struct Prepared {
 
 /// Its objects, if they may be written.
 pub(super) async fn check(place: &Place<'_>) -> Result<Prepared, Refused> {
-    let mut objects = render(place).map_err(Refused::Passing)?;
-    let rescale = take_over_scale(place, &mut objects).await?;
+    let values = values(place).map_err(Refused::Passing)?;
+    let mut objects = render(place, &values).map_err(Refused::Passing)?;
+    let rescale = take_over_scale(place, autoscaling::bounds(&values), &mut objects).await?;
     if conflicts(place) == Conflicts::None {
         refuse_conflicts(place, &objects).await?;
     }
@@ -71,12 +71,15 @@ fn replicas<'a>(definition: &Definition, objects: &'a mut [Object]) -> Option<&'
 
 /// Replicas that grew with the cluster stay while they may. They are no conflict of the add-on with itself: as long as
 /// nothing but a trial is written they are what they are, and the answer is what they are to be.
-async fn take_over_scale(place: &Place<'_>, objects: &mut [Object]) -> Result<Option<i64>, Refused> {
+async fn take_over_scale(
+    place: &Place<'_>,
+    bounds: Option<Bounds>,
+    objects: &mut [Object],
+) -> Result<Option<i64>, Refused> {
     let definition = place.definition;
     let Some(replicas) = replicas(definition, objects).filter(|_| definition.is_autoscaled) else {
         return Ok(None);
     };
-    let bounds = autoscaling::bounds(&values(place).map_err(Refused::Passing)?);
     let found = autoscaling::read(definition, &place.client).await;
     let Some(scale) = found.map_err(|source| scale_refused(place, source))? else { return Ok(None) };
     let wanted = scale.taken_over(bounds, replicas.as_i64().unwrap_or(1));

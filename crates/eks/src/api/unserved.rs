@@ -34,6 +34,21 @@ struct Features<'a> {
     scaling: Option<&'a model::ControlPlaneScalingConfig>,
 }
 
+/// Of either request.
+macro_rules! features {
+    ($input:ident) => {
+        Features {
+            vpc: $input.resources_vpc_config.as_ref(),
+            network: $input.kubernetes_network_config.as_ref(),
+            compute: $input.compute_config.as_ref(),
+            storage: $input.storage_config.as_ref(),
+            zonal_shift: $input.zonal_shift_config.as_ref(),
+            remote_network: $input.remote_network_config.as_ref(),
+            scaling: $input.control_plane_scaling_config.as_ref(),
+        }
+    };
+}
+
 impl Features<'_> {
     fn refuse(&self) -> Result<(), ApiError> {
         let balancing = self.network.and_then(|network| network.elastic_load_balancing.as_ref());
@@ -65,15 +80,7 @@ impl Features<'_> {
 }
 
 pub(super) fn refuse_of_new_cluster(input: &model::CreateClusterRequest) -> Result<(), ApiError> {
-    let features = Features {
-        vpc: input.resources_vpc_config.as_ref(),
-        network: input.kubernetes_network_config.as_ref(),
-        compute: input.compute_config.as_ref(),
-        storage: input.storage_config.as_ref(),
-        zonal_shift: input.zonal_shift_config.as_ref(),
-        remote_network: input.remote_network_config.as_ref(),
-        scaling: input.control_plane_scaling_config.as_ref(),
-    };
+    let features = features!(input);
     features.refuse()?;
     let family = features.network.and_then(|network| network.ip_family.as_ref());
     let encryption = input.encryption_config.as_ref().is_some_and(|config| !config.is_empty());
@@ -85,16 +92,7 @@ pub(super) fn refuse_of_new_cluster(input: &model::CreateClusterRequest) -> Resu
 }
 
 pub(super) fn refuse_of_changed_cluster(input: &model::UpdateClusterConfigRequest) -> Result<(), ApiError> {
-    let features = Features {
-        vpc: input.resources_vpc_config.as_ref(),
-        network: input.kubernetes_network_config.as_ref(),
-        compute: input.compute_config.as_ref(),
-        storage: input.storage_config.as_ref(),
-        zonal_shift: input.zonal_shift_config.as_ref(),
-        remote_network: input.remote_network_config.as_ref(),
-        scaling: input.control_plane_scaling_config.as_ref(),
-    };
-    features.refuse()
+    features!(input).refuse()
 }
 
 /// Whether it says of something that is off that it be off, and thus asks for no change.
