@@ -40,6 +40,7 @@ pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
     policies::serve(router, cloud);
     grants::serve(router, cloud);
     simulate::serve(router, cloud);
+    tagging::serve(router, cloud);
 }
 
 /// The role that an ARN names, if it exists.
@@ -78,18 +79,27 @@ trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
         no_such_entity(format!("The {} with name {name} cannot be found.", Self::KIND))
     }
 
+    /// The name of what a request means: it says it, or an ARN.
+    fn name(_: &Call, id: &str) -> Result<String, ApiError> {
+        Ok(id.to_owned())
+    }
+
+    /// The ARN of what a request means and is not there: as if it had no path.
+    fn arn_meant(call: &Call, id: &str) -> String {
+        format!("arn:aws:iam::{}:{}/{id}", call.scope.account, Self::KIND)
+    }
+
     fn load(cloud: &Cloud, call: &Call, name: &str) -> Result<Self, ApiError> {
         let place = Self::place(&call.scope.account, name);
         cloud.store.view().get_as(&place).ok_or_else(|| Self::missing(name))
     }
 
-    /// What a call about it needs; of one that is not there, as if it had no path.
-    fn access(cloud: &Cloud, call: &Call, name: Option<&String>) -> Access {
-        let name = name.map(String::as_str).unwrap_or_default();
-        let found = cloud.store.view().shared::<Self>(&Self::place(&call.scope.account, name));
-        let Some(found) = found else {
-            return Access::on(format!("arn:aws:iam::{}:{}/{name}", call.scope.account, Self::KIND));
-        };
+    /// What a call about it needs.
+    fn access(cloud: &Cloud, call: &Call, id: Option<&String>) -> Access {
+        let id = id.map(String::as_str).unwrap_or_default();
+        let place = Self::name(call, id).map(|name| Self::place(&call.scope.account, &name));
+        let found = place.ok().and_then(|place| cloud.store.view().shared::<Self>(&place));
+        let Some(found) = found else { return Access::on(Self::arn_meant(call, id)) };
         let mut access = Access::on(found.arn()).with_resource_tags(found.tags());
         for (key, value) in found.tags().into_iter().flatten() {
             access = access.with(&format!("iam:ResourceTag/{key}"), [value.clone()]);

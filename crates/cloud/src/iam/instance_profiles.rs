@@ -3,7 +3,7 @@
 use super::roles::describe as describe_role;
 use super::{
     Entity, already_exists, change, delete_conflict, described, future_arn, is_taken, no_such_entity, page,
-    tagging, tags_of, unit,
+    tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -70,14 +70,6 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
         InstanceProfile::access(cloud, call, input.instance_profile_name.as_ref())
             .passing(Some(&role), INSTANCES)
     };
-    let tagging = |cloud: &Cloud, call: &Call, input: &model::TagInstanceProfileRequest| {
-        let access = InstanceProfile::access(cloud, call, input.instance_profile_name.as_ref());
-        tagging::giving(access, input.tags.as_ref())
-    };
-    let untagging = |cloud: &Cloud, call: &Call, input: &model::UntagInstanceProfileRequest| {
-        let access = InstanceProfile::access(cloud, call, input.instance_profile_name.as_ref());
-        tagging::taking(access, input.tag_keys.as_ref())
-    };
     router.serve(ops::CreateInstanceProfile, cloud, creation, create);
     router.serve(ops::GetInstanceProfile, cloud, about!(GetInstanceProfileRequest), get);
     router.serve(ops::ListInstanceProfiles, cloud, listing, list);
@@ -90,9 +82,6 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
         remove_role,
     );
     router.serve(ops::ListInstanceProfilesForRole, cloud, of_role, list_of_role);
-    router.serve(ops::TagInstanceProfile, cloud, tagging, tag);
-    router.serve(ops::UntagInstanceProfile, cloud, untagging, untag);
-    router.serve(ops::ListInstanceProfileTags, cloud, about!(ListInstanceProfileTagsRequest), list_tags);
 }
 
 fn describe(cloud: &Cloud, profile: &InstanceProfile) -> model::InstanceProfile {
@@ -249,35 +238,4 @@ async fn remove_role(
     };
     change(&cloud, &call, &input.instance_profile_name.unwrap_or_default(), body).await?;
     unit()
-}
-
-async fn tag(cloud: Cloud, call: Call, input: model::TagInstanceProfileRequest) -> Result<Unit, ApiError> {
-    let name = input.instance_profile_name.unwrap_or_default();
-    tagging::tag::<InstanceProfile>(&cloud, &call, &name, input.tags).await?;
-    unit()
-}
-
-async fn untag(
-    cloud: Cloud,
-    call: Call,
-    input: model::UntagInstanceProfileRequest,
-) -> Result<Unit, ApiError> {
-    let name = input.instance_profile_name.unwrap_or_default();
-    tagging::untag::<InstanceProfile>(&cloud, &call, &name, input.tag_keys).await?;
-    unit()
-}
-
-async fn list_tags(
-    cloud: Cloud,
-    call: Call,
-    input: model::ListInstanceProfileTagsRequest,
-) -> Result<model::ListInstanceProfileTagsResponse, ApiError> {
-    let name = input.instance_profile_name.unwrap_or_default();
-    let page =
-        tagging::list::<InstanceProfile>(&cloud, &call, &name, input.marker.as_deref(), input.max_items)?;
-    Ok(model::ListInstanceProfileTagsResponse {
-        tags: Some(page.items),
-        is_truncated: Some(page.next.is_some()),
-        marker: page.next,
-    })
 }

@@ -1,6 +1,6 @@
 //! OpenID Connect providers: issuers whose tokens an account trusts.
 
-use super::{Entity, already_exists, change, described, no_such_entity, tagging, tags_of, unit};
+use super::{Entity, already_exists, change, described, no_such_entity, tags_of, unit};
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
@@ -37,27 +37,23 @@ impl Entity for OidcProvider {
     fn missing(issuer: &str) -> ApiError {
         no_such_entity(format!("OpenIDConnect Provider not found for issuer {issuer}"))
     }
-}
 
-/// The issuer of a provider of the caller's account.
-fn issuer(call: &Call, arn: Option<&String>) -> Result<String, ApiError> {
-    let arn = arn.map(String::as_str).unwrap_or_default();
-    let prefix = format!("arn:aws:iam::{}:{}/", call.scope.account, OidcProvider::KIND);
-    let issuer = arn.strip_prefix(&prefix).map(str::to_owned);
-    issuer.ok_or_else(|| no_such_entity(format!("OpenIDConnect Provider not found for arn {arn}")))
-}
+    /// The issuer of a provider of the caller's account.
+    fn name(call: &Call, arn: &str) -> Result<String, ApiError> {
+        let prefix = format!("arn:aws:iam::{}:{}/", call.scope.account, Self::KIND);
+        let issuer = arn.strip_prefix(&prefix).map(str::to_owned);
+        issuer.ok_or_else(|| no_such_entity(format!("OpenIDConnect Provider not found for arn {arn}")))
+    }
 
-fn access(cloud: &Cloud, call: &Call, arn: Option<&String>) -> Access {
-    match issuer(call, arn) {
-        Ok(issuer) => OidcProvider::access(cloud, call, Some(&issuer)),
-        Err(_) => Access::on(arn.cloned().unwrap_or_default()),
+    fn arn_meant(_: &Call, arn: &str) -> String {
+        arn.to_owned()
     }
 }
 
 macro_rules! about {
     ($input:ident) => {
         |cloud: &Cloud, call: &Call, input: &model::$input| {
-            access(cloud, call, input.open_id_connect_provider_arn.as_ref())
+            OidcProvider::access(cloud, call, input.open_id_connect_provider_arn.as_ref())
         }
     };
 }
@@ -71,14 +67,6 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     };
     let listing = |_: &Cloud, call: &Call, _: &model::ListOpenIDConnectProvidersRequest| {
         Access::on(format!("arn:aws:iam::{}:{}/*", call.scope.account, OidcProvider::KIND))
-    };
-    let tagging = |cloud: &Cloud, call: &Call, input: &model::TagOpenIDConnectProviderRequest| {
-        let access = access(cloud, call, input.open_id_connect_provider_arn.as_ref());
-        tagging::giving(access, input.tags.as_ref())
-    };
-    let untagging = |cloud: &Cloud, call: &Call, input: &model::UntagOpenIDConnectProviderRequest| {
-        let access = access(cloud, call, input.open_id_connect_provider_arn.as_ref());
-        tagging::taking(access, input.tag_keys.as_ref())
     };
     router.serve(ops::CreateOpenIDConnectProvider, cloud, creation, create);
     router.serve(ops::GetOpenIDConnectProvider, cloud, about!(GetOpenIDConnectProviderRequest), get);
@@ -101,14 +89,6 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
         cloud,
         about!(UpdateOpenIDConnectProviderThumbprintRequest),
         update_thumbprints,
-    );
-    router.serve(ops::TagOpenIDConnectProvider, cloud, tagging, tag);
-    router.serve(ops::UntagOpenIDConnectProvider, cloud, untagging, untag);
-    router.serve(
-        ops::ListOpenIDConnectProviderTags,
-        cloud,
-        about!(ListOpenIDConnectProviderTagsRequest),
-        list_tags,
     );
 }
 
@@ -191,7 +171,7 @@ async fn get(
     call: Call,
     input: model::GetOpenIDConnectProviderRequest,
 ) -> Result<model::GetOpenIDConnectProviderResponse, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
+    let issuer = OidcProvider::name(&call, &input.open_id_connect_provider_arn.unwrap_or_default())?;
     let provider = OidcProvider::load(&cloud, &call, &issuer)?;
     Ok(model::GetOpenIDConnectProviderResponse {
         // As IAM answers it: without the scheme.
@@ -220,7 +200,7 @@ async fn delete(
     call: Call,
     input: model::DeleteOpenIDConnectProviderRequest,
 ) -> Result<Unit, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
+    let issuer = OidcProvider::name(&call, &input.open_id_connect_provider_arn.unwrap_or_default())?;
     let key = keys::oidc_provider(&call.scope.account, &issuer);
     cloud
         .store
@@ -237,7 +217,7 @@ async fn add_client(
     call: Call,
     input: model::AddClientIDToOpenIDConnectProviderRequest,
 ) -> Result<Unit, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
+    let issuer = OidcProvider::name(&call, &input.open_id_connect_provider_arn.unwrap_or_default())?;
     let client = input.client_id.unwrap_or_default();
     let body = |provider: &mut OidcProvider| {
         if !provider.client_ids.contains(&client) {
@@ -255,7 +235,7 @@ async fn remove_client(
     call: Call,
     input: model::RemoveClientIDFromOpenIDConnectProviderRequest,
 ) -> Result<Unit, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
+    let issuer = OidcProvider::name(&call, &input.open_id_connect_provider_arn.unwrap_or_default())?;
     let client = input.client_id.unwrap_or_default();
     let body = |provider: &mut OidcProvider| {
         provider.client_ids.retain(|known| *known != client);
@@ -270,7 +250,7 @@ async fn update_thumbprints(
     call: Call,
     input: model::UpdateOpenIDConnectProviderThumbprintRequest,
 ) -> Result<Unit, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
+    let issuer = OidcProvider::name(&call, &input.open_id_connect_provider_arn.unwrap_or_default())?;
     let thumbprints = input.thumbprint_list.unwrap_or_default();
     check_thumbprints(&thumbprints)?;
     let body = |provider: &mut OidcProvider| {
@@ -279,41 +259,6 @@ async fn update_thumbprints(
     };
     change(&cloud, &call, &issuer, body).await?;
     unit()
-}
-
-async fn tag(
-    cloud: Cloud,
-    call: Call,
-    input: model::TagOpenIDConnectProviderRequest,
-) -> Result<Unit, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
-    tagging::tag::<OidcProvider>(&cloud, &call, &issuer, input.tags).await?;
-    unit()
-}
-
-async fn untag(
-    cloud: Cloud,
-    call: Call,
-    input: model::UntagOpenIDConnectProviderRequest,
-) -> Result<Unit, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
-    tagging::untag::<OidcProvider>(&cloud, &call, &issuer, input.tag_keys).await?;
-    unit()
-}
-
-async fn list_tags(
-    cloud: Cloud,
-    call: Call,
-    input: model::ListOpenIDConnectProviderTagsRequest,
-) -> Result<model::ListOpenIDConnectProviderTagsResponse, ApiError> {
-    let issuer = issuer(&call, input.open_id_connect_provider_arn.as_ref())?;
-    let page =
-        tagging::list::<OidcProvider>(&cloud, &call, &issuer, input.marker.as_deref(), input.max_items)?;
-    Ok(model::ListOpenIDConnectProviderTagsResponse {
-        tags: Some(page.items),
-        is_truncated: Some(page.next.is_some()),
-        marker: page.next,
-    })
 }
 
 #[cfg(test)]

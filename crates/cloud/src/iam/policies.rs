@@ -1,8 +1,8 @@
 //! Managed policies and their versions.
 
 use super::{
-    already_exists, check_document, delete_conflict, described, future_arn, no_such_entity, page, tags_of,
-    unit,
+    Entity, already_exists, check_document, delete_conflict, described, future_arn, no_such_entity, page,
+    tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -10,7 +10,7 @@ use crate::api::{Call, Refusal, Router};
 use ekstra_domain::iam::{
     Grants, MOST_VERSIONS, ManagedPolicy, PolicyVersion, aws_managed, aws_managed_arns,
 };
-use ekstra_domain::names::keys;
+use ekstra_domain::names::{Arn, keys};
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Timestamp, Unit};
 use ekstra_policy::Kind;
@@ -20,9 +20,57 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Its name is its ARN.
+impl Entity for ManagedPolicy {
+    const KIND: &'static str = "policy";
+
+    fn place(_: &str, arn: &str) -> String {
+        keys::policy(arn)
+    }
+
+    fn arn(&self) -> String {
+        Self::arn(self)
+    }
+
+    fn tags(&self) -> Option<&BTreeMap<String, String>> {
+        Some(&self.tags)
+    }
+
+    fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>> {
+        Some(&mut self.tags)
+    }
+
+    /// AWS's own are there for everybody, and nobody's to change.
+    fn missing(arn: &str) -> ApiError {
+        if aws_managed(arn).is_some() {
+            let message = format!("Policy {arn} is managed by AWS and cannot be changed.");
+            return ApiError::client("AccessDenied", 403, message);
+        }
+        no_such_entity(format!("Policy {arn} was not found."))
+    }
+
+    /// Policies are their account's: one of another account is not there.
+    fn name(call: &Call, arn: &str) -> Result<String, ApiError> {
+        let account = arn.parse::<Arn>().map(|arn| arn.account);
+        let is_there = account.is_ok_and(|account| account == call.scope.account) || aws_managed(arn).is_some();
+        is_there.then(|| arn.to_owned()).ok_or_else(|| Self::missing(arn))
+    }
+
+    fn arn_meant(_: &Call, arn: &str) -> String {
+        arn.to_owned()
+    }
+
+    fn load(cloud: &Cloud, call: &Call, arn: &str) -> Result<Self, ApiError> {
+        let own = cloud.store.view().get_as(&keys::policy(&Self::name(call, arn)?));
+        own.or_else(|| of_aws(arn)).ok_or_else(|| Self::missing(arn))
+    }
+}
+
 macro_rules! about {
     ($input:ident) => {
-        |_: &Cloud, _: &Call, input: &model::$input| Access::on(input.policy_arn.clone().unwrap_or_default())
+        |cloud: &Cloud, call: &Call, input: &model::$input| {
+            ManagedPolicy::access(cloud, call, input.policy_arn.as_ref())
+        }
     };
 }
 
@@ -43,10 +91,6 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::ListPolicyVersions, cloud, about!(ListPolicyVersionsRequest), list_versions);
     router.serve(ops::DeletePolicyVersion, cloud, about!(DeletePolicyVersionRequest), delete_version);
     router.serve(ops::SetDefaultPolicyVersion, cloud, about!(SetDefaultPolicyVersionRequest), set_default);
-}
-
-fn missing(arn: &str) -> ApiError {
-    no_such_entity(format!("Policy {arn} was not found."))
 }
 
 /// One of AWS's as one of the account's: it has one version.
@@ -73,13 +117,6 @@ fn of_aws(arn: &str) -> Option<ManagedPolicy> {
 fn aws_id(name: &str) -> String {
     let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     format!("ANPA{:X<17.17}", letters.to_uppercase())
-}
-
-/// Policies are their account's: one of another account is not there.
-fn load(cloud: &Cloud, call: &Call, arn: &str) -> Result<ManagedPolicy, ApiError> {
-    let own: Option<ManagedPolicy> = cloud.store.view().get_as(&keys::policy(arn));
-    let own = own.filter(|policy| policy.account == call.scope.account);
-    own.or_else(|| of_aws(arn)).ok_or_else(|| missing(arn))
 }
 
 /// How many identities of an account have a policy, and how many as their boundary.
@@ -227,7 +264,7 @@ async fn get(
     call: Call,
     input: model::GetPolicyRequest,
 ) -> Result<model::GetPolicyResponse, ApiError> {
-    let policy = load(&cloud, &call, &input.policy_arn.unwrap_or_default())?;
+    let policy = ManagedPolicy::load(&cloud, &call, &input.policy_arn.unwrap_or_default())?;
     Ok(model::GetPolicyResponse { policy: Some(describe(&policy, &Uses::of(&cloud, &call))) })
 }
 
@@ -285,15 +322,9 @@ async fn change(
     arn: &str,
     body: impl Fn(&mut Txn, &mut ManagedPolicy) -> Result<(), Refusal>,
 ) -> Result<ManagedPolicy, ApiError> {
-    if aws_managed(arn).is_some() {
-        let message = format!("Policy {arn} is managed by AWS and cannot be changed.");
-        return Err(ApiError::client("AccessDenied", 403, message));
-    }
-    let key = keys::policy(arn);
+    let key = keys::policy(&ManagedPolicy::name(call, arn)?);
     let body = |txn: &mut Txn| {
-        let policy: Option<ManagedPolicy> = txn.get(&key)?;
-        let policy = policy.filter(|policy| policy.account == call.scope.account);
-        let mut policy = policy.ok_or_else(|| missing(arn))?;
+        let mut policy: ManagedPolicy = txn.get(&key)?.ok_or_else(|| ManagedPolicy::missing(arn))?;
         body(txn, &mut policy)?;
         if policy.versions.is_empty() {
             txn.delete(&key);
@@ -345,7 +376,7 @@ async fn get_version(
     input: model::GetPolicyVersionRequest,
 ) -> Result<model::GetPolicyVersionResponse, ApiError> {
     let (arn, id) = (input.policy_arn.unwrap_or_default(), input.version_id.unwrap_or_default());
-    let policy = load(&cloud, &call, &arn)?;
+    let policy = ManagedPolicy::load(&cloud, &call, &arn)?;
     let version = number(&id).and_then(|number| describe_version(&policy, number, true));
     let version = version.ok_or_else(|| no_version(&arn, &id))?;
     Ok(model::GetPolicyVersionResponse { policy_version: Some(version) })
@@ -356,7 +387,7 @@ async fn list_versions(
     call: Call,
     input: model::ListPolicyVersionsRequest,
 ) -> Result<model::ListPolicyVersionsResponse, ApiError> {
-    let policy = load(&cloud, &call, &input.policy_arn.unwrap_or_default())?;
+    let policy = ManagedPolicy::load(&cloud, &call, &input.policy_arn.unwrap_or_default())?;
     let numbers = policy.versions.keys().rev().copied();
     let all: Vec<_> = numbers.filter_map(|number| describe_version(&policy, number, false)).collect();
     let key = |version: &model::PolicyVersion| version.version_id.clone().unwrap_or_default();

@@ -3,7 +3,7 @@
 use super::grants::check_boundary;
 use super::{
     Entity, already_exists, boundary, change, check_document, check_own, delete_conflict, described,
-    future_arn, is_taken, page, tagging, tags_of, unit,
+    future_arn, is_taken, page, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -37,16 +37,8 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::ListRoles, cloud, listing, list_roles);
     router.serve(ops::DeleteRole, cloud, about!(DeleteRoleRequest), delete_role);
     router.serve(ops::UpdateRole, cloud, about!(UpdateRoleRequest), update_role);
+    router.serve(ops::UpdateRoleDescription, cloud, about!(UpdateRoleDescriptionRequest), describe_anew);
     router.serve(ops::UpdateAssumeRolePolicy, cloud, about!(UpdateAssumeRolePolicyRequest), update_trust);
-    let tagging = |cloud: &Cloud, call: &Call, input: &model::TagRoleRequest| {
-        tagging::giving(Role::access(cloud, call, input.role_name.as_ref()), input.tags.as_ref())
-    };
-    router.serve(ops::TagRole, cloud, tagging, tag_role);
-    let untagging = |cloud: &Cloud, call: &Call, input: &model::UntagRoleRequest| {
-        tagging::taking(Role::access(cloud, call, input.role_name.as_ref()), input.tag_keys.as_ref())
-    };
-    router.serve(ops::UntagRole, cloud, untagging, untag_role);
-    router.serve(ops::ListRoleTags, cloud, about!(ListRoleTagsRequest), list_role_tags);
 }
 
 pub(super) fn describe(role: &Role) -> model::Role {
@@ -172,6 +164,20 @@ async fn update_role(
     unit()
 }
 
+async fn describe_anew(
+    cloud: Cloud,
+    call: Call,
+    input: model::UpdateRoleDescriptionRequest,
+) -> Result<model::UpdateRoleDescriptionResponse, ApiError> {
+    let name = input.role_name.unwrap_or_default();
+    let update = |role: &mut Role| {
+        role.description.clone_from(&input.description);
+        Ok(())
+    };
+    change(&cloud, &call, &name, update).await?;
+    Ok(model::UpdateRoleDescriptionResponse { role: Some(describe(&Role::load(&cloud, &call, &name)?)) })
+}
+
 async fn update_trust(
     cloud: Cloud,
     call: Call,
@@ -186,28 +192,4 @@ async fn update_trust(
     };
     change(&cloud, &call, &input.role_name.unwrap_or_default(), update).await?;
     unit()
-}
-
-async fn tag_role(cloud: Cloud, call: Call, input: model::TagRoleRequest) -> Result<Unit, ApiError> {
-    tagging::tag::<Role>(&cloud, &call, &input.role_name.unwrap_or_default(), input.tags).await?;
-    unit()
-}
-
-async fn untag_role(cloud: Cloud, call: Call, input: model::UntagRoleRequest) -> Result<Unit, ApiError> {
-    tagging::untag::<Role>(&cloud, &call, &input.role_name.unwrap_or_default(), input.tag_keys).await?;
-    unit()
-}
-
-async fn list_role_tags(
-    cloud: Cloud,
-    call: Call,
-    input: model::ListRoleTagsRequest,
-) -> Result<model::ListRoleTagsResponse, ApiError> {
-    let name = input.role_name.unwrap_or_default();
-    let page = tagging::list::<Role>(&cloud, &call, &name, input.marker.as_deref(), input.max_items)?;
-    Ok(model::ListRoleTagsResponse {
-        tags: Some(page.items),
-        is_truncated: Some(page.next.is_some()),
-        marker: page.next,
-    })
 }

@@ -1,32 +1,89 @@
 //! Tags, the same for everything that has them.
 
-use super::{Entity, change, described, page, tags_of};
+use super::{Entity, change, described, page, tags_of, unit};
 use crate::Cloud;
-use crate::access::Access;
-use crate::api::Call;
+use crate::api::{Call, Router};
+use ekstra_domain::iam::{InstanceProfile, ManagedPolicy, OidcProvider, Role, User};
 use ekstra_domain::page::Page;
-use ekstra_model::iam::{self as model, errors};
+use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_wire::ApiError;
 
 /// IAM quotas.
 const MOST_TAGS: usize = 50;
 
-/// What a call needs that gives these tags.
-pub(super) fn giving(access: Access, tags: Option<&Vec<model::Tag>>) -> Access {
-    access.with_tags(Some(&tags_of(tags.cloned())))
+/// The same three operations of each kind.
+macro_rules! operations {
+    ($router:ident, $cloud:ident, $kind:ident, $id:ident,
+     $tag:ident $tag_in:ident, $untag:ident $untag_in:ident, $list:ident $list_in:ident $list_out:ident) => {
+        $router.serve(
+            ops::$tag,
+            $cloud,
+            |cloud: &Cloud, call: &Call, input: &model::$tag_in| {
+                let access = $kind::access(cloud, call, input.$id.as_ref());
+                access.with_tags(Some(&tags_of(input.tags.clone())))
+            },
+            |cloud: Cloud, call: Call, input: model::$tag_in| async move {
+                tag::<$kind>(&cloud, &call, input.$id, input.tags).await?;
+                unit()
+            },
+        );
+        $router.serve(
+            ops::$untag,
+            $cloud,
+            |cloud: &Cloud, call: &Call, input: &model::$untag_in| {
+                let access = $kind::access(cloud, call, input.$id.as_ref());
+                access.with("aws:TagKeys", input.tag_keys.clone().unwrap_or_default())
+            },
+            |cloud: Cloud, call: Call, input: model::$untag_in| async move {
+                untag::<$kind>(&cloud, &call, input.$id, input.tag_keys).await?;
+                unit()
+            },
+        );
+        $router.serve(
+            ops::$list,
+            $cloud,
+            |cloud: &Cloud, call: &Call, input: &model::$list_in| {
+                $kind::access(cloud, call, input.$id.as_ref())
+            },
+            |cloud: Cloud, call: Call, input: model::$list_in| async move {
+                let page =
+                    list::<$kind>(&cloud, &call, input.$id, input.marker.as_deref(), input.max_items)?;
+                Ok(model::$list_out {
+                    tags: Some(page.items),
+                    is_truncated: Some(page.next.is_some()),
+                    marker: page.next,
+                })
+            },
+        );
+    };
 }
 
-/// What a call needs that takes tags of these keys.
-pub(super) fn taking(access: Access, keys: Option<&Vec<String>>) -> Access {
-    access.with("aws:TagKeys", keys.cloned().unwrap_or_default())
+pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
+    operations!(router, cloud, Role, role_name,
+        TagRole TagRoleRequest, UntagRole UntagRoleRequest,
+        ListRoleTags ListRoleTagsRequest ListRoleTagsResponse);
+    operations!(router, cloud, User, user_name,
+        TagUser TagUserRequest, UntagUser UntagUserRequest,
+        ListUserTags ListUserTagsRequest ListUserTagsResponse);
+    operations!(router, cloud, ManagedPolicy, policy_arn,
+        TagPolicy TagPolicyRequest, UntagPolicy UntagPolicyRequest,
+        ListPolicyTags ListPolicyTagsRequest ListPolicyTagsResponse);
+    operations!(router, cloud, InstanceProfile, instance_profile_name,
+        TagInstanceProfile TagInstanceProfileRequest, UntagInstanceProfile UntagInstanceProfileRequest,
+        ListInstanceProfileTags ListInstanceProfileTagsRequest ListInstanceProfileTagsResponse);
+    operations!(router, cloud, OidcProvider, open_id_connect_provider_arn,
+        TagOpenIDConnectProvider TagOpenIDConnectProviderRequest,
+        UntagOpenIDConnectProvider UntagOpenIDConnectProviderRequest,
+        ListOpenIDConnectProviderTags ListOpenIDConnectProviderTagsRequest ListOpenIDConnectProviderTagsResponse);
 }
 
-pub(super) async fn tag<E: Entity>(
+async fn tag<E: Entity>(
     cloud: &Cloud,
     call: &Call,
-    name: &str,
+    id: Option<String>,
     given: Option<Vec<model::Tag>>,
 ) -> Result<(), ApiError> {
+    let name = E::name(call, &id.unwrap_or_default())?;
     let given = tags_of(given);
     let body = |entity: &mut E| {
         let Some(tags) = entity.tags_mut() else { return Ok(()) };
@@ -37,31 +94,32 @@ pub(super) async fn tag<E: Entity>(
         }
         Ok(())
     };
-    change(cloud, call, name, body).await
+    change(cloud, call, &name, body).await
 }
 
-pub(super) async fn untag<E: Entity>(
+async fn untag<E: Entity>(
     cloud: &Cloud,
     call: &Call,
-    name: &str,
+    id: Option<String>,
     keys: Option<Vec<String>>,
 ) -> Result<(), ApiError> {
+    let name = E::name(call, &id.unwrap_or_default())?;
     let gone = keys.unwrap_or_default();
     let body = |entity: &mut E| {
         entity.tags_mut().into_iter().for_each(|tags| tags.retain(|key, _| !gone.contains(key)));
         Ok(())
     };
-    change(cloud, call, name, body).await
+    change(cloud, call, &name, body).await
 }
 
-pub(super) fn list<E: Entity>(
+fn list<E: Entity>(
     cloud: &Cloud,
     call: &Call,
-    name: &str,
+    id: Option<String>,
     marker: Option<&str>,
     size: Option<i32>,
 ) -> Result<Page<model::Tag>, ApiError> {
-    let entity = E::load(cloud, call, name)?;
+    let entity = E::load(cloud, call, &E::name(call, &id.unwrap_or_default())?)?;
     let tags = entity.tags().map(described).unwrap_or_default();
     page(tags, |tag| tag.key.clone().unwrap_or_default(), marker, size)
 }
