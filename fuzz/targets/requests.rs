@@ -1,8 +1,8 @@
 //! Whatever comes to the port: found its way, decoded by the codec of its service, validated, and answered. What was understood
-//! can be said again.
+//! can be said again, and so can an answer with whatever in it.
 #![no_main]
 
-use ekstra_model::SERVICES;
+use ekstra_model::{SERVICES, StructSchema, Timestamp, TypeSchema, Value};
 use ekstra_wire::{
     Request, decode_request, encode_error, encode_response, route, validate, violations_error,
 };
@@ -30,6 +30,60 @@ fn request(data: &[u8]) -> Option<(Option<&'static str>, Request)> {
     ))
 }
 
+/// Of a schema, as the input's bytes choose.
+struct Answer<'a> {
+    text: &'a str,
+    choices: std::slice::Iter<'a, u8>,
+}
+
+impl Answer<'_> {
+    /// How deep shapes hold themselves.
+    const DEEPEST: usize = 6;
+
+    fn choice(&mut self) -> usize {
+        self.choices.next().copied().unwrap_or(1).into()
+    }
+
+    fn structure(&mut self, schema: &'static StructSchema, depth: usize) -> Value {
+        let mut members = Vec::new();
+        for (index, member) in schema.members.iter().enumerate() {
+            if depth < Self::DEEPEST && self.choice() % 4 != 0 {
+                members.push((index, self.value(member.ty, depth + 1)));
+            }
+        }
+        Value::Struct(members)
+    }
+
+    fn word(&mut self) -> String {
+        let skipped = self.choice();
+        self.text.chars().skip(skipped).take(8).collect()
+    }
+
+    fn value(&mut self, ty: &'static TypeSchema, depth: usize) -> Value {
+        match ty {
+            TypeSchema::Struct(schema) => self.structure(schema, depth),
+            TypeSchema::List(list) => {
+                let length = self.choice() % 3;
+                Value::List((0..length).map(|_| self.value(list.member, depth + 1)).collect())
+            }
+            TypeSchema::Map(map) => {
+                let length = self.choice() % 3;
+                Value::Map((0..length).map(|_| (self.word(), self.value(map.value, depth + 1))).collect())
+            }
+            TypeSchema::Bool => Value::Bool(self.choice() % 2 == 0),
+            TypeSchema::Int { .. } | TypeSchema::Long { .. } => {
+                Value::Int(i64::try_from(self.choice()).unwrap_or_default() - 100)
+            }
+            TypeSchema::Float | TypeSchema::Double => Value::Float(1.0 / self.choice() as f64),
+            TypeSchema::Time { .. } => Value::Time(Timestamp(
+                i64::try_from(self.choice()).unwrap_or_default() << (self.choice() % 50),
+            )),
+            TypeSchema::Blob { .. } => Value::Blob(self.word().into_bytes()),
+            TypeSchema::Str(_) => Value::Str(self.word()),
+        }
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((scope, request)) = request(data) else { return };
     let routed = match route(&request, scope) {
@@ -50,8 +104,10 @@ fuzz_target!(|data: &[u8]| {
             }
             let shown = ekstra_wire::parameters(routed.operation.input, &value);
             assert!(shown.is_object() || shown.is_null());
-            let empty = ekstra_model::Value::Struct(Vec::new());
-            encode_response(routed.service, routed.operation, &empty, "r");
+            let text = String::from_utf8_lossy(&request.body);
+            let mut answer = Answer { text: &text, choices: data.iter() };
+            let answer = answer.structure(routed.operation.output, 0);
+            encode_response(routed.service, routed.operation, &answer, "r");
         }
     }
 });

@@ -1,5 +1,5 @@
-"""What botocore's parsers make of our answer to every operation: the bytes are those that `crates/wire/tests/every.rs` holds ours
-against. No service is needed."""
+"""What botocore's parsers make of our answers: of every operation with every member, the bytes that `crates/wire/tests/every.rs`
+holds ours against; and those that the operations themselves give (`crates/eks/tests/exchanges.rs`). No service is needed."""
 
 import importlib.util
 import json
@@ -10,10 +10,12 @@ import botocore
 import botocore.session
 import pytest
 from botocore.parsers import create_parser
+from botocore.validate import ParamValidator
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "crates/wire/tests/golden"
 ANSWERS = json.loads((GOLDEN / "every-answer.json").read_text())
+STEPS = ROOT / "crates/eks/tests/exchanges"
 EXCHANGES = json.loads((GOLDEN / "every.json").read_text())
 
 
@@ -25,6 +27,11 @@ def generate():
     return module
 
 
+def parsed_by(model, answer, shape):
+    response = {"status_code": answer["status"], "headers": answer["headers"], "body": answer["body"].encode()}
+    return create_parser(model.metadata["protocol"]).parse(response, shape)
+
+
 def test_every_answer_is_read_as_it_was_meant(generate):
     session, read = botocore.session.get_session(), 0
     for one in EXCHANGES:
@@ -33,8 +40,7 @@ def test_every_answer_is_read_as_it_was_meant(generate):
         if shape is None:
             continue
         answer = ANSWERS[f"{one['service']}.{one['operation']}"]
-        response = {"status_code": answer["status"], "headers": answer["headers"], "body": answer["body"].encode()}
-        parsed = create_parser(model.metadata["protocol"]).parse(response, shape)
+        parsed = parsed_by(model, answer, shape)
         metadata = parsed.pop("ResponseMetadata")
         assert metadata["HTTPStatusCode"] == 200 and metadata.get("RequestId"), one["operation"]
         assert generate.plain(parsed) == one["output"], one["operation"]
@@ -46,6 +52,31 @@ def test_the_requests_are_those_that_botocore_sends(generate):
     """The file is not older than the operations that are served, or than botocore."""
     with generate.fixed_time():
         assert generate.every(botocore.session.get_session()) == EXCHANGES
+
+
+def test_what_the_operations_answer_is_what_their_models_say(generate):
+    """Every member is of its type and within its bounds, and nothing is there that the model has not."""
+    session = botocore.session.get_session()
+    requests = json.loads((STEPS / "requests.json").read_text())
+    assert generate.scenario(session) == requests
+    answers = json.loads((STEPS / "answers.json").read_text())
+    assert [f"{one['service']}.{one['operation']}" for one in requests] == [name for name, _ in answers]
+    for name, answer in answers:
+        service, operation = name.split(".")
+        model = session.get_service_model(service)
+        shape = model.operation_model(operation).output_shape
+        parsed = parsed_by(model, answer, shape)
+        if answer["status"] != 200:
+            known = {error.error_code or error.name for error in model.operation_model(operation).error_shapes}
+            assert parsed["Error"]["Code"] in known, name
+            continue
+        parsed.pop("ResponseMetadata")
+        if shape:
+            report = ParamValidator().validate(parsed, shape)
+            assert not report.has_errors(), f"{name}: {report.generate_report()}"
+            if "json" in model.metadata["protocol"]:
+                unknown = sorted(set(json.loads(answer["body"])) - {s.serialization.get("name", n) for n, s in shape.members.items()})
+                assert not unknown, (name, unknown)
 
 
 def without_documentation(value):

@@ -11,12 +11,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TARGETS: [&str; 4] = ["requests", "policies", "signatures", "tokens"];
+const TARGETS: [&str; 5] = ["requests", "policies", "signatures", "tokens", "documents"];
 const SECONDS: u32 = 600;
 /// Source: LLVM's documentation, "SanitizerCoverage"; as cargo-fuzz sets them without a sanitizer.
 const INSTRUMENTED: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+/// The body of a GetCallerIdentity, packed by gzip.
+const PACKED: [u8; 61] = [
+    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 115, 76, 46, 201, 204, 207, 179, 117, 79, 45, 113, 78, 204, 201, 73, 45,
+    242, 76, 73, 205, 43, 201, 44, 169, 84, 11, 75, 45, 42, 6, 201, 24, 25, 24, 26, 234, 26, 152, 233, 26,
+    154, 2, 0, 251, 68, 115, 177, 43, 0, 0, 0,
+];
 /// Of what a target says before it ends, lines.
 const TAIL: usize = 40;
 /// Of one input.
@@ -132,6 +138,15 @@ fn seed(fuzz: &Path, target: &str) -> Result<()> {
         "policies" => {
             let managed = read("domain/src/iam/aws_managed.json")?;
             managed.as_object().into_iter().flatten().map(|(_, policy)| policy.to_string()).collect()
+        }
+        "documents" => {
+            fs::write(corpus.join("seed-packed"), PACKED)?;
+            let role = "- rolearn: arn:aws:iam::000000000000:role/r\n  username: system:node:{{EC2PrivateDNSName}}\n  groups:\n  - system:nodes\n";
+            // {"iss":"https://i","sub":"s","aud":["a"],"exp":1}
+            let token = "e30.eyJpc3MiOiJodHRwczovL2kiLCJzdWIiOiJzIiwiYXVkIjpbImEiXSwiZXhwIjoxfQ.x";
+            [role, "- \"000000000000\"\n", token, "10.0.0.0/16", "one two three four"]
+                .map(str::to_owned)
+                .into()
         }
         _ => {
             let recorded = read("wire/tests/golden/requests.json")?;

@@ -1,11 +1,13 @@
 //! Identities: roles, access keys, and role sessions that carry their own proof.
 
 mod aws_managed;
+mod claims;
 mod entities;
 mod service_linked;
 mod session;
 
 pub use aws_managed::{AWS_MANAGED, aws_managed, aws_managed_arns};
+pub use claims::{Claims, NotAToken};
 pub use entities::{
     Grants, Group, InstanceProfile, MOST_CLIENT_IDS, MOST_THUMBPRINTS, MOST_VERSIONS, ManagedPolicy,
     OidcProvider, PolicyVersion, User,

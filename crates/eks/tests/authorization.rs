@@ -3,7 +3,7 @@
 
 use ekstra_domain::iam::{Principal, Role, User};
 use ekstra_domain::names::keys;
-use ekstra_model::{OperationShape, ec2, eks, eks_auth, iam, sts};
+use ekstra_model::{OperationShape, cloudtrail, ec2, eks, eks_auth, iam, sts};
 use ekstra_testkit::Caller;
 use ekstra_wire::ApiError;
 use std::collections::BTreeMap;
@@ -110,6 +110,15 @@ const GATEKEEPER: &str = r#"{"Version":"2012-10-17","Statement":[
 const ADDONS: &str = r#"{"Version":"2012-10-17","Statement":[
     {"Effect":"Allow","Action":"eks:*Addon*","Resource":"*"}]}"#;
 
+/// Whatever there is, but for who may do it.
+const BUILDER: &str = r#"{"Version":"2012-10-17","Statement":[
+    {"Effect":"Allow","NotAction":["iam:*","sts:*"],"Resource":"*"}]}"#;
+/// Whatever there is in EKS, but for what is of one cluster and for one's own tags.
+const VISITOR: &str = r#"{"Version":"2012-10-17","Statement":[
+    {"Effect":"Allow","Action":"eks:*","NotResource":["arn:aws:eks:*:*:cluster/one","arn:aws:eks:*:*:*/one/*"]},
+    {"Effect":"Deny","Action":"eks:TagResource","Resource":"*",
+     "Condition":{"ForAnyValue:StringEquals":{"aws:TagKeys":"owner"}}}]}"#;
+
 async fn people(world: &World) -> Vec<Actor> {
     world.user("reader", &allow(r#"["eks:Describe*","eks:List*"]"#, "*")).await;
     world.user("of-one", &allow(r#""eks:*""#, "arn:aws:eks:us-east-1:000000000000:cluster/one")).await;
@@ -119,6 +128,8 @@ async fn people(world: &World) -> Vec<Actor> {
     world.user("nobody", "").await;
     world.user("gatekeeper", GATEKEEPER).await;
     world.user("addons", ADDONS).await;
+    world.user("builder", BUILDER).await;
+    world.user("visitor", VISITOR).await;
     world.user("bounded", &allow(r#""*""#, "*")).await;
     let policy = iam::CreatePolicyRequest {
         policy_name: text("edge"),
@@ -162,6 +173,8 @@ async fn people(world: &World) -> Vec<Actor> {
         "nobody",
         "gatekeeper",
         "addons",
+        "builder",
+        "visitor",
     ];
     let mut actors: Vec<Actor> = names.into_iter().map(Actor::user).collect();
     actors.extend([node(false), node(true)]);
@@ -295,6 +308,10 @@ async fn answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
     answers.extend(access_answers(world, actor).await);
     answers.extend(addon_answers(world, actor).await);
     answers.extend(identity_answers(world, actor).await);
+    answers.extend(node_answers(world, actor).await);
+    answers.extend(record_answers(world, actor).await);
+    answers.extend(iam_answers(world, actor).await);
+    answers.extend(disk_answers(world, actor).await);
     answers
 }
 
@@ -404,6 +421,141 @@ async fn identity_answers(world: &World, actor: &Actor) -> Vec<(&'static str, St
         ),
         ("CancelUpdate two", world.asked(actor, CancelUpdate, cancel).await),
         ("AssumeRoleForPodIdentity", world.asked(actor, assume, token).await),
+    ]
+}
+
+async fn node_answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    // Of a cluster that is not there, or of a group that is not, so that whoever may is refused for that.
+    let creation = |cluster: &str, role: &str| eks::CreateNodegroupRequest {
+        cluster_name: text(cluster),
+        nodegroup_name: text("ng"),
+        node_role: text(role),
+        ..Default::default()
+    };
+    let deletion = |cluster: &str| eks::DeleteNodegroupRequest {
+        cluster_name: text(cluster),
+        nodegroup_name: text("unheard"),
+    };
+    let change = eks::UpdateNodegroupConfigRequest {
+        cluster_name: text("two"),
+        nodegroup_name: text("unheard"),
+        ..Default::default()
+    };
+    let profile = eks::CreateFargateProfileRequest {
+        cluster_name: text("unheard"),
+        fargate_profile_name: text("fp"),
+        pod_execution_role_arn: text(ROLE),
+        ..Default::default()
+    };
+    let list = eks::ListNodegroupsRequest { cluster_name: text("one"), ..Default::default() };
+    use eks::ops::{
+        CreateFargateProfile, CreateNodegroup, DeleteNodegroup, ListNodegroups, UpdateNodegroupConfig,
+    };
+    vec![
+        ("CreateNodegroup unheard", world.asked(actor, CreateNodegroup, creation("unheard", ROLE)).await),
+        ("CreateNodegroup one", world.asked(actor, CreateNodegroup, creation("one", "no-role")).await),
+        ("DeleteNodegroup one", world.asked(actor, DeleteNodegroup, deletion("one")).await),
+        ("DeleteNodegroup two", world.asked(actor, DeleteNodegroup, deletion("two")).await),
+        ("UpdateNodegroupConfig two", world.asked(actor, UpdateNodegroupConfig, change).await),
+        ("ListNodegroups one", world.asked(actor, ListNodegroups, list).await),
+        ("CreateFargateProfile unheard", world.asked(actor, CreateFargateProfile, profile).await),
+    ]
+}
+
+async fn record_answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    let arn = |cluster: &str| Some(format!("arn:aws:eks:us-east-1:{ACCOUNT}:cluster/{cluster}"));
+    let tags = |key: &str| Some(BTreeMap::from([(key.to_owned(), "x".to_owned())]));
+    let tag = |key: &str| eks::TagResourceRequest { resource_arn: arn("unheard"), tags: tags(key) };
+    let untag =
+        eks::UntagResourceRequest { resource_arn: arn("unheard"), tag_keys: Some(vec!["team".into()]) };
+    let known = |cluster: &str| eks::ListTagsForResourceRequest { resource_arn: arn(cluster) };
+    let insights =
+        |cluster: &str| eks::ListInsightsRequest { cluster_name: text(cluster), ..Default::default() };
+    let refresh = eks::StartInsightsRefreshRequest { cluster_name: text("unheard") };
+    let updates = eks::ListUpdatesRequest { name: text("one"), ..Default::default() };
+    let version = eks::UpdateClusterVersionRequest { name: text("unheard"), ..Default::default() };
+    use eks::ops::{
+        ListInsights, ListTagsForResource, ListUpdates, StartInsightsRefresh, TagResource, UntagResource,
+        UpdateClusterVersion,
+    };
+    vec![
+        ("TagResource unheard, team", world.asked(actor, TagResource, tag("team")).await),
+        ("TagResource unheard, owner", world.asked(actor, TagResource, tag("owner")).await),
+        ("UntagResource unheard", world.asked(actor, UntagResource, untag).await),
+        ("ListTagsForResource one", world.asked(actor, ListTagsForResource, known("one")).await),
+        ("ListTagsForResource two", world.asked(actor, ListTagsForResource, known("two")).await),
+        ("ListInsights one", world.asked(actor, ListInsights, insights("one")).await),
+        ("ListInsights two", world.asked(actor, ListInsights, insights("two")).await),
+        ("StartInsightsRefresh unheard", world.asked(actor, StartInsightsRefresh, refresh).await),
+        ("ListUpdates one", world.asked(actor, ListUpdates, updates).await),
+        ("UpdateClusterVersion unheard", world.asked(actor, UpdateClusterVersion, version).await),
+        ("LookupEvents", world.asked(actor, cloudtrail::ops::LookupEvents, Default::default()).await),
+    ]
+}
+
+async fn iam_answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    // Of a name that is taken, or of one that is not there, so that whoever may is refused for that.
+    let user = iam::CreateUserRequest { user_name: text("nobody"), ..Default::default() };
+    let own = iam::PutUserPolicyRequest {
+        user_name: text("unheard"),
+        policy_name: text("own"),
+        policy_document: Some(allow(r#""*""#, "*")),
+    };
+    let attached = iam::AttachRolePolicyRequest {
+        role_name: text("unheard"),
+        policy_arn: text("arn:aws:iam::aws:policy/AdministratorAccess"),
+    };
+    let role = iam::DeleteRoleRequest { role_name: text("unheard") };
+    let key = iam::CreateAccessKeyRequest { user_name: text("unheard") };
+    let policy = iam::CreatePolicyRequest {
+        policy_name: text("edge"),
+        policy_document: Some(allow(r#""*""#, "*")),
+        ..Default::default()
+    };
+    let renamed = iam::UpdateUserRequest {
+        user_name: text("unheard"),
+        new_user_name: text("heard"),
+        ..Default::default()
+    };
+    let tagged = iam::TagUserRequest { user_name: text("unheard"), tags: Some(Vec::new()) };
+    let assume = sts::GetSessionTokenRequest { duration_seconds: Some(900), ..Default::default() };
+    use iam::ops::{
+        AttachRolePolicy, CreateAccessKey, CreatePolicy, CreateUser, DeleteRole, PutUserPolicy, TagUser,
+        UpdateUser,
+    };
+    vec![
+        ("CreateUser", world.asked(actor, CreateUser, user).await),
+        ("UpdateUser", world.asked(actor, UpdateUser, renamed).await),
+        ("TagUser", world.asked(actor, TagUser, tagged).await),
+        ("PutUserPolicy", world.asked(actor, PutUserPolicy, own).await),
+        ("CreateAccessKey", world.asked(actor, CreateAccessKey, key).await),
+        ("AttachRolePolicy", world.asked(actor, AttachRolePolicy, attached).await),
+        ("DeleteRole", world.asked(actor, DeleteRole, role).await),
+        ("CreatePolicy", world.asked(actor, CreatePolicy, policy).await),
+        ("GetSessionToken", world.asked(actor, sts::ops::GetSessionToken, assume).await),
+    ]
+}
+
+async fn disk_answers(world: &World, actor: &Actor) -> Vec<(&'static str, String)> {
+    let creation = ec2::CreateVolumeRequest {
+        availability_zone: text("us-east-1z"),
+        size: Some(1),
+        ..Default::default()
+    };
+    let deletion = ec2::DeleteVolumeRequest { volume_id: text("vol-0unheard"), ..Default::default() };
+    let snapshot = ec2::CreateSnapshotRequest { volume_id: text("vol-0unheard"), ..Default::default() };
+    let attachment = ec2::AttachVolumeRequest {
+        volume_id: text("vol-0unheard"),
+        instance_id: text("i-0unheard"),
+        device: text("/dev/xvdf"),
+        ..Default::default()
+    };
+    use ec2::ops::{AttachVolume, CreateSnapshot, CreateVolume, DeleteVolume};
+    vec![
+        ("CreateVolume", world.asked(actor, CreateVolume, creation).await),
+        ("DeleteVolume", world.asked(actor, DeleteVolume, deletion).await),
+        ("AttachVolume", world.asked(actor, AttachVolume, attachment).await),
+        ("CreateSnapshot", world.asked(actor, CreateSnapshot, snapshot).await),
     ]
 }
 

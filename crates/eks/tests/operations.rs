@@ -1,5 +1,5 @@
-//! Every operation that is served: what it says to an empty request, and to somebody who may do nothing and asks with every
-//! member. `operations.txt` has all of it; `UPDATE_GOLDEN=1 cargo test -p ekstra-eks --test operations` writes it again.
+//! Every operation that is served: what it says to an empty request; to somebody who may do nothing and asks with every
+//! member; and to somebody who may do this alone. `operations.txt` has all of it; `UPDATE_GOLDEN=1 cargo test -p ekstra-eks --test operations` writes it again.
 //!
 //! The requests are those that botocore sent (`crates/wire/tests/golden/every.json`).
 
@@ -18,6 +18,9 @@ mod served;
 use served::World;
 
 const NOBODY: &str = "nobody";
+const DENIED: &str = "is not authorized to perform";
+/// What any operation of a service may say, whatever its model has. Source: the services' "Common errors".
+const COMMON: [&str; 4] = ["AccessDenied", "AccessDeniedException", "ValidationError", "ValidationException"];
 /// Operations that ask for no permission, and say so in their code.
 const UNASKED: [&str; 4] =
     ["sts.GetCallerIdentity", "sts.AssumeRole", "sts.AssumeRoleWithWebIdentity", "sts.GetSessionToken"];
@@ -41,12 +44,30 @@ fn request(json: &Json) -> Request {
 }
 
 /// A user without a policy.
-async fn nobody(env: &TestEnv, router: &Router) -> Principal {
-    let asked = iam::CreateUserRequest { user_name: Some(NOBODY.into()), ..Default::default() };
+async fn user(env: &TestEnv, router: &Router, name: &str) -> Principal {
+    let asked = iam::CreateUserRequest { user_name: Some(name.into()), ..Default::default() };
     env.call(router, iam::ops::CreateUser, asked).await.expect("the administrator may");
     let account = env.scope.account.clone();
-    let user: User = env.cloud.store.view().get_as(&keys::user(&account, NOBODY)).expect("is made");
+    let user: User = env.cloud.store.view().get_as(&keys::user(&account, name)).expect("is made");
     Principal { account, arn: user.arn(), user_id: user.id }
+}
+
+/// From now on they may do this, and nothing else.
+async fn allow(env: &TestEnv, router: &Router, name: &str, action: &str) {
+    let document = format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"{action}","Resource":"*"}}]}}"#
+    );
+    let asked = iam::PutUserPolicyRequest {
+        user_name: Some(name.into()),
+        policy_name: Some("only".into()),
+        policy_document: Some(document),
+    };
+    env.call(router, iam::ops::PutUserPolicy, asked).await.expect("the administrator may");
+}
+
+/// The action that a refusal names.
+fn denied_action(answer: &str) -> Option<&str> {
+    answer.split_once(DENIED)?.1.trim_start_matches(": ").split(' ').next()
 }
 
 fn call(principal: &Principal, scope: &Scope) -> Call {
@@ -63,7 +84,7 @@ fn call(principal: &Principal, scope: &Scope) -> Call {
 #[tokio::test]
 async fn every_operation_checks_and_asks() {
     let World { env, router } = World::new().await;
-    let principal = nobody(&env, &router).await;
+    let nobody = user(&env, &router, NOBODY).await;
     let mut told = String::new();
     for one in recorded() {
         let request = request(&one["request"]);
@@ -78,14 +99,31 @@ async fn every_operation_checks_and_asks() {
             false => violations_error(service.protocol, operation, &violations).message,
         };
         let input = decode_request(&routed, &request).expect("is understood");
-        let answer = router.call(id, operation.name, call(&principal, &env.scope), input);
-        let answered = match answer.expect("is served").await {
-            Ok(_) => "allowed".to_owned(),
-            Err(error) => format!("{}: {}", error.code, error.message),
+        let asked = async |who: &Principal| {
+            let answer = router.call(id, operation.name, call(who, &env.scope), input.clone());
+            match answer.expect("is served").await {
+                Ok(_) => "allowed".to_owned(),
+                Err(error) => {
+                    // EC2's models have no errors.
+                    let known = operation.errors.iter().any(|known| known.code == error.code);
+                    let is_known = known || id == "ec2" || COMMON.contains(&error.code.as_str());
+                    let mark = if is_known { "" } else { " (not in its model)" };
+                    format!("{}{mark}: {}", error.code, error.message)
+                }
+            }
         };
-        let is_denied = answered.contains("is not authorized to perform");
-        assert!(is_denied || UNASKED.contains(&name.as_str()), "{name}: {answered}");
+        let answered = asked(&nobody).await;
         writeln!(told, "{name}\n  empty   {checked}\n  nobody  {answered}").expect("a string grows");
+        let Some(action) = denied_action(&answered) else {
+            assert!(UNASKED.contains(&name.as_str()), "{name}: {answered}");
+            continue;
+        };
+        // Somebody new each time: what one made is not the next one's to be refused for.
+        let only = user(&env, &router, &format!("only-{}", operation.name)).await;
+        allow(&env, &router, &format!("only-{}", operation.name), action).await;
+        let answered = asked(&only).await;
+        assert_ne!(denied_action(&answered), Some(action), "{name}: {answered}");
+        writeln!(told, "  only    {answered}").expect("a string grows");
     }
     compare(&told);
 }

@@ -3,11 +3,10 @@
 //! Invariant: whatever a web page could send (another `Host`, a foreign `Origin`) is refused before it is looked at
 //! (`design.md`, threat model).
 
-use crate::encoding;
 use crate::service::Service;
 use bytes::Bytes;
 use ekstra_cloud::api::Origin;
-use ekstra_wire::{ApiError, Request, Response};
+use ekstra_wire::{ApiError, Request, Response, encoding};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;

@@ -8,7 +8,6 @@ mod cli;
 mod client;
 mod control;
 mod credentials;
-mod encoding;
 mod gate;
 mod gate_keeper;
 mod home;

@@ -1,6 +1,5 @@
 //! From a request to its answer: guard, route, authenticate, decode, validate, operate, encode.
 
-use crate::encoding;
 use crate::http::LARGEST_BODY;
 use ekstra_cloud::api::{Call, Origin, Router};
 use ekstra_cloud::trail::{Record, Trail};
@@ -11,8 +10,8 @@ use ekstra_model::sts::AssumeRoleWithWebIdentityResponse;
 use ekstra_model::{Shape, Value};
 use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
 use ekstra_wire::{
-    ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, parameters, route,
-    validate, violations_error,
+    ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, encoding, parameters,
+    route, validate, violations_error,
 };
 
 /// Answered to whoever asks whether the service is there; names nothing secret.

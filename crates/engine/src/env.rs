@@ -1,4 +1,4 @@
-//! Clock and identifiers.
+//! Clock, chance and identifiers.
 
 use rand::RngExt;
 use std::sync::{Arc, OnceLock};
@@ -29,19 +29,36 @@ impl Clock for SystemClock {
     }
 }
 
+/// Where ids and secrets come from.
+pub trait Chance: Send + Sync + std::fmt::Debug {
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Nobody can guess what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemChance;
+
+impl Chance for SystemChance {
+    fn fill(&self, bytes: &mut [u8]) {
+        rand::rng().fill(bytes);
+    }
+}
+
 /// Handed to whoever needs the time or a new id; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Env {
     clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
 }
 
 impl Env {
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock) }
+        Self { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance) }
     }
 
-    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+    /// For tests, which are the same each time.
+    pub fn played(clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Self {
+        Self { clock, chance }
     }
 
     pub fn now_ms(&self) -> i64 {
@@ -95,7 +112,7 @@ impl Env {
 
     pub fn random_bytes(&self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        rand::rng().fill(&mut bytes[..]);
+        self.chance.fill(&mut bytes);
         bytes
     }
 }

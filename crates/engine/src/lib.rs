@@ -8,6 +8,6 @@ mod reconcile;
 mod waits;
 
 pub use blocking::blocking;
-pub use env::{Clock, Env, SystemClock};
+pub use env::{Chance, Clock, Env, SystemChance, SystemClock};
 pub use reconcile::{Next, Reconciler, Shutdown, drive};
 pub use waits::Waits;

@@ -33,7 +33,7 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Clock;
+    use crate::{Clock, SystemChance};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn only_time_that_went_by_counts() {
         let hands = Arc::new(Hands::default());
-        let (env, waits) = (Env::with_clock(hands.clone()), Waits::default());
+        let (env, waits) = (Env::played(hands.clone(), Arc::new(SystemChance)), Waits::default());
         assert_eq!(waits.elapsed_ms(&env, "a"), 0);
         for jump in [86_400_000, -2 * 86_400_000] {
             hands.0.fetch_add(jump, Ordering::SeqCst);

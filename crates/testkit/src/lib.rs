@@ -1,5 +1,5 @@
-//! For tests only: one [`TestEnv`] a test. A home in a temporary directory, a furnished region, a simulated machine, and
-//! a clock that moves when it is told to.
+//! For tests only: one [`TestEnv`] a test. A home in a temporary directory, a furnished region, a simulated machine, a clock
+//! that moves when it is told to, and ids that are the same each time.
 //!
 //! Invariant: two of them share nothing, so tests run side by side.
 
@@ -8,14 +8,14 @@ use ekstra_cloud::{Cloud, Settings, ensure_scope};
 use ekstra_domain::ec2::Subnet;
 use ekstra_domain::iam::{FIRST_USER, MasterKey, Principal, SessionTerms, User};
 use ekstra_domain::names::{Scope, keys};
-use ekstra_engine::{Clock, Env};
+use ekstra_engine::{Chance, Clock, Env};
 use ekstra_host::Names;
 use ekstra_host::sim::SimHost;
 use ekstra_model::{OperationShape, Shape};
 use ekstra_store::{CommitError, Store, Txn};
 use ekstra_wire::ApiError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// 2026-11-01, noon.
 const START_MS: i64 = 1_793_534_400_000;
@@ -48,6 +48,22 @@ impl Clock for TestClock {
 
     fn steady_ms(&self) -> i64 {
         self.steady.load(Ordering::SeqCst)
+    }
+}
+
+/// SplitMix64: what is called in the same order is told the same.
+#[derive(Debug)]
+struct TestChance(AtomicU64);
+
+impl Chance for TestChance {
+    fn fill(&self, bytes: &mut [u8]) {
+        for part in bytes.chunks_mut(8) {
+            const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+            let mut mixed = self.0.fetch_add(STEP, Ordering::SeqCst).wrapping_add(STEP);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            part.copy_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes()[..part.len()]);
+        }
     }
 }
 
@@ -87,7 +103,7 @@ impl TestEnv {
         let clock = Arc::new(TestClock { now: AtomicI64::new(START_MS), steady: AtomicI64::new(0) });
         let cloud = Cloud {
             store: Store::open(&home.path().join("state.db")).expect("a new store opens"),
-            env: Env::with_clock(clock.clone()),
+            env: Env::played(clock.clone(), Arc::new(TestChance(AtomicU64::new(0)))),
             master: MasterKey([1; 32]),
             settings: Arc::new(settings()),
             home: home.path().to_owned(),

@@ -4,6 +4,7 @@
 //! STS's `GetCallerIdentity` inside EKS tokens. What an operation looks like comes from `ekstra_model`'s schemas.
 
 mod codec;
+pub mod encoding;
 mod error;
 mod message;
 mod redact;

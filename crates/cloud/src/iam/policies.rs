@@ -52,7 +52,8 @@ impl Entity for ManagedPolicy {
     /// Policies are their account's: one of another account is not there.
     fn name(call: &Call, arn: &str) -> Result<String, ApiError> {
         let account = arn.parse::<Arn>().map(|arn| arn.account);
-        let is_there = account.is_ok_and(|account| account == call.scope.account) || aws_managed(arn).is_some();
+        let is_there =
+            account.is_ok_and(|account| account == call.scope.account) || aws_managed(arn).is_some();
         is_there.then(|| arn.to_owned()).ok_or_else(|| Self::missing(arn))
     }
 

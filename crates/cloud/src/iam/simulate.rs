@@ -73,6 +73,7 @@ fn refuse_unserved(input: &model::SimulatePrincipalPolicyRequest) -> Result<(), 
     let unserved = [
         (input.policy_input_list.is_some(), "PolicyInputList"),
         (input.permissions_boundary_policy_input_list.is_some(), "PermissionsBoundaryPolicyInputList"),
+        (input.policy_exclusion_list.is_some(), "PolicyExclusionList"),
         (input.resource_policy.is_some(), "ResourcePolicy"),
         (input.caller_arn.is_some(), "CallerArn"),
         (input.resource_owner.is_some(), "ResourceOwner"),

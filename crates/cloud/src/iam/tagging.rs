@@ -46,8 +46,7 @@ macro_rules! operations {
                 $kind::access(cloud, call, input.$id.as_ref())
             },
             |cloud: Cloud, call: Call, input: model::$list_in| async move {
-                let page =
-                    list::<$kind>(&cloud, &call, input.$id, input.marker.as_deref(), input.max_items)?;
+                let page = list::<$kind>(&cloud, &call, input.$id, input.marker.as_deref(), input.max_items)?;
                 Ok(model::$list_out {
                     tags: Some(page.items),
                     is_truncated: Some(page.next.is_some()),

@@ -2,7 +2,7 @@
 //! successor, which its status says, and so none can be activated.
 
 use super::list::page;
-use super::{Repeat, find_cluster, invalid_request, kept_cluster, present};
+use super::{Repeat, find_cluster, invalid_parameter, invalid_request, kept_cluster, present};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{Cluster, SuccessorAuthority, Update, UpdateOf, UpdateType};
@@ -180,7 +180,7 @@ pub(super) async fn activate(
         Some(KEPT) => format!("The certificate authority {id} is not distributed. {NOT_DISTRIBUTED}"),
         _ => format!("The certificate authority {id} is already in use"),
     };
-    Err(invalid_request(message).with("clusterName", name))
+    Err(invalid_parameter(message).with("clusterName", name))
 }
 
 pub(super) async fn delete(

@@ -1,5 +1,6 @@
 """Writes requests.json: what botocore 1.44.5 sends and signs at a fixed time, for the tests of ekstra-wire; and every.json:
-what it sends for every operation that is served, with every member of its input, and an answer with every member.
+what it sends for every operation that is served, with every member of its input, and an answer with every member; and what it
+sends for the steps of crates/eks/tests/exchanges/scenario.json.
 
 Run with that botocore installed: python3 generate.py. With the argument "answers" it reads answers/* (which the
 tests write with UPDATE_GOLDEN=1) through botocore's parsers instead. What it makes of the answers to every operation,
@@ -10,8 +11,10 @@ import botocore.auth, botocore.config, botocore.session
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.parsers import create_parser
+from botocore.validate import ParamValidator
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+EXCHANGES = os.path.join(HERE, "../../../eks/tests/exchanges")
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "token/with+chars=="
 
@@ -124,11 +127,39 @@ def every(session):
     for service, operation in served():
         model = session.get_service_model(service).operation_model(operation)
         params = sample(model.input_shape, "") if model.input_shape else {}
-        r = sent_by(client(session, service, False), operation, params)
-        headers = {k: v for k, v in r.headers.items() if k.lower() in ("content-type", "x-amz-target", "host")}
         out.append({"service": service, "operation": operation, "input": plain(params),
-                    "request": message(r.method, r.url, headers, r.body), "output": output_sample(model)})
+                    "request": unsigned(session, service, operation, params), "output": output_sample(model)})
     return out
+
+
+def unsigned(session, service, operation, params):
+    r = sent_by(client(session, service, False), operation, params)
+    headers = {k: v for k, v in r.headers.items() if k.lower() in ("content-type", "x-amz-target", "host")}
+    return message(r.method, r.url, headers, r.body)
+
+
+def scenario(session):
+    """The steps as botocore sends them; what one takes from the answer to another is a word between underscores."""
+    with open(os.path.join(EXCHANGES, "scenario.json")) as f:
+        steps = json.load(f)
+    out = []
+    for service, operation, params, *keep in steps:
+        model = session.get_service_model(service).operation_model(operation)
+        report = ParamValidator().validate(params, model.input_shape) if model.input_shape else None
+        if report and report.has_errors():
+            sys.exit(f"{service}.{operation}: {report.generate_report()}")
+        # Tokens that botocore makes up would be others each time.
+        members = model.input_shape.members if model.input_shape else {}
+        tokens = [name for name, shape in members.items() if shape.metadata.get("idempotencyToken")]
+        params = params | dict.fromkeys(set(tokens) - set(params), f"{operation}-{len(out)}")
+        out.append({"service": service, "operation": operation, "keep": keep[0] if keep else {},
+                    "request": unsigned(session, service, operation, params)})
+    return out
+
+
+def write_lines(path, items):
+    with open(path, "w") as f:
+        f.write("[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in items) + "\n]\n")
 
 
 def sent_by(c, operation, params):
@@ -188,5 +219,5 @@ if __name__ == "__main__":
             with open(os.path.join(HERE, "requests.json"), "w") as f:
                 json.dump(golden, f, indent=1, ensure_ascii=False)
                 f.write("\n")
-            with open(os.path.join(HERE, "every.json"), "w") as f:
-                f.write("[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in every(session)) + "\n]\n")
+            write_lines(os.path.join(HERE, "every.json"), every(session))
+            write_lines(os.path.join(EXCHANGES, "requests.json"), scenario(session))

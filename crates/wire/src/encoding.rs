@@ -1,6 +1,7 @@
 //! Bodies that travel packed: requests of clients that say `Content-Encoding: gzip`, and long answers to those that take it.
 
-use ekstra_wire::{ApiError, Request, Response};
+use crate::error::ApiError;
+use crate::message::{Request, Response};
 use flate2::Compression;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -12,7 +13,7 @@ const WORTHWHILE: usize = 8 * 1024;
 
 /// Why a body is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// Another encoding than gzip.
     Unknown,
     /// It says gzip, and is not.
@@ -21,7 +22,7 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    pub(crate) fn to_error(self) -> ApiError {
+    pub fn to_error(self) -> ApiError {
         let (code, status, message) = match self {
             Self::Unknown => ("UnsupportedMediaTypeException", 415, "The only content encoding is gzip."),
             Self::Broken => ("SerializationException", 400, "The content is not what its encoding says."),
@@ -31,12 +32,12 @@ impl Refused {
     }
 }
 
-pub(crate) fn too_large() -> ApiError {
+pub fn too_large() -> ApiError {
     ApiError::client("RequestEntityTooLargeException", 413, "The request is too large.")
 }
 
 /// The request with what its body contains, at most `largest` of it.
-pub(crate) fn unpacked(request: &Request, largest: usize) -> Result<Cow<'_, Request>, Refused> {
+pub fn unpacked(request: &Request, largest: usize) -> Result<Cow<'_, Request>, Refused> {
     match request.header("content-encoding").map(str::trim) {
         None | Some("") => Ok(Cow::Borrowed(request)),
         Some(name) if name.eq_ignore_ascii_case("identity") => Ok(Cow::Borrowed(request)),
@@ -55,7 +56,7 @@ pub(crate) fn unpacked(request: &Request, largest: usize) -> Result<Cow<'_, Requ
 }
 
 /// Whether the client says that it takes gzip.
-pub(crate) fn takes_gzip(request: &Request) -> bool {
+pub fn takes_gzip(request: &Request) -> bool {
     let given = request.header("accept-encoding").unwrap_or_default();
     given.split(',').any(|one| {
         let (name, parameters) = one.split_once(';').unwrap_or((one, ""));
@@ -65,7 +66,7 @@ pub(crate) fn takes_gzip(request: &Request) -> bool {
 }
 
 /// The answer packed, if that is worth it.
-pub(crate) fn pack(mut response: Response) -> Response {
+pub fn pack(mut response: Response) -> Response {
     if response.body.len() < WORTHWHILE {
         return response;
     }
