@@ -79,7 +79,7 @@ impl Answer<'_> {
                 i64::try_from(self.choice()).unwrap_or_default() << (self.choice() % 50),
             )),
             TypeSchema::Blob { .. } => Value::Blob(self.word().into_bytes()),
-            TypeSchema::Str(_) => Value::Str(self.word()),
+            TypeSchema::Str(_) | TypeSchema::Document => Value::Str(self.word()),
         }
     }
 }

@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 const NOW: i64 = 1_767_323_045;
 /// No input can know it.
 const SECRET: &str = "a secret of 256 bits that nobody has written down";
+const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 const SERVICE: &str = "eks";
 
 /// Lines of a head as in HTTP, an empty one, the body. The first line: the path with its query.
@@ -28,8 +29,17 @@ fn request(text: &str) -> Request {
 }
 
 fn verified(request: &Request) -> Result<Verified<SecretKey>, SigError> {
-    let lookup = |_: &str, _: Option<&str>| Some(SecretKey::new(SECRET));
+    let lookup = |id: &str, _: Option<&str>| (id == KEY).then(|| SecretKey::new(SECRET));
     sigv4::verify(request, lookup, NOW, &VerifyOptions::default())
+}
+
+/// As clients write a path and a query: what is escaped is ASCII.
+fn is_escaped(text: &str) -> bool {
+    let digit = |byte: &u8| byte.is_ascii_hexdigit();
+    let mut parts = text.split('%');
+    let plain = parts.next().unwrap_or_default();
+    let rest = parts.all(|part| part.len() >= 2 && part.as_bytes()[..2].iter().all(digit) && part.as_bytes()[0] < b'8');
+    rest && plain.is_ascii() && text.is_ascii()
 }
 
 /// What a server of HTTP hands on, and a client signs: names are tokens, each there once, and none of them the signature's.
@@ -37,6 +47,8 @@ fn is_signable(request: &Request) -> bool {
     let token = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let count = |name: &str| request.headers.iter().filter(|(known, _)| known == name).count();
     request.path.starts_with('/')
+        && is_escaped(&request.path)
+        && is_escaped(&request.query)
         && !request.query.contains("X-Amz-")
         && request
             .headers
@@ -98,7 +110,7 @@ fuzz_target!(|data: &[u8]| {
         given.headers.push(("host".into(), "127.0.0.1:4566".into()));
     }
     let credentials = Credentials {
-        access_key_id: "AKIAIOSFODNN7EXAMPLE".into(),
+        access_key_id: KEY.into(),
         secret_access_key: SECRET.into(),
         session_token: None,
     };

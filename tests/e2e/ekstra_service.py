@@ -4,6 +4,7 @@ Invariant: nothing here waits for time to pass; every wait is for a condition an
 """
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -60,6 +62,28 @@ def holds(what, check, seconds, interval=0.5):
         good, status = check()
         assert good, f"{what}: no longer; status: {status}"
         time.sleep(interval)
+
+
+@contextlib.contextmanager
+def never_refused(command, askers=2):
+    """A command that succeeds while this lasts, run all the time by so many; more often than each of them once."""
+    served, failures, stop = [], [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            done = command()
+            (served if done.returncode == 0 else failures).append(done.stderr)
+
+    threads = [threading.Thread(target=ask) for _ in range(askers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == [] and len(served) > askers
 
 
 def refusal(call, **arguments):

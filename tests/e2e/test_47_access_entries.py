@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ekstra_service import ACCOUNT, REGION, refusal, wait
+from ekstra_service import ACCOUNT, REGION, never_refused, refusal, wait
 
 POLICY = "arn:aws:eks::aws:cluster-access-policy/AmazonEKS{}Policy"
 PRINCIPAL = f"arn:aws:iam::{ACCOUNT}:role/team/developer"
@@ -232,12 +232,18 @@ def test_modes_go_forward_only_and_lock_nobody_out(fresh_service):
     wait("the other", lambda: ("mapped" in (told := them()), told), 20)
     update = lambda mode: eks.update_cluster_config(name="modes", accessConfig={"authenticationMode": mode})  # noqa: E731
     assert "InvalidParameterException" in refusal(update, mode="API")
-    assert update("API_AND_CONFIG_MAP")["update"]["type"] == "AccessConfigUpdate"
-    own.wait_cluster("modes")
+    # Each command has a token of its own, which is asked for anew.
+    look = lambda: own.kubectl("get", "namespaces", check=False)  # noqa: E731
+    with never_refused(look):
+        assert update("API_AND_CONFIG_MAP")["update"]["type"] == "AccessConfigUpdate"
+        own.wait_cluster("modes")
+        known()
     assert eks.list_access_entries(clusterName="modes")["accessEntries"] == [f"arn:aws:iam::{ACCOUNT}:user/admin"]
     assert known() and "mapped" in them()
-    update("API")
-    own.wait_cluster("modes")
+    with never_refused(look):
+        update("API")
+        own.wait_cluster("modes")
+        known()
     assert known() and "InvalidParameterException" in refusal(update, mode="API_AND_CONFIG_MAP")
     # Of the ConfigMap nothing is read any more; a token of the same second is still remembered.
     wait("the other is nobody", lambda: ("mapped" not in (told := them()), told), 5, 1)

@@ -117,3 +117,136 @@ pub(crate) fn entry_of(gate: &Gate, cluster: &Cluster, canonical_arn: &str) -> O
 fn role_name(arn: &str) -> Option<String> {
     arn.parse::<ekstra_domain::names::Arn>().ok()?.role_name().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{ACCOUNT, Fixture, USER};
+    use ekstra_domain::names::Scope;
+    use serde_json::json;
+
+    const ROLE: &str = "arn:aws:iam::000000000000:role/team/worker";
+    const NODE_ROLE: &str = "arn:aws:iam::000000000000:role/nodes";
+
+    fn scope() -> Scope {
+        Scope::new(ACCOUNT, "us-east-1")
+    }
+
+    fn user(arn: &str) -> Principal {
+        Principal {
+            account: arn.split(':').nth(4).unwrap_or_default().into(),
+            arn: arn.into(),
+            user_id: String::new(),
+        }
+    }
+
+    fn session(role: &str, name: &str) -> Principal {
+        user(&format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{name}"))
+    }
+
+    async fn entry(fixture: &Fixture, arn: &str, kind: &str, name: &str) {
+        let entry = json!({
+            "cluster": "c", "scope": scope(), "uid": "e", "principal_arn": arn, "kind": kind, "username": name,
+            "groups": ["readers"], "tags": {}, "created_ms": 0, "modified_ms": 0, "request_token": null,
+            "request_digest": "",
+        });
+        fixture.put(&keys::access_entry(&scope(), "c", arn), &entry).await;
+    }
+
+    /// One that lives and one that is gone, both with the role of nodes, and the group of the one that lives.
+    async fn nodes(fixture: &Fixture) {
+        for (id, state) in [("i-1", "Running"), ("i-2", "Terminated")] {
+            let instance = json!({
+                "id": id, "scope": scope(), "image": "", "instance_type": "", "interface": "", "address": "10.0.0.1",
+                "private_dns_name": format!("{id}.ec2.internal"), "zone": "", "subnet": "", "vpc": "", "disk_gib": 1,
+                "user_data": "", "role_arn": NODE_ROLE, "metadata_hop_limit": 1, "kubernetes_version": "",
+                "state": state, "state_reason": null, "launched_ms": 0, "state_since_ms": 0,
+                "tags": {"ekstra:nodegroup-uid": "g"},
+            });
+            fixture.put(&keys::instance(&scope(), id), &instance).await;
+        }
+        let group = json!({
+            "name": "ng", "cluster": "c", "scope": scope(), "uid": "g", "status": "ACTIVE", "version": "",
+            "release_version": "", "created_ms": 0, "modified_ms": 0, "scaling": {"min": 1, "max": 1, "desired": 1},
+            "instance_types": [], "subnets": [], "node_role": NODE_ROLE, "ami_type": "", "capacity_type": "",
+            "disk_gib": 1, "labels": {}, "taints": [], "tags": {}, "request_token": null, "request_digest": "",
+            "update_config": {"max_unavailable": 1, "max_unavailable_percentage": null}, "issues": [], "draining": {},
+        });
+        fixture.put(&keys::nodegroup(&scope(), "c", "ng"), &group).await;
+    }
+
+    async fn config_map(fixture: &Fixture) {
+        let map = json!({
+            "roles": [
+                {"arn": "arn:aws:iam::000000000000:role/worker", "username": "mapped:{{SessionName}}", "groups": ["mapped"]},
+                {"arn": NODE_ROLE, "username": "system:node:{{EC2PrivateDNSName}}", "groups": ["system:nodes"]},
+            ],
+            "users": [{"arn": USER, "username": "mapped", "groups": []}],
+            "accounts": ["111122223333"],
+        });
+        fixture.put(&keys::aws_auth(&scope(), "c"), &map).await;
+    }
+
+    /// With entries or as clusters of earlier versions are.
+    fn cluster(fixture: &Fixture, mode: AuthenticationMode, has_entries: bool) -> Cluster {
+        let cluster: Cluster = fixture.gate.view.get_as(&keys::cluster(&scope(), "c")).expect("is there");
+        Cluster { authentication_mode: mode, has_entries, ..cluster }
+    }
+
+    #[tokio::test]
+    async fn who_is_who_in_every_mode() {
+        let fixture = Fixture::new();
+        fixture.put_cluster(16443).await;
+        nodes(&fixture).await;
+        config_map(&fixture).await;
+        entry(&fixture, ROLE, "STANDARD", "entry:{{SessionName}}").await;
+        let (creator, stranger) = (user(USER), user("arn:aws:iam::000000000000:user/stranger"));
+        let abroad = user("arn:aws:iam::111122223333:user/abroad");
+        let (worker, node, gone) =
+            (session("worker", "ada@home"), session("nodes", "i-1"), session("nodes", "i-2"));
+        let impostor = session("worker", "i-1");
+        use AuthenticationMode::{Api, ApiAndConfigMap, ConfigMap};
+        const MASTER: Option<(&str, &str)> = Some((USER, "system:masters"));
+        const NODE: Option<(&str, &str)> =
+            Some(("system:node:i-1.ec2.internal", "system:bootstrappers system:nodes"));
+        let table = [
+            // Entries say it: the creator and the nodes have none here.
+            (Api, true, &worker, Some(("entry:ada-home", "readers"))),
+            (Api, true, &creator, None),
+            (Api, true, &node, None),
+            (Api, true, &abroad, None),
+            (Api, true, &impostor, Some(("entry:i-1", "readers"))),
+            // The map comes after them.
+            (ApiAndConfigMap, true, &worker, Some(("entry:ada-home", "readers"))),
+            (ApiAndConfigMap, true, &creator, Some(("mapped", ""))),
+            (ApiAndConfigMap, true, &node, Some(("system:node:i-1.ec2.internal", "system:nodes"))),
+            (ApiAndConfigMap, true, &gone, None),
+            (ApiAndConfigMap, true, &abroad, Some(("arn:aws:iam::111122223333:user/abroad", ""))),
+            (ApiAndConfigMap, true, &stranger, None),
+            // Without entries: the creator is an administrator, nodes are those of the cluster's groups.
+            (Api, false, &creator, MASTER),
+            (Api, false, &node, NODE),
+            (Api, false, &gone, None),
+            (Api, false, &worker, None),
+            (ConfigMap, false, &creator, MASTER),
+            (ConfigMap, false, &worker, Some(("mapped:ada-home", "mapped"))),
+            (ConfigMap, false, &node, NODE),
+            (ConfigMap, false, &abroad, Some(("arn:aws:iam::111122223333:user/abroad", ""))),
+            (ConfigMap, false, &stranger, None),
+        ];
+        for (mode, has_entries, who, expected) in table {
+            let found = map(&fixture.gate, &cluster(&fixture, mode, has_entries), who, "AKIATEST");
+            let told = found.as_ref().map(|(name, groups)| (name.as_str(), groups.join(" ")));
+            let expected = expected.map(|(name, groups)| (name, groups.to_owned()));
+            assert_eq!(told, expected, "{mode:?}, entries: {has_entries}, {}", who.arn);
+        }
+        // Nodes are let in by their role's entry, whatever name it has, and nobody else who has the role.
+        entry(&fixture, NODE_ROLE, "EC2_LINUX", "unused").await;
+        let with_entries = cluster(&fixture, Api, true);
+        let (name, groups) = map(&fixture.gate, &with_entries, &node, "AKIATEST").expect("a node");
+        assert_eq!((name.as_str(), groups.join(" ").as_str()), NODE.expect("it is one"));
+        for other in [&gone, &session("nodes", "somebody")] {
+            assert_eq!(map(&fixture.gate, &with_entries, other, "AKIATEST"), None, "{}", other.arn);
+        }
+    }
+}

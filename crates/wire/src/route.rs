@@ -213,6 +213,7 @@ fn guess(request: &Request, action: &Option<String>) -> Protocol {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ekstra_model::Value;
 
     fn request(method: &str, path: &str) -> Request {
         Request { method: method.to_owned(), path: path.to_owned(), ..Request::default() }
@@ -270,6 +271,48 @@ mod tests {
         assert!(error.to_string().contains("GET /nothing/here"), "{error}");
         let error = route(&request("GET", "/"), Some("sqs")).expect_err("unknown");
         assert!(error.to_string().contains("sqs"), "{error}");
+    }
+
+    fn targeted(target: &str, body: &[u8]) -> Request {
+        let mut post = request("POST", "/");
+        post.headers.push(("x-amz-target".into(), target.into()));
+        post.body = body.to_vec();
+        post
+    }
+
+    #[test]
+    fn targets_are_found_whether_a_scope_is_named_or_not() {
+        let prefix = ekstra_model::cloudtrail::SERVICE.target_prefix.expect("it has one");
+        let lookup = targeted(&format!("{prefix}.LookupEvents"), b"{}");
+        for scope in [Some("cloudtrail"), None] {
+            assert_eq!(route(&lookup, scope).expect("routable").operation.name, "LookupEvents");
+        }
+        let unserved =
+            route(&targeted(&format!("{prefix}.CreateTrail"), b"{}"), None).expect_err("not served");
+        assert_eq!(unserved.protocol(), Protocol::AwsJson11);
+        assert!(unserved.to_string().contains("CreateTrail"), "{unserved}");
+        for nothing in ["", ".", "LookupEvents", "Nobody_20120810.LookupEvents"] {
+            assert!(route(&targeted(nothing, b"{}"), None).is_err(), "{nothing}");
+        }
+    }
+
+    /// None of the services is one yet; DynamoDB's and SQS's kind.
+    #[test]
+    fn json_1_0_differs_by_its_name() {
+        let older = Service { protocol: Protocol::AwsJson10, ..ekstra_model::cloudtrail::SERVICE };
+        let older: &'static Service = Box::leak(Box::new(older));
+        let services: &'static [&'static Service] = Box::leak(Box::new([older]));
+        let target = format!("{}.LookupEvents", older.target_prefix.expect("it has one"));
+        let asked = targeted(&target, br#"{"MaxResults": 7}"#);
+        let routed = route_among(services, &asked, None).expect("routable");
+        let input = crate::decode_request(&routed, &asked).expect("is understood");
+        assert!(matches!(&input, Value::Struct(members) if members.len() == 1));
+        let answer = crate::encode_response(older, routed.operation, &Value::Struct(Vec::new()), "r");
+        let refusal = crate::encode_error(older.protocol, &crate::ApiError::client("Code", 400, "why"), "r");
+        for response in [answer, refusal] {
+            let found = response.headers.iter().find(|(name, _)| name == "content-type");
+            assert_eq!(found.map(|(_, value)| value.as_str()), Some("application/x-amz-json-1.0"));
+        }
     }
 
     #[test]
