@@ -141,7 +141,8 @@ mod tests {
     }
 
     fn session(role: &str, name: &str) -> Principal {
-        user(&format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{name}"))
+        let arn = format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{name}");
+        Principal { user_id: format!("AROATEST:{name}"), ..user(&arn) }
     }
 
     async fn entry(fixture: &Fixture, arn: &str, kind: &str, name: &str) {
@@ -155,7 +156,7 @@ mod tests {
 
     /// One that lives and one that is gone, both with the role of nodes, and the group of the one that lives.
     async fn nodes(fixture: &Fixture) {
-        for (id, state) in [("i-1", "Running"), ("i-2", "Terminated")] {
+        for (id, state) in [("i-1", "running"), ("i-2", "terminated")] {
             let instance = json!({
                 "id": id, "scope": scope(), "image": "", "instance_type": "", "interface": "", "address": "10.0.0.1",
                 "private_dns_name": format!("{id}.ec2.internal"), "zone": "", "subnet": "", "vpc": "", "disk_gib": 1,
@@ -211,13 +212,13 @@ mod tests {
             Some(("system:node:i-1.ec2.internal", "system:bootstrappers system:nodes"));
         let table = [
             // Entries say it: the creator and the nodes have none here.
-            (Api, true, &worker, Some(("entry:ada-home", "readers"))),
+            (Api, true, &worker, Some(("entry:ada@home", "readers"))),
             (Api, true, &creator, None),
             (Api, true, &node, None),
             (Api, true, &abroad, None),
             (Api, true, &impostor, Some(("entry:i-1", "readers"))),
             // The map comes after them.
-            (ApiAndConfigMap, true, &worker, Some(("entry:ada-home", "readers"))),
+            (ApiAndConfigMap, true, &worker, Some(("entry:ada@home", "readers"))),
             (ApiAndConfigMap, true, &creator, Some(("mapped", ""))),
             (ApiAndConfigMap, true, &node, Some(("system:node:i-1.ec2.internal", "system:nodes"))),
             (ApiAndConfigMap, true, &gone, None),
