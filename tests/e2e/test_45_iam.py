@@ -196,6 +196,70 @@ def test_boundaries_denials_and_contexts_are_simulated(service, iam):
         iam.delete_policy(PolicyArn=boundary)
 
 
+def test_who_is_renamed_stays_who_it_is(service, iam):
+    iam.create_user(UserName="maiden", Tags=[{"Key": "team", "Value": "blue"}])
+    key = iam.create_access_key(UserName="maiden")["AccessKey"]
+    iam.create_group(GroupName="old")
+    iam.put_group_policy(GroupName="old", PolicyName="look", PolicyDocument=document(LOOK))
+    iam.add_user_to_group(GroupName="old", UserName="maiden")
+    own = {name: service.client(name, **keys(key)) for name in ("sts", "eks")}
+    arn = lambda: own["sts"].get_caller_identity()["Arn"]  # noqa: E731
+    try:
+        with refused("EntityAlreadyExists", "User with name ADMIN already exists"):
+            iam.update_user(UserName="maiden", NewUserName="ADMIN")
+        iam.update_user(UserName="maiden", NewUserName="married", NewPath="/staff/")
+        assert arn() == f"arn:aws:iam::{ACCOUNT}:user/staff/married"
+        with refused("NoSuchEntity", "maiden"):
+            iam.get_user(UserName="maiden")
+        iam.update_group(GroupName="old", NewGroupName="new")
+        assert [user["UserName"] for user in iam.get_group(GroupName="new")["Users"]] == ["married"]
+        own["eks"].list_clusters()
+        iam.delete_group_policy(GroupName="new", PolicyName="look")
+        with refused("AccessDeniedException", "user/staff/married is not authorized to perform: eks:ListClusters"):
+            own["eks"].list_clusters()
+        # Its tags are its own, too.
+        iam.tag_user(UserName="married", Tags=[{"Key": "stage", "Value": "test"}])
+        iam.untag_user(UserName="married", TagKeys=["team"])
+        assert iam.list_user_tags(UserName="married")["Tags"] == [{"Key": "stage", "Value": "test"}]
+        iam.update_user(UserName="married", NewUserName="Married")
+        assert arn().endswith("/Married")
+    finally:
+        (user,) = [u["UserName"] for u in iam.list_users()["Users"] if u["UserName"].lower() in ("maiden", "married")]
+        group = "new" if any(g["GroupName"] == "new" for g in iam.list_groups()["Groups"]) else "old"
+        iam.remove_user_from_group(GroupName=group, UserName=user)
+        for policy in iam.list_group_policies(GroupName=group)["PolicyNames"]:
+            iam.delete_group_policy(GroupName=group, PolicyName=policy)
+        iam.delete_group(GroupName=group)
+        iam.delete_access_key(UserName=user, AccessKeyId=key["AccessKeyId"])
+        iam.delete_user(UserName=user)
+
+
+def test_policies_and_roles_are_tagged(iam):
+    made = iam.create_policy(PolicyName="tagged", PolicyDocument=document(LOOK), Tags=[{"Key": "team", "Value": "blue"}])
+    arn = made["Policy"]["Arn"]
+    try:
+        iam.tag_policy(PolicyArn=arn, Tags=[{"Key": "stage", "Value": "test"}])
+        assert iam.get_policy(PolicyArn=arn)["Policy"]["Tags"] == iam.list_policy_tags(PolicyArn=arn)["Tags"]
+        iam.untag_policy(PolicyArn=arn, TagKeys=["team"])
+        assert iam.list_policy_tags(PolicyArn=arn)["Tags"] == [{"Key": "stage", "Value": "test"}]
+        aws = "arn:aws:iam::aws:policy/AmazonEKSClusterPolicy"
+        assert iam.list_policy_tags(PolicyArn=aws)["Tags"] == []
+        with refused("AccessDenied", "managed by AWS"):
+            iam.tag_policy(PolicyArn=aws, Tags=[{"Key": "stage", "Value": "test"}])
+        for other in (arn + "x", arn.replace(ACCOUNT, "111122223333")):
+            with refused("NoSuchEntity", "was not found"):
+                iam.tag_policy(PolicyArn=other, Tags=[])
+    finally:
+        iam.delete_policy(PolicyArn=arn)
+    iam.create_role(RoleName="described", AssumeRolePolicyDocument=trust(Service="eks.amazonaws.com"), MaxSessionDuration=7200)
+    try:
+        told = iam.update_role_description(RoleName="described", Description="Anew")["Role"]
+        # What UpdateRole would set back stays.
+        assert (told["Description"], told["MaxSessionDuration"]) == ("Anew", 7200)
+    finally:
+        iam.delete_role(RoleName="described")
+
+
 def test_documents_that_are_none(iam, reader):
     for bad, words in [
         ("{", "invalid Json"),
