@@ -2,7 +2,7 @@
 //! can be said again, and so can an answer with whatever in it.
 #![no_main]
 
-use ekstra_model::{SERVICES, StructSchema, Timestamp, TypeSchema, Value};
+use ekstra_model::{Protocol, SERVICES, StructSchema, Timestamp, TypeSchema, Value};
 use ekstra_wire::{
     Request, decode_request, encode_error, encode_response, route, validate, violations_error,
 };
@@ -33,7 +33,8 @@ fn request(data: &[u8]) -> Option<(Option<&'static str>, Request)> {
 /// Of a schema, as the input's bytes choose.
 struct Answer<'a> {
     text: &'a str,
-    choices: std::slice::Iter<'a, u8>,
+    /// From the end: the beginning finds the way.
+    choices: std::iter::Rev<std::slice::Iter<'a, u8>>,
 }
 
 impl Answer<'_> {
@@ -56,7 +57,7 @@ impl Answer<'_> {
 
     fn word(&mut self) -> String {
         let skipped = self.choice();
-        self.text.chars().skip(skipped).take(8).collect()
+        self.text.chars().cycle().skip(skipped).take(8).collect()
     }
 
     fn value(&mut self, ty: &'static TypeSchema, depth: usize) -> Value {
@@ -104,10 +105,13 @@ fuzz_target!(|data: &[u8]| {
             }
             let shown = ekstra_wire::parameters(routed.operation.input, &value);
             assert!(shown.is_object() || shown.is_null());
-            let text = String::from_utf8_lossy(&request.body);
-            let mut answer = Answer { text: &text, choices: data.iter() };
+            let text = String::from_utf8_lossy(data);
+            let mut answer = Answer { text: &text, choices: data.iter().rev() };
             let answer = answer.structure(routed.operation.output, 0);
-            encode_response(routed.service, routed.operation, &answer, "r");
+            let told = encode_response(routed.service, routed.operation, &answer, "r");
+            if matches!(protocol, Protocol::RestJson | Protocol::AwsJson11) {
+                serde_json::from_slice::<serde_json::Value>(&told.body).expect("JSON");
+            }
         }
     }
 });

@@ -38,7 +38,8 @@ fn is_escaped(text: &str) -> bool {
     let digit = |byte: &u8| byte.is_ascii_hexdigit();
     let mut parts = text.split('%');
     let plain = parts.next().unwrap_or_default();
-    let rest = parts.all(|part| part.len() >= 2 && part.as_bytes()[..2].iter().all(digit) && part.as_bytes()[0] < b'8');
+    let rest = parts
+        .all(|part| part.len() >= 2 && part.as_bytes()[..2].iter().all(digit) && part.as_bytes()[0] < b'8');
     rest && plain.is_ascii() && text.is_ascii()
 }
 
@@ -109,11 +110,8 @@ fuzz_target!(|data: &[u8]| {
     if given.header("host").is_none() {
         given.headers.push(("host".into(), "127.0.0.1:4566".into()));
     }
-    let credentials = Credentials {
-        access_key_id: KEY.into(),
-        secret_access_key: SECRET.into(),
-        session_token: None,
-    };
+    let credentials =
+        Credentials { access_key_id: KEY.into(), secret_access_key: SECRET.into(), session_token: None };
     let (choice, place) = (data.last().copied().unwrap_or(0), data.len());
     let mut signed = given.clone();
     sigv4::sign(&mut signed, &credentials, "us-east-1", SERVICE, NOW);

@@ -233,17 +233,17 @@ def test_modes_go_forward_only_and_lock_nobody_out(fresh_service):
     update = lambda mode: eks.update_cluster_config(name="modes", accessConfig={"authenticationMode": mode})  # noqa: E731
     assert "InvalidParameterException" in refusal(update, mode="API")
     # Each command has a token of its own, which is asked for anew.
-    look = lambda: own.kubectl("get", "namespaces", check=False)  # noqa: E731
+    look = lambda: own.kubectl("get", "namespaces", check=False, timeout=20)  # noqa: E731
     with never_refused(look):
         assert update("API_AND_CONFIG_MAP")["update"]["type"] == "AccessConfigUpdate"
         own.wait_cluster("modes")
-        known()
+        assert known() and known()
     assert eks.list_access_entries(clusterName="modes")["accessEntries"] == [f"arn:aws:iam::{ACCOUNT}:user/admin"]
     assert known() and "mapped" in them()
     with never_refused(look):
         update("API")
         own.wait_cluster("modes")
-        known()
+        assert known() and known()
     assert known() and "InvalidParameterException" in refusal(update, mode="API_AND_CONFIG_MAP")
     # Of the ConfigMap nothing is read any more; a token of the same second is still remembered.
     wait("the other is nobody", lambda: ("mapped" not in (told := them()), told), 5, 1)

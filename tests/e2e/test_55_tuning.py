@@ -59,7 +59,7 @@ def test_what_was_chosen_holds(service, eks):
 
 def test_an_api_server_is_exchanged_and_no_request_fails(service, eks):
     before, ports = pids(service), {"minPort": 20000, "maxPort": 32767}
-    with never_refused(lambda: service.kubectl("get", "--raw", "/api/v1/namespaces/kube-system", check=False)):
+    with never_refused(lambda: service.kubectl("get", "--raw", "/api/v1/namespaces/kube-system", check=False, timeout=20)):
         params = updated(service, eks, kubeApiServerConfig={"serviceNodePortRange": ports})
     assert params == {"KubeApiServerConfig": {"eventTtl": "30m", "serviceNodePortRange": ports}}
     after = pids(service)

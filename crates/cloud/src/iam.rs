@@ -67,6 +67,9 @@ trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
 
     fn place(account: &str, name: &str) -> String;
     fn arn(&self) -> String;
+    /// Whether keys of its tags are the same in whatever letters (IAM User Guide, "Tags for IAM resources").
+    const TAGS_IGNORE_CASE: bool = false;
+
     fn tags(&self) -> Option<&BTreeMap<String, String>>;
     fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>>;
 
@@ -118,6 +121,7 @@ macro_rules! entity {
     ($name:ident, $kind:literal, $place:path $(, $tags:ident)?) => {
         impl Entity for $name {
             const KIND: &'static str = $kind;
+            const TAGS_IGNORE_CASE: bool = true;
 
             fn place(account: &str, name: &str) -> String {
                 $place(account, name)
@@ -246,13 +250,13 @@ fn check_own(arn: &str) -> Result<(), ApiError> {
     Err(ApiError::new(&errors::UNMODIFIABLE_ENTITY_EXCEPTION, message))
 }
 
-/// Changes a record that is there.
+/// Changes a record that is there, and gives it back.
 async fn change<E: Entity>(
     cloud: &Cloud,
     call: &Call,
     name: &str,
     body: impl Fn(&mut E) -> Result<(), ApiError>,
-) -> Result<(), ApiError> {
+) -> Result<E, ApiError> {
     change_with(cloud, call, name, None, body).await
 }
 
@@ -263,7 +267,7 @@ async fn change_with<E: Entity>(
     name: &str,
     policy: Option<&str>,
     body: impl Fn(&mut E) -> Result<(), ApiError>,
-) -> Result<(), ApiError> {
+) -> Result<E, ApiError> {
     let place = E::place(&call.scope.account, name);
     let policy = policy.filter(|arn| aws_managed(arn).is_none());
     let body = |txn: &mut ekstra_store::Txn| {
@@ -272,7 +276,8 @@ async fn change_with<E: Entity>(
         }
         let mut entity: E = txn.get(&place)?.ok_or_else(|| E::missing(name))?;
         body(&mut entity)?;
-        Ok::<_, crate::api::Refusal>(txn.put(&place, &entity)?)
+        txn.put(&place, &entity)?;
+        Ok::<_, crate::api::Refusal>(entity)
     };
     Ok(cloud.store.transact(body).await?)
 }

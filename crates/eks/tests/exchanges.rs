@@ -2,7 +2,7 @@
 //! (`tests/e2e/test_04_exchanges.py` shows the answers to botocore's parsers).
 //!
 //! `exchanges/scenario.json` has the steps, in an order that makes sense. `crates/wire/tests/golden/generate.py` writes
-//! `requests.json`, `UPDATE_GOLDEN=1 cargo test -p ekstra-eks --test exchanges` writes `answers.json`. What they lack has its
+//! `requests.json`, `UPDATE_GOLDEN=1 cargo test --release -p ekstra-eks --test exchanges` writes `answers.json`. What they lack has its
 //! reason in [`ELSEWHERE`]. Nothing runs here: a reconciler is played by writing what it would (`settle`).
 
 use ekstra_cloud::api::{Call, Origin};
@@ -148,17 +148,5 @@ async fn every_operation_answers_as_before() {
     });
     let missing: BTreeSet<String> = all.filter(|name| !done.contains(name)).collect();
     assert_eq!(missing, ELSEWHERE.iter().map(|(name, _)| (*name).to_owned()).collect());
-    compare(&format!("[\n{}\n]\n", lines.join(",\n")));
-}
-
-fn compare(told: &str) {
-    let path = place("answers.json");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, told).expect("writable");
-    }
-    let expected = std::fs::read_to_string(&path).expect("is checked in");
-    for (ours, theirs) in told.lines().zip(expected.lines()) {
-        assert_eq!(ours, theirs);
-    }
-    assert_eq!(told.len(), expected.len());
+    served::compare("exchanges/answers.json", &format!("[\n{}\n]\n", lines.join(",\n")));
 }

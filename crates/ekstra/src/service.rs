@@ -55,7 +55,7 @@ impl Service {
         };
         let protocol = routed.service.protocol;
         let operation = routed.operation.name;
-        let mut seen = Seen::default();
+        let mut seen = Seen { access_key: scope.map(|scope| scope.access_key), ..Seen::default() };
         let outcome = self.operate((&request, &plain), &routed, &request_id, &origin, &mut seen).await;
         self.note(&request, &routed, &request_id, &origin, seen, outcome.as_ref().err());
         match outcome {
@@ -110,11 +110,11 @@ impl Service {
         seen: &mut Seen,
     ) -> Result<Response, ApiError> {
         let protocol = routed.service.protocol;
-        let is_anonymous = routed.operation.anonymous && sigv4::scope(request).is_none();
+        let is_anonymous = routed.operation.anonymous && seen.access_key.is_none();
         let (Credential { principal, terms, issued: session_issued, .. }, region) = if is_anonymous {
             (nobody(), self.cloud.settings.region.clone())
         } else {
-            self.authenticate(request, routed, seen)?
+            self.authenticate(request, routed)?
         };
         if !is_anonymous {
             seen.principal = Some(principal.clone());
@@ -140,13 +140,7 @@ impl Service {
         Ok(encode_response(service, operation, &answer, &request_id))
     }
 
-    fn authenticate(
-        &self,
-        request: &Request,
-        routed: &Routed,
-        seen: &mut Seen,
-    ) -> Result<(Credential, String), ApiError> {
-        seen.access_key = sigv4::scope(request).map(|scope| scope.access_key);
+    fn authenticate(&self, request: &Request, routed: &Routed) -> Result<(Credential, String), ApiError> {
         let protocol = routed.service.protocol;
         let options = VerifyOptions { service: Some(routed.service.signing_name), ..Default::default() };
         let lookup = |id: &str, token: Option<&str>| {

@@ -56,8 +56,8 @@ impl Env {
         Self { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance) }
     }
 
-    /// For tests, which are the same each time.
-    pub fn played(clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Self {
+    /// Whose time and ids a test says.
+    pub fn with(clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Self {
         Self { clock, chance }
     }
 

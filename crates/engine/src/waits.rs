@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn only_time_that_went_by_counts() {
         let hands = Arc::new(Hands::default());
-        let (env, waits) = (Env::played(hands.clone(), Arc::new(SystemChance)), Waits::default());
+        let (env, waits) = (Env::with(hands.clone(), Arc::new(SystemChance)), Waits::default());
         assert_eq!(waits.elapsed_ms(&env, "a"), 0);
         for jump in [86_400_000, -2 * 86_400_000] {
             hands.0.fetch_add(jump, Ordering::SeqCst);

@@ -232,6 +232,7 @@ mod tests {
             (ConfigMap, false, &creator, MASTER),
             (ConfigMap, false, &worker, Some(("mapped:ada-home", "mapped"))),
             (ConfigMap, false, &node, NODE),
+            (ConfigMap, false, &impostor, Some(("mapped:i-1", "mapped"))),
             (ConfigMap, false, &abroad, Some(("arn:aws:iam::111122223333:user/abroad", ""))),
             (ConfigMap, false, &stranger, None),
         ];
@@ -241,6 +242,12 @@ mod tests {
             let expected = expected.map(|(name, groups)| (name, groups.to_owned()));
             assert_eq!(told, expected, "{mode:?}, entries: {has_entries}, {}", who.arn);
         }
+        let unowned = Cluster { creator_is_admin: false, ..cluster(&fixture, Api, false) };
+        assert_eq!(map(&fixture.gate, &unowned, &creator, "AKIATEST"), None);
+        // Of another cluster's group: a node of that one.
+        let mut elsewhere = cluster(&fixture, Api, false);
+        elsewhere.name = "d".into();
+        assert_eq!(map(&fixture.gate, &elsewhere, &node, "AKIATEST"), None);
         // Nodes are let in by their role's entry, whatever name it has, and nobody else who has the role.
         entry(&fixture, NODE_ROLE, "EC2_LINUX", "unused").await;
         let with_entries = cluster(&fixture, Api, true);

@@ -103,7 +103,7 @@ impl TestEnv {
         let clock = Arc::new(TestClock { now: AtomicI64::new(START_MS), steady: AtomicI64::new(0) });
         let cloud = Cloud {
             store: Store::open(&home.path().join("state.db")).expect("a new store opens"),
-            env: Env::played(clock.clone(), Arc::new(TestChance(AtomicU64::new(0)))),
+            env: Env::with(clock.clone(), Arc::new(TestChance(AtomicU64::new(0)))),
             master: MasterKey([1; 32]),
             settings: Arc::new(settings()),
             home: home.path().to_owned(),

@@ -9,7 +9,6 @@ use ekstra_domain::iam::{Grants, Group, User};
 use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, ops};
 use ekstra_model::{Timestamp, Unit};
-use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 
 macro_rules! about {
@@ -33,15 +32,6 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::CreateGroup, cloud, creation, create);
     router.serve(ops::GetGroup, cloud, about!(GetGroupRequest), get);
     router.serve(ops::ListGroups, cloud, listing, list);
-    // Both what it is and what it becomes (API reference, UpdateGroup).
-    let renaming = |cloud: &Cloud, call: &Call, input: &model::UpdateGroupRequest| {
-        let found = Group::load(cloud, call, input.group_name.as_deref().unwrap_or_default()).ok();
-        let path = input.new_path.as_ref().or(found.as_ref().map(|group| &group.path));
-        let name = input.new_group_name.as_ref().or(input.group_name.as_ref());
-        let target = Access::on(future_arn(call, "group", path, name));
-        Group::access(cloud, call, input.group_name.as_ref()).and_on("iam:UpdateGroup", target)
-    };
-    router.serve(ops::UpdateGroup, cloud, renaming, update);
     router.serve(ops::DeleteGroup, cloud, about!(DeleteGroupRequest), delete);
     router.serve(ops::AddUserToGroup, cloud, about!(AddUserToGroupRequest), add);
     router.serve(ops::RemoveUserFromGroup, cloud, about!(RemoveUserFromGroupRequest), remove);
@@ -122,36 +112,6 @@ async fn list(
     })
 }
 
-/// Its users are in it by its new name.
-async fn update(cloud: Cloud, call: Call, input: model::UpdateGroupRequest) -> Result<Unit, ApiError> {
-    let name = input.group_name.unwrap_or_default();
-    let key = keys::group(&call.scope.account, &name);
-    let users = keys::users(&call.scope.account);
-    let body = |txn: &mut Txn| {
-        let mut group: Group = txn.get(&key)?.ok_or_else(|| Group::missing(&name))?;
-        if let Some(path) = &input.new_path {
-            group.path.clone_from(path);
-        }
-        if let Some(new) = &input.new_group_name {
-            let place = keys::group(&group.account, new);
-            if !new.eq_ignore_ascii_case(&name) && is_taken(&cloud, txn, &place) {
-                return Err(already_exists(format!("Group with name {new} already exists.")).into());
-            }
-            group.name.clone_from(new);
-            txn.delete(&key);
-            for (place, mut user) in txn.list::<User>(&users)? {
-                if user.groups.remove(&name) {
-                    user.groups.insert(new.clone());
-                    txn.put(&place, &user)?;
-                }
-            }
-        }
-        Ok::<_, Refusal>(txn.put(&keys::group(&group.account, &group.name), &group)?)
-    };
-    cloud.store.transact(body).await?;
-    unit()
-}
-
 async fn delete(cloud: Cloud, call: Call, input: model::DeleteGroupRequest) -> Result<Unit, ApiError> {
     let name = input.group_name.unwrap_or_default();
     let key = keys::group(&call.scope.account, &name);
@@ -197,7 +157,7 @@ async fn change_membership(
 ) -> Result<Unit, ApiError> {
     let account = &call.scope.account;
     let (group_key, user_key) = (keys::group(account, group), keys::user(account, name));
-    let body = |txn: &mut Txn| {
+    let body = |txn: &mut ekstra_store::Txn| {
         if !txn.exists(&group_key) {
             return Err(Group::missing(group).into());
         }

@@ -3,7 +3,7 @@
 use super::roles::describe as describe_role;
 use super::{
     Entity, already_exists, change, delete_conflict, described, future_arn, is_taken, no_such_entity, page,
-    tags_of, unit,
+    tagging, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -100,6 +100,11 @@ fn describe(cloud: &Cloud, profile: &InstanceProfile) -> model::InstanceProfile 
     }
 }
 
+/// Lists leave these out (API reference, ListInstanceProfiles).
+fn listed(cloud: &Cloud, profile: &InstanceProfile) -> model::InstanceProfile {
+    model::InstanceProfile { tags: None, ..describe(cloud, profile) }
+}
+
 async fn create(
     cloud: Cloud,
     call: Call,
@@ -112,7 +117,7 @@ async fn create(
         id: cloud.env.iam_id("AIPA"),
         created_ms: cloud.env.now_ms(),
         role: None,
-        tags: tags_of(input.tags),
+        tags: tagging::read::<InstanceProfile>(input.tags)?,
     };
     let key = keys::instance_profile(&profile.account, &profile.name);
     cloud
@@ -151,7 +156,7 @@ async fn list(
     let found = all(&cloud, &call, |profile| profile.path.starts_with(&prefix));
     let page = page(found, |p| p.name.clone(), input.marker.as_deref(), input.max_items)?;
     Ok(model::ListInstanceProfilesResponse {
-        instance_profiles: Some(page.items.iter().map(|profile| describe(&cloud, profile)).collect()),
+        instance_profiles: Some(page.items.iter().map(|profile| listed(&cloud, profile)).collect()),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })
@@ -166,7 +171,7 @@ async fn list_of_role(
     let found = all(&cloud, &call, |profile| profile.role.as_ref() == Some(&role.name));
     let page = page(found, |p| p.name.clone(), input.marker.as_deref(), input.max_items)?;
     Ok(model::ListInstanceProfilesForRoleResponse {
-        instance_profiles: Some(page.items.iter().map(|profile| describe(&cloud, profile)).collect()),
+        instance_profiles: Some(page.items.iter().map(|profile| listed(&cloud, profile)).collect()),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })

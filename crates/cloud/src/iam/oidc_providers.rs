@@ -1,6 +1,6 @@
 //! OpenID Connect providers: issuers whose tokens an account trusts.
 
-use super::{Entity, already_exists, change, described, no_such_entity, tags_of, unit};
+use super::{Entity, already_exists, change, described, no_such_entity, tagging, tags_of, unit};
 use crate::Cloud;
 use crate::access::Access;
 use crate::api::{Call, Refusal, Router};
@@ -147,7 +147,7 @@ async fn create(
         client_ids,
         thumbprints,
         created_ms: cloud.env.now_ms(),
-        tags: tags_of(input.tags),
+        tags: tagging::read::<OidcProvider>(input.tags)?,
     };
     let key = keys::oidc_provider(&provider.account, &provider.issuer);
     cloud

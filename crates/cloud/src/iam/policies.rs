@@ -2,7 +2,7 @@
 
 use super::{
     Entity, already_exists, check_document, delete_conflict, described, future_arn, no_such_entity, page,
-    tags_of, unit,
+    tagging, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -216,6 +216,11 @@ fn describe_version(
     })
 }
 
+/// Lists leave these out (API reference, ListPolicies).
+fn listed(policy: &ManagedPolicy, uses: &Uses) -> model::Policy {
+    model::Policy { description: None, tags: None, ..describe(policy, uses) }
+}
+
 async fn create(
     cloud: Cloud,
     call: Call,
@@ -236,7 +241,7 @@ async fn create(
         versions: BTreeMap::from([(1, PolicyVersion { document, created_ms: now })]),
         default_version: 1,
         last_version: 1,
-        tags: tags_of(input.tags),
+        tags: tagging::read::<ManagedPolicy>(input.tags)?,
     };
     let key = keys::policy(&policy.arn());
     let others = keys::policies(&policy.account);
@@ -293,7 +298,7 @@ async fn list(
     found.sort_by_key(ManagedPolicy::arn);
     let page = page(found, ManagedPolicy::arn, input.marker.as_deref(), input.max_items)?;
     Ok(model::ListPoliciesResponse {
-        policies: Some(page.items.iter().map(|policy| describe(policy, &uses)).collect()),
+        policies: Some(page.items.iter().map(|policy| listed(policy, &uses)).collect()),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })

@@ -3,7 +3,7 @@
 use super::grants::check_boundary;
 use super::{
     Entity, already_exists, boundary, change, check_document, check_own, delete_conflict, described,
-    future_arn, is_taken, page, tags_of, unit,
+    future_arn, is_taken, page, tagging, tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -58,6 +58,11 @@ pub(super) fn describe(role: &Role) -> model::Role {
     }
 }
 
+/// Lists leave these out (API reference, ListRoles).
+fn listed(role: &Role) -> model::Role {
+    model::Role { permissions_boundary: None, tags: None, ..describe(role) }
+}
+
 async fn create_role(
     cloud: Cloud,
     call: Call,
@@ -81,7 +86,7 @@ async fn create_role(
         description: input.description,
         max_session_seconds: input.max_session_duration.map_or(DEFAULT_SESSION_SECONDS, i64::from),
         grants: Grants { boundary: input.permissions_boundary, ..Grants::default() },
-        tags: tags_of(input.tags),
+        tags: tagging::read::<Role>(input.tags)?,
     };
     let key = keys::role(&role.account, &name);
     cloud
@@ -115,7 +120,7 @@ async fn list_roles(
     let found: Vec<Role> = all.into_iter().map(|(_, r)| r).filter(|r| r.path.starts_with(&prefix)).collect();
     let page = page(found, |r| r.name.clone(), input.marker.as_deref(), input.max_items)?;
     Ok(model::ListRolesResponse {
-        roles: Some(page.items.iter().map(describe).collect()),
+        roles: Some(page.items.iter().map(listed).collect()),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })
@@ -174,8 +179,8 @@ async fn describe_anew(
         role.description.clone_from(&input.description);
         Ok(())
     };
-    change(&cloud, &call, &name, update).await?;
-    Ok(model::UpdateRoleDescriptionResponse { role: Some(describe(&Role::load(&cloud, &call, &name)?)) })
+    let role = change(&cloud, &call, &name, update).await?;
+    Ok(model::UpdateRoleDescriptionResponse { role: Some(describe(&role)) })
 }
 
 async fn update_trust(

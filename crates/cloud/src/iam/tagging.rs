@@ -1,4 +1,6 @@
-//! Tags, the same for everything that has them.
+//! Tags of everything that has them.
+//!
+//! Source: IAM User Guide, "Tags for IAM resources": of users and roles, keys are the same in whatever letters they are written.
 
 use super::{Entity, change, described, page, tags_of, unit};
 use crate::Cloud;
@@ -7,6 +9,7 @@ use ekstra_domain::iam::{InstanceProfile, ManagedPolicy, OidcProvider, Role, Use
 use ekstra_domain::page::Page;
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_wire::ApiError;
+use std::collections::BTreeMap;
 
 /// IAM quotas.
 const MOST_TAGS: usize = 50;
@@ -76,6 +79,28 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
         ListOpenIDConnectProviderTags ListOpenIDConnectProviderTagsRequest ListOpenIDConnectProviderTagsResponse);
 }
 
+fn is_same<E: Entity>(key: &str, other: &str) -> bool {
+    if E::TAGS_IGNORE_CASE { key.eq_ignore_ascii_case(other) } else { key == other }
+}
+
+/// Tags as a caller gives them.
+pub(super) fn read<E: Entity>(given: Option<Vec<model::Tag>>) -> Result<BTreeMap<String, String>, ApiError> {
+    let invalid = |message: &str| Err(ApiError::new(&errors::INVALID_INPUT_EXCEPTION, message));
+    let given = given.unwrap_or_default();
+    let keys: Vec<&str> = given.iter().filter_map(|tag| tag.key.as_deref()).collect();
+    for (place, key) in keys.iter().enumerate() {
+        if key.to_ascii_lowercase().starts_with("aws:") {
+            return invalid("Tag keys must not begin with aws:");
+        }
+        if keys[..place].iter().any(|earlier| is_same::<E>(earlier, key)) {
+            let kind =
+                if E::TAGS_IGNORE_CASE { " Please note that Tag keys are case insensitive." } else { "" };
+            return invalid(&format!("Duplicate tag keys found.{kind}"));
+        }
+    }
+    Ok(tags_of(Some(given)))
+}
+
 async fn tag<E: Entity>(
     cloud: &Cloud,
     call: &Call,
@@ -83,9 +108,10 @@ async fn tag<E: Entity>(
     given: Option<Vec<model::Tag>>,
 ) -> Result<(), ApiError> {
     let name = E::name(call, &id.unwrap_or_default())?;
-    let given = tags_of(given);
+    let given = read::<E>(given)?;
     let body = |entity: &mut E| {
         let Some(tags) = entity.tags_mut() else { return Ok(()) };
+        tags.retain(|known, _| !given.keys().any(|key| is_same::<E>(key, known)));
         tags.extend(given.clone());
         if tags.len() > MOST_TAGS {
             let message = "The number of tags has reached the maximum limit.";
@@ -93,7 +119,7 @@ async fn tag<E: Entity>(
         }
         Ok(())
     };
-    change(cloud, call, &name, body).await
+    change(cloud, call, &name, body).await.map(drop)
 }
 
 async fn untag<E: Entity>(
@@ -105,10 +131,11 @@ async fn untag<E: Entity>(
     let name = E::name(call, &id.unwrap_or_default())?;
     let gone = keys.unwrap_or_default();
     let body = |entity: &mut E| {
-        entity.tags_mut().into_iter().for_each(|tags| tags.retain(|key, _| !gone.contains(key)));
+        let is_gone = |known: &str| gone.iter().any(|key| is_same::<E>(key, known));
+        entity.tags_mut().into_iter().for_each(|tags| tags.retain(|known, _| !is_gone(known)));
         Ok(())
     };
-    change(cloud, call, &name, body).await
+    change(cloud, call, &name, body).await.map(drop)
 }
 
 fn list<E: Entity>(

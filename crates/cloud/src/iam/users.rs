@@ -2,7 +2,8 @@
 
 use super::grants::check_boundary;
 use super::{
-    Entity, already_exists, boundary, delete_conflict, described, future_arn, is_taken, page, tags_of, unit,
+    Entity, already_exists, boundary, delete_conflict, described, future_arn, is_taken, page, tagging,
+    tags_of, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -11,7 +12,6 @@ use ekstra_domain::iam::{AccessKey, Grants, User};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::iam::{self as model, ops};
 use ekstra_model::{Timestamp, Unit};
-use ekstra_store::Txn;
 use ekstra_wire::ApiError;
 use std::collections::BTreeSet;
 
@@ -34,15 +34,6 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
         get_user,
     );
     router.serve(ops::ListUsers, cloud, listing, list_users);
-    // Both who it is and who it becomes (API reference, UpdateUser).
-    let renaming = |cloud: &Cloud, call: &Call, input: &model::UpdateUserRequest| {
-        let found = User::load(cloud, call, input.user_name.as_deref().unwrap_or_default()).ok();
-        let path = input.new_path.as_ref().or(found.as_ref().map(|user| &user.path));
-        let name = input.new_user_name.as_ref().or(input.user_name.as_ref());
-        let target = Access::on(future_arn(call, "user", path, name));
-        User::access(cloud, call, input.user_name.as_ref()).and_on("iam:UpdateUser", target)
-    };
-    router.serve(ops::UpdateUser, cloud, renaming, update_user);
     router.serve(
         ops::DeleteUser,
         cloud,
@@ -71,6 +62,11 @@ pub(super) fn describe(user: &User) -> model::User {
     }
 }
 
+/// Lists leave these out (API reference, ListUsers).
+fn listed(user: &User) -> model::User {
+    model::User { permissions_boundary: None, tags: None, ..describe(user) }
+}
+
 async fn create_user(
     cloud: Cloud,
     call: Call,
@@ -86,7 +82,7 @@ async fn create_user(
         created_ms: cloud.env.now_ms(),
         grants: Grants { boundary: input.permissions_boundary, ..Grants::default() },
         groups: BTreeSet::new(),
-        tags: tags_of(input.tags),
+        tags: tagging::read::<User>(input.tags)?,
     };
     let key = keys::user(&user.account, &name);
     cloud
@@ -124,39 +120,10 @@ async fn list_users(
     let found: Vec<User> = all.into_iter().map(|(_, u)| u).filter(|u| u.path.starts_with(&prefix)).collect();
     let page = page(found, |user| user.name.clone(), input.marker.as_deref(), input.max_items)?;
     Ok(model::ListUsersResponse {
-        users: Some(page.items.iter().map(describe).collect()),
+        users: Some(page.items.iter().map(listed).collect()),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })
-}
-
-/// Its keys are its own by another name; what names its ARN elsewhere is as it was.
-async fn update_user(cloud: Cloud, call: Call, input: model::UpdateUserRequest) -> Result<Unit, ApiError> {
-    let name = input.user_name.unwrap_or_default();
-    let key = keys::user(&call.scope.account, &name);
-    let body = |txn: &mut Txn| {
-        let mut user: User = txn.get(&key)?.ok_or_else(|| User::missing(&name))?;
-        if let Some(path) = &input.new_path {
-            user.path.clone_from(path);
-        }
-        if let Some(new) = &input.new_user_name {
-            let place = keys::user(&user.account, new);
-            if !new.eq_ignore_ascii_case(&name) && is_taken(&cloud, txn, &place) {
-                return Err(already_exists(format!("User with name {new} already exists.")).into());
-            }
-            user.name.clone_from(new);
-            txn.delete(&key);
-        }
-        for (place, mut access_key) in txn.list::<AccessKey>(keys::ACCESS_KEYS)? {
-            if super::keys::is_of(&access_key, &user) {
-                access_key.principal.arn = user.arn();
-                txn.put(&place, &access_key)?;
-            }
-        }
-        Ok::<_, Refusal>(txn.put(&keys::user(&user.account, &user.name), &user)?)
-    };
-    cloud.store.transact(body).await?;
-    unit()
 }
 
 async fn delete_user(cloud: Cloud, call: Call, input: model::DeleteUserRequest) -> Result<Unit, ApiError> {

@@ -33,3 +33,17 @@ impl World {
         Self { env, router }
     }
 }
+
+/// What a test is told, held against what is checked in; `UPDATE_GOLDEN=1` writes it again.
+#[allow(dead_code, reason = "not every test has such a file")]
+pub(crate) fn compare(name: &str, told: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, told).expect("writable");
+    }
+    let known = std::fs::read_to_string(&path).expect("is checked in");
+    for (line, (now, before)) in told.lines().zip(known.lines()).enumerate() {
+        assert_eq!(now, before, "line {} of {name}", line + 1);
+    }
+    assert_eq!(told.lines().count(), known.lines().count(), "lines of {name}");
+}

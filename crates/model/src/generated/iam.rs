@@ -12,7 +12,7 @@ pub static SERVICE: Service = Service {
     api_version: "2010-05-08",
     target_prefix: None,
     xml_namespace: Some("https://iam.amazonaws.com/doc/2010-05-08/"),
-    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::UPDATE_ROLE_DESCRIPTION, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::CREATE_SERVICE_LINKED_ROLE, &ops::DELETE_SERVICE_LINKED_ROLE, &ops::GET_SERVICE_LINKED_ROLE_DELETION_STATUS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::UPDATE_USER, &ops::DELETE_USER, &ops::TAG_USER, &ops::UNTAG_USER, &ops::LIST_USER_TAGS, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::UPDATE_GROUP, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::TAG_POLICY, &ops::UNTAG_POLICY, &ops::LIST_POLICY_TAGS, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION, &ops::SIMULATE_PRINCIPAL_POLICY, &ops::CREATE_INSTANCE_PROFILE, &ops::GET_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES, &ops::DELETE_INSTANCE_PROFILE, &ops::ADD_ROLE_TO_INSTANCE_PROFILE, &ops::REMOVE_ROLE_FROM_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES_FOR_ROLE, &ops::TAG_INSTANCE_PROFILE, &ops::UNTAG_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILE_TAGS, &ops::CREATE_OPEN_ID_CONNECT_PROVIDER, &ops::GET_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDERS, &ops::DELETE_OPEN_ID_CONNECT_PROVIDER, &ops::ADD_CLIENT_ID_TO_OPEN_ID_CONNECT_PROVIDER, &ops::REMOVE_CLIENT_ID_FROM_OPEN_ID_CONNECT_PROVIDER, &ops::UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT, &ops::TAG_OPEN_ID_CONNECT_PROVIDER, &ops::UNTAG_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDER_TAGS],
+    operations: &[&ops::CREATE_ROLE, &ops::GET_ROLE, &ops::LIST_ROLES, &ops::DELETE_ROLE, &ops::UPDATE_ROLE, &ops::UPDATE_ASSUME_ROLE_POLICY, &ops::UPDATE_ROLE_DESCRIPTION, &ops::TAG_ROLE, &ops::UNTAG_ROLE, &ops::LIST_ROLE_TAGS, &ops::CREATE_SERVICE_LINKED_ROLE, &ops::DELETE_SERVICE_LINKED_ROLE, &ops::GET_SERVICE_LINKED_ROLE_DELETION_STATUS, &ops::ATTACH_ROLE_POLICY, &ops::DETACH_ROLE_POLICY, &ops::LIST_ATTACHED_ROLE_POLICIES, &ops::PUT_ROLE_POLICY, &ops::GET_ROLE_POLICY, &ops::LIST_ROLE_POLICIES, &ops::DELETE_ROLE_POLICY, &ops::PUT_ROLE_PERMISSIONS_BOUNDARY, &ops::DELETE_ROLE_PERMISSIONS_BOUNDARY, &ops::CREATE_USER, &ops::GET_USER, &ops::LIST_USERS, &ops::DELETE_USER, &ops::TAG_USER, &ops::UNTAG_USER, &ops::LIST_USER_TAGS, &ops::ATTACH_USER_POLICY, &ops::DETACH_USER_POLICY, &ops::LIST_ATTACHED_USER_POLICIES, &ops::PUT_USER_POLICY, &ops::GET_USER_POLICY, &ops::LIST_USER_POLICIES, &ops::DELETE_USER_POLICY, &ops::PUT_USER_PERMISSIONS_BOUNDARY, &ops::DELETE_USER_PERMISSIONS_BOUNDARY, &ops::CREATE_ACCESS_KEY, &ops::LIST_ACCESS_KEYS, &ops::UPDATE_ACCESS_KEY, &ops::DELETE_ACCESS_KEY, &ops::CREATE_GROUP, &ops::GET_GROUP, &ops::LIST_GROUPS, &ops::DELETE_GROUP, &ops::ADD_USER_TO_GROUP, &ops::REMOVE_USER_FROM_GROUP, &ops::LIST_GROUPS_FOR_USER, &ops::ATTACH_GROUP_POLICY, &ops::DETACH_GROUP_POLICY, &ops::LIST_ATTACHED_GROUP_POLICIES, &ops::PUT_GROUP_POLICY, &ops::GET_GROUP_POLICY, &ops::LIST_GROUP_POLICIES, &ops::DELETE_GROUP_POLICY, &ops::CREATE_POLICY, &ops::GET_POLICY, &ops::LIST_POLICIES, &ops::DELETE_POLICY, &ops::TAG_POLICY, &ops::UNTAG_POLICY, &ops::LIST_POLICY_TAGS, &ops::CREATE_POLICY_VERSION, &ops::GET_POLICY_VERSION, &ops::LIST_POLICY_VERSIONS, &ops::DELETE_POLICY_VERSION, &ops::SET_DEFAULT_POLICY_VERSION, &ops::SIMULATE_PRINCIPAL_POLICY, &ops::CREATE_INSTANCE_PROFILE, &ops::GET_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES, &ops::DELETE_INSTANCE_PROFILE, &ops::ADD_ROLE_TO_INSTANCE_PROFILE, &ops::REMOVE_ROLE_FROM_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILES_FOR_ROLE, &ops::TAG_INSTANCE_PROFILE, &ops::UNTAG_INSTANCE_PROFILE, &ops::LIST_INSTANCE_PROFILE_TAGS, &ops::CREATE_OPEN_ID_CONNECT_PROVIDER, &ops::GET_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDERS, &ops::DELETE_OPEN_ID_CONNECT_PROVIDER, &ops::ADD_CLIENT_ID_TO_OPEN_ID_CONNECT_PROVIDER, &ops::REMOVE_CLIENT_ID_FROM_OPEN_ID_CONNECT_PROVIDER, &ops::UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT, &ops::TAG_OPEN_ID_CONNECT_PROVIDER, &ops::UNTAG_OPEN_ID_CONNECT_PROVIDER, &ops::LIST_OPEN_ID_CONNECT_PROVIDER_TAGS],
     unserved: &[],
 };
 
@@ -70,8 +70,6 @@ pub mod ops {
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { ListUsers LIST_USERS: super::ListUsersRequest => super::ListUsersResponse = Operation::new("iam", "ListUsers").wrapper("ListUsersResult")
         .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
-    operation! { UpdateUser UPDATE_USER: super::UpdateUserRequest => Unit = Operation::new("iam", "UpdateUser")
-        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::ENTITY_TEMPORARILY_UNMODIFIABLE_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { DeleteUser DELETE_USER: super::DeleteUserRequest => Unit = Operation::new("iam", "DeleteUser")
         .errors(&[&errors::LIMIT_EXCEEDED_EXCEPTION, &errors::NO_SUCH_ENTITY_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::CONCURRENT_MODIFICATION_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { TagUser TAG_USER: super::TagUserRequest => Unit = Operation::new("iam", "TagUser")
@@ -112,8 +110,6 @@ pub mod ops {
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { ListGroups LIST_GROUPS: super::ListGroupsRequest => super::ListGroupsResponse = Operation::new("iam", "ListGroups").wrapper("ListGroupsResult")
         .errors(&[&errors::SERVICE_FAILURE_EXCEPTION]) }
-    operation! { UpdateGroup UPDATE_GROUP: super::UpdateGroupRequest => Unit = Operation::new("iam", "UpdateGroup")
-        .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::ENTITY_ALREADY_EXISTS_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { DeleteGroup DELETE_GROUP: super::DeleteGroupRequest => Unit = Operation::new("iam", "DeleteGroup")
         .errors(&[&errors::NO_SUCH_ENTITY_EXCEPTION, &errors::DELETE_CONFLICT_EXCEPTION, &errors::LIMIT_EXCEEDED_EXCEPTION, &errors::SERVICE_FAILURE_EXCEPTION]) }
     operation! { AddUserToGroup ADD_USER_TO_GROUP: super::AddUserToGroupRequest => Unit = Operation::new("iam", "AddUserToGroup")
@@ -211,7 +207,6 @@ pub mod errors {
     pub static CONCURRENT_MODIFICATION_EXCEPTION: ErrorSchema = ErrorSchema { code: "ConcurrentModification", status: 409, fault: Fault::Client };
     pub static DELETE_CONFLICT_EXCEPTION: ErrorSchema = ErrorSchema { code: "DeleteConflict", status: 409, fault: Fault::Client };
     pub static ENTITY_ALREADY_EXISTS_EXCEPTION: ErrorSchema = ErrorSchema { code: "EntityAlreadyExists", status: 409, fault: Fault::Client };
-    pub static ENTITY_TEMPORARILY_UNMODIFIABLE_EXCEPTION: ErrorSchema = ErrorSchema { code: "EntityTemporarilyUnmodifiable", status: 409, fault: Fault::Client };
     pub static INVALID_INPUT_EXCEPTION: ErrorSchema = ErrorSchema { code: "InvalidInput", status: 400, fault: Fault::Client };
     pub static LIMIT_EXCEEDED_EXCEPTION: ErrorSchema = ErrorSchema { code: "LimitExceeded", status: 409, fault: Fault::Client };
     pub static MALFORMED_POLICY_DOCUMENT_EXCEPTION: ErrorSchema = ErrorSchema { code: "MalformedPolicyDocument", status: 400, fault: Fault::Client };
@@ -547,10 +542,6 @@ shape! { DetachUserPolicyRequest DETACH_USER_POLICY_REQUEST = StructSchema::new(
 }
 
 shape! { EntityAlreadyExistsException ENTITY_ALREADY_EXISTS_EXCEPTION = StructSchema::new("EntityAlreadyExistsException").error(&errors::ENTITY_ALREADY_EXISTS_EXCEPTION);
-    message: String = member("message", &STRING);
-}
-
-shape! { EntityTemporarilyUnmodifiableException ENTITY_TEMPORARILY_UNMODIFIABLE_EXCEPTION = StructSchema::new("EntityTemporarilyUnmodifiableException").error(&errors::ENTITY_TEMPORARILY_UNMODIFIABLE_EXCEPTION);
     message: String = member("message", &STRING);
 }
 
@@ -1214,12 +1205,6 @@ shape! { UpdateAssumeRolePolicyRequest UPDATE_ASSUME_ROLE_POLICY_REQUEST = Struc
     policy_document: String = member("PolicyDocument", &POLICY_DOCUMENT_TYPE).required();
 }
 
-shape! { UpdateGroupRequest UPDATE_GROUP_REQUEST = StructSchema::new("UpdateGroupRequest");
-    group_name: String = member("GroupName", &GROUP_NAME_TYPE).required();
-    new_path: String = member("NewPath", &PATH_TYPE);
-    new_group_name: String = member("NewGroupName", &GROUP_NAME_TYPE);
-}
-
 shape! { UpdateOpenIDConnectProviderThumbprintRequest UPDATE_OPEN_ID_CONNECT_PROVIDER_THUMBPRINT_REQUEST = StructSchema::new("UpdateOpenIDConnectProviderThumbprintRequest");
     open_id_connect_provider_arn: String = member("OpenIDConnectProviderArn", &ARN_TYPE).required();
     thumbprint_list: Vec<String> = member("ThumbprintList", &THUMBPRINT_LIST_TYPE).required();
@@ -1241,12 +1226,6 @@ shape! { UpdateRoleRequest UPDATE_ROLE_REQUEST = StructSchema::new("UpdateRoleRe
 }
 
 shape! { UpdateRoleResponse UPDATE_ROLE_RESPONSE = StructSchema::new("UpdateRoleResponse");
-}
-
-shape! { UpdateUserRequest UPDATE_USER_REQUEST = StructSchema::new("UpdateUserRequest");
-    user_name: String = member("UserName", &EXISTING_USER_NAME_TYPE).required();
-    new_path: String = member("NewPath", &PATH_TYPE);
-    new_user_name: String = member("NewUserName", &USER_NAME_TYPE);
 }
 
 shape! { User USER = StructSchema::new("User");
