@@ -186,6 +186,25 @@ def forget(service, user):
     iam.delete_user(UserName=user)
 
 
+def test_an_entry_is_not_of_who_has_the_name_later(service, cluster):
+    iam, eks = service.client("iam"), service.client("eks")
+    arn = iam.create_user(UserName="first")["User"]["Arn"]
+    eks.create_access_entry(clusterName=cluster, principalArn=arn, username="first")
+    them = lambda: whoami_of(service, cluster, "first")  # noqa: E731
+    wait("the user", lambda: ("first" in (told := them()), told), 20, 1)
+    forget(service, "first")
+    iam.create_user(UserName="first")
+    try:
+        assert "first" not in them()
+        assert arn in eks.list_access_entries(clusterName=cluster)["accessEntries"]
+        eks.delete_access_entry(clusterName=cluster, principalArn=arn)
+        eks.create_access_entry(clusterName=cluster, principalArn=arn, username="first")
+        wait("the later user", lambda: ("first" in (told := them()), told), 20, 1)
+    finally:
+        eks.delete_access_entry(clusterName=cluster, principalArn=arn)
+        forget(service, "first")
+
+
 def test_aws_auth_names_whom_no_entry_names(service, cluster, kubectl):
     """The ConfigMap's role has no path, as aws-iam-authenticator wants it."""
     role = f"arn:aws:iam::{ACCOUNT}:role/developer"

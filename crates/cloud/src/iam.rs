@@ -50,14 +50,14 @@ pub fn find_role(cloud: &Cloud, arn: &str) -> Option<Role> {
     (role.arn() == arn).then_some(role)
 }
 
-/// Whether there is such a user or role.
-pub fn exists(cloud: &Cloud, arn: &str) -> bool {
-    let user = || {
-        let parsed: Arn = arn.parse().ok()?;
-        let user: User = cloud.store.view().get_as(&places::user(&parsed.account, parsed.user_name()?))?;
-        Some(user.arn() == arn)
-    };
-    find_role(cloud, arn).is_some() || user() == Some(true)
+/// The unique id of such a user or role: one that is made later has another.
+pub fn principal_id(cloud: &Cloud, arn: &str) -> Option<String> {
+    if let Some(role) = find_role(cloud, arn) {
+        return Some(role.id);
+    }
+    let parsed: Arn = arn.parse().ok()?;
+    let user: User = cloud.store.view().get_as(&places::user(&parsed.account, parsed.user_name()?))?;
+    (user.arn() == arn).then_some(user.id)
 }
 
 /// What has a name in an account.

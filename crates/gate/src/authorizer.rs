@@ -14,8 +14,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 pub(crate) const PATH: &str = "/authorize";
-/// The key of a user's extra words that the token webhook gives (`webhook.rs`).
+/// Keys of a user's extra words that the token webhook gives (`webhook.rs`).
 const CANONICAL_ARN: &str = "canonicalArn";
+const PRINCIPAL_ID: &str = "principalId";
 
 #[derive(Deserialize)]
 struct Review {
@@ -63,8 +64,8 @@ pub(crate) fn answer(gate: &Gate, slot: &str, body: &[u8]) -> Response<Body> {
 }
 
 /// Aggregated API servers ask in their users' name, too: of them they know by HTTP headers, which have small letters only.
-fn canonical_arn(extra: &BTreeMap<String, Vec<String>>) -> Option<&str> {
-    let mut named = extra.iter().filter(|(key, _)| key.eq_ignore_ascii_case(CANONICAL_ARN));
+fn word<'a>(extra: &'a BTreeMap<String, Vec<String>>, name: &str) -> Option<&'a str> {
+    let mut named = extra.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
     match (named.next(), named.next()) {
         (Some((_, values)), None) if values.len() == 1 => values.first().map(String::as_str),
         _ => None,
@@ -74,9 +75,9 @@ fn canonical_arn(extra: &BTreeMap<String, Vec<String>>) -> Option<&str> {
 /// The principal whose access policies allow it.
 fn allowed_by(gate: &Gate, slot: &str, spec: &Spec) -> Option<String> {
     // Users of other kinds (certificates, service accounts) are nobody of IAM.
-    let canonical = canonical_arn(&spec.extra)?;
+    let (canonical, id) = (word(&spec.extra, CANONICAL_ARN)?, word(&spec.extra, PRINCIPAL_ID)?);
     let cluster = gate.cluster_of(slot)?;
-    let entry = entry_of(gate, &cluster, canonical).filter(|_| cluster.has_entries)?;
+    let entry = entry_of(gate, &cluster, canonical, id).filter(|_| cluster.has_entries)?;
     let is_allowed = match (&spec.resource_attributes, &spec.non_resource_attributes) {
         (Some(asked), _) => {
             let resource = match asked.subresource.as_str() {
@@ -102,12 +103,12 @@ mod tests {
             keys.iter().map(|key| ((*key).to_owned(), vec!["arn".to_owned(); values])).collect()
         };
         for key in ["canonicalArn", "canonicalarn"] {
-            assert_eq!(canonical_arn(&extra(&[key, "arn"], 1)), Some("arn"), "{key}");
+            assert_eq!(word(&extra(&[key, "arn"], 1), CANONICAL_ARN), Some("arn"), "{key}");
         }
         for ambiguous in
             [extra(&["canonicalArn", "canonicalarn"], 1), extra(&["canonicalArn"], 2), extra(&["arn"], 1)]
         {
-            assert_eq!(canonical_arn(&ambiguous), None, "{ambiguous:?}");
+            assert_eq!(word(&ambiguous, CANONICAL_ARN), None, "{ambiguous:?}");
         }
     }
 }

@@ -49,7 +49,7 @@ fn map(
     if principal.account != cluster.scope.account {
         return by_config_map(gate, cluster, principal, access_key, None);
     }
-    match entry_of(gate, cluster, &canonical).filter(|_| cluster.has_entries) {
+    match entry_of(gate, cluster, &canonical, &principal.user_id).filter(|_| cluster.has_entries) {
         Some(entry) if !NODE_KINDS.contains(&entry.kind.as_str()) => {
             return Some((entry.username_of(principal.session_name()), entry.groups));
         }
@@ -108,10 +108,10 @@ fn as_node(gate: &Gate, cluster: &Cluster, instance: &Instance) -> Option<(Strin
     })
 }
 
-/// The access entry of whom tokens call so.
-pub(crate) fn entry_of(gate: &Gate, cluster: &Cluster, canonical_arn: &str) -> Option<AccessEntry> {
+/// The access entry of whom tokens call so, and whose id this is.
+pub(crate) fn entry_of(gate: &Gate, cluster: &Cluster, canonical_arn: &str, id: &str) -> Option<AccessEntry> {
     let all = gate.view.list_as::<AccessEntry>(&keys::access_entries(&cluster.scope, &cluster.name));
-    all.into_iter().map(|(_, entry)| entry).find(|entry| entry.is_of(canonical_arn))
+    all.into_iter().map(|(_, entry)| entry).find(|entry| entry.is_of(canonical_arn) && entry.is_of_id(id))
 }
 
 fn role_name(arn: &str) -> Option<String> {
@@ -146,7 +146,9 @@ mod tests {
     }
 
     async fn entry(fixture: &Fixture, arn: &str, kind: &str, name: &str) {
+        let id = if arn.contains(":user/") { "AIDATEST" } else { "AROATEST" };
         let entry = json!({
+            "principal_id": id,
             "cluster": "c", "scope": scope(), "uid": "e", "principal_arn": arn, "kind": kind, "username": name,
             "groups": ["readers"], "tags": {}, "created_ms": 0, "modified_ms": 0, "request_token": null,
             "request_digest": "",
@@ -242,6 +244,14 @@ mod tests {
             let expected = expected.map(|(name, groups)| (name, groups.to_owned()));
             assert_eq!(told, expected, "{mode:?}, entries: {has_entries}, {}", who.arn);
         }
+        // Whose name is given anew has no entry.
+        entry(&fixture, "arn:aws:iam::000000000000:user/stranger", "STANDARD", "known").await;
+        let with_entries = cluster(&fixture, Api, true);
+        for (id, expected) in [("AIDATEST", Some("known")), ("AIDALATER", None)] {
+            let who = Principal { user_id: id.into(), ..stranger.clone() };
+            let found = map(&fixture.gate, &with_entries, &who, "AKIATEST");
+            assert_eq!(found.as_ref().map(|(name, _)| name.as_str()), expected, "{id}");
+        }
         let unowned = Cluster { creator_is_admin: false, ..cluster(&fixture, Api, false) };
         assert_eq!(map(&fixture.gate, &unowned, &creator, "AKIATEST"), None);
         // Of another cluster's group: a node of that one.
@@ -250,7 +260,6 @@ mod tests {
         assert_eq!(map(&fixture.gate, &elsewhere, &node, "AKIATEST"), None);
         // Nodes are let in by their role's entry, whatever name it has, and nobody else who has the role.
         entry(&fixture, NODE_ROLE, "EC2_LINUX", "unused").await;
-        let with_entries = cluster(&fixture, Api, true);
         let (name, groups) = map(&fixture.gate, &with_entries, &node, "AKIATEST").expect("a node");
         assert_eq!((name.as_str(), groups.join(" ").as_str()), NODE.expect("it is one"));
         for other in [&gone, &session("nodes", "somebody")] {

@@ -12,6 +12,9 @@ pub struct AccessEntry {
     pub uid: String,
     /// A user's or a role's ARN, with its path.
     pub principal_arn: String,
+    /// Whose entry it is, and nobody's who is made later under the same name. Entries of earlier versions do not know.
+    #[serde(default)]
+    pub principal_id: Option<String>,
     /// `STANDARD`, `EC2_LINUX` and so on.
     pub kind: String,
     /// May hold `{{SessionName}}`.
@@ -59,6 +62,12 @@ impl AccessEntry {
     pub fn is_of(&self, canonical_arn: &str) -> bool {
         without_path(&self.principal_arn).as_deref() == Some(canonical_arn)
             || self.principal_arn == canonical_arn
+    }
+
+    /// Whether this is the very one that it was made for; `id` is a user's or a session's.
+    pub fn is_of_id(&self, id: &str) -> bool {
+        let own = id.split(':').next().unwrap_or_default();
+        self.principal_id.as_deref().is_none_or(|known| known == own)
     }
 
     /// The user's name in a session.
@@ -319,6 +328,7 @@ mod tests {
             scope: Scope::new("000000000000", "us-east-1"),
             uid: "u".into(),
             principal_arn: "arn:aws:iam::000000000000:role/team/dev".into(),
+            principal_id: None,
             kind: STANDARD.into(),
             username: default_username("arn:aws:iam::000000000000:role/team/dev"),
             groups: Vec::new(),

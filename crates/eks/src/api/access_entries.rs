@@ -6,7 +6,7 @@ use super::list::page;
 use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_cloud::iam::exists;
+use ekstra_cloud::iam::principal_id;
 use ekstra_domain::eks::{
     AccessEntry, AccessPolicy, Association, AuthenticationMode, CLUSTER_ADMIN, Cluster, NODE_KINDS, STANDARD,
     check_groups, check_username, default_username,
@@ -80,6 +80,7 @@ fn own(eks: &Eks, cluster: &Cluster, principal: &str, kind: &str) -> AccessEntry
         scope: cluster.scope.clone(),
         uid: eks.cloud.env.uuid(),
         principal_arn: principal.to_owned(),
+        principal_id: principal_id(&eks.cloud, principal),
         kind: kind.to_owned(),
         username: if is_node { NODE_NAME.into() } else { default_username(principal) },
         groups: if is_node { vec![NODES.into()] } else { Vec::new() },
@@ -165,7 +166,7 @@ fn draft(
             && arn.account == call.scope.account
             && (arn.role_name().or(arn.user_name())).is_some()
     });
-    if !is_principal || !exists(&eks.cloud, &principal) {
+    if !is_principal || principal_id(&eks.cloud, &principal).is_none() {
         return Err(invalid_parameter("The specified principalArn is invalid: invalid principal."));
     }
     if service_linked_name(&principal).is_some() {
