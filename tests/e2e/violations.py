@@ -4,7 +4,7 @@ Written from the models alone, as botocore has them: what the service makes of a
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Java's classes in Python's words, as far as the values here need them.
 CLASSES = {r"\p{L}": "a-zA-Z\u00c0-\u024f", r"\p{Z}": " \u00a0", r"\p{N}": "0-9", r"\p{P}": "!-/:-@[-`{-~", r"\p{S}": "$+<=>^`|~"}
@@ -126,13 +126,13 @@ def broken(shape, path="", inside=()):
             yield Broken(path, constraint, complaints(shape, value), is_secret, value)
     if kind == "list":
         for one in broken(shape.member, f"{path}.1.member", inside):
-            yield Broken(one.path, one.constraint, one.said, one.is_secret, [one.value, *sample(shape)[1:]])
+            yield replace(one, value=[one.value, *sample(shape)[1:]])
     if kind == "map":
         ((key, value),) = sample(shape).items()
         for one in broken(shape.value, f"{path}.{key}.member", inside):
-            yield Broken(one.path, one.constraint, one.said, one.is_secret, {key: one.value})
+            yield replace(one, value={key: one.value})
         for one in broken(shape.key, "", inside):
-            yield Broken(f"{path}.{one.value}.key", one.constraint, one.said, one.is_secret, {one.value: value})
+            yield replace(one, path=f"{path}.{one.value}.key", value={one.value: value})
     if kind != "structure" or shape.name in inside:
         return
     least = sample(shape, inside)
@@ -142,7 +142,7 @@ def broken(shape, path="", inside=()):
             rest = {other: value for other, value in least.items() if other != name}
             yield Broken(here, "missing", ["Member must not be null"], False, rest)
         for one in broken(member, here, (*inside, shape.name)):
-            yield Broken(one.path, one.constraint, one.said, one.is_secret, least | {name: one.value})
+            yield replace(one, value=least | {name: one.value})
 
 
 def expected(one):

@@ -2,6 +2,23 @@
 //!
 //! Source of messages: what IAM answers, IAM API reference and User Guide.
 
+/// Within an [`Entity`]: what its record has by the same names, and its tags, if it has a member for them.
+macro_rules! arn_and_tags {
+    ($($tags:ident)?) => {
+        fn arn(&self) -> String {
+            Self::arn(self)
+        }
+
+        fn tags(&self) -> Option<&std::collections::BTreeMap<String, String>> {
+            [$(&self.$tags)?].into_iter().next()
+        }
+
+        fn tags_mut(&mut self) -> Option<&mut std::collections::BTreeMap<String, String>> {
+            [$(&mut self.$tags)?].into_iter().next()
+        }
+    };
+}
+
 mod grants;
 mod groups;
 mod instance_profiles;
@@ -50,26 +67,26 @@ pub fn find_role(cloud: &Cloud, arn: &str) -> Option<Role> {
     (role.arn() == arn).then_some(role)
 }
 
-/// The unique id of such a user or role: one that is made later has another.
-pub fn principal_id(cloud: &Cloud, arn: &str) -> Option<String> {
-    if let Some(role) = find_role(cloud, arn) {
-        return Some(role.id);
-    }
+fn find_user(cloud: &Cloud, arn: &str) -> Option<User> {
     let parsed: Arn = arn.parse().ok()?;
     let user: User = cloud.store.view().get_as(&places::user(&parsed.account, parsed.user_name()?))?;
-    (user.arn() == arn).then_some(user.id)
+    (user.arn() == arn).then_some(user)
+}
+
+/// The unique id of such a user or role: one that is made later has another.
+pub fn principal_id(cloud: &Cloud, arn: &str) -> Option<String> {
+    find_role(cloud, arn).map(|role| role.id).or_else(|| find_user(cloud, arn).map(|user| user.id))
 }
 
 /// What has a name in an account.
 trait Entity: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// As messages and ARNs have it.
     const KIND: &'static str;
-
-    fn place(account: &str, name: &str) -> String;
-    fn arn(&self) -> String;
     /// Whether keys of its tags are the same in whatever letters (IAM User Guide, "Tags for IAM resources").
     const TAGS_IGNORE_CASE: bool = false;
 
+    fn place(account: &str, name: &str) -> String;
+    fn arn(&self) -> String;
     fn tags(&self) -> Option<&BTreeMap<String, String>>;
     fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>>;
 
@@ -127,17 +144,7 @@ macro_rules! entity {
                 $place(account, name)
             }
 
-            fn arn(&self) -> String {
-                $name::arn(self)
-            }
-
-            fn tags(&self) -> Option<&BTreeMap<String, String>> {
-                [$(&self.$tags)?].into_iter().next()
-            }
-
-            fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>> {
-                [$(&mut self.$tags)?].into_iter().next()
-            }
+            arn_and_tags!($($tags)?);
 
             fn boundary(&self) -> Option<String> {
                 self.grants.boundary.clone()

@@ -5,11 +5,11 @@
 //! `requests.json`, `UPDATE_GOLDEN=1 cargo test --release -p ekstra-eks --test exchanges` writes `answers.json`. What they lack has its
 //! reason in [`ELSEWHERE`]. Nothing runs here: a reconciler is played by writing what it would (`settle`).
 
-use ekstra_cloud::api::{Call, Origin};
-use ekstra_domain::iam::{FIRST_USER, Principal, SessionTerms, User};
+use ekstra_domain::iam::FIRST_USER;
 use ekstra_domain::names::keys;
 use ekstra_model::SERVICES;
 use ekstra_store::Txn;
+use ekstra_testkit::Caller;
 use ekstra_wire::{
     ApiError, Request, Response, decode_request, encode_error, encode_response, route, validate,
 };
@@ -45,19 +45,11 @@ fn text(json: &Json) -> String {
     json.as_str().unwrap_or_else(|| panic!("{json} is no string")).to_owned()
 }
 
-/// What earlier answers said, put in the places that are kept for it.
-fn request(json: &Json, kept: &BTreeMap<String, String>) -> Request {
-    let filled = |json: &Json| {
-        kept.iter().fold(text(json), |told, (name, value)| told.replace(&format!("__{name}__"), value))
-    };
-    let headers = json["headers"].as_array().expect("a list").iter();
-    Request {
-        method: filled(&json["method"]),
-        path: filled(&json["path"]),
-        query: filled(&json["query"]),
-        headers: headers.map(|pair| (text(&pair[0]), text(&pair[1]))).collect(),
-        body: filled(&json["body"]).into_bytes(),
-    }
+/// What earlier answers said, put in the places that are kept for it: names and ids, which need no escape.
+fn filled(request: &Json, kept: &BTreeMap<String, String>) -> Request {
+    let put = |told: String, (name, value): (&String, &String)| told.replace(&format!("__{name}__"), value);
+    let told = kept.iter().fold(request.to_string(), put);
+    served::request(&serde_json::from_str(&told).expect("is JSON"))
 }
 
 /// The first member of that name, in JSON or in XML; after a dot, the first behind the one before it.
@@ -98,22 +90,13 @@ async fn settle(world: &World) {
 
 async fn answer(world: &World, step: &Json, kept: &BTreeMap<String, String>) -> Response {
     let service = SERVICES.iter().find(|known| known.id == step["service"]).expect("is served");
-    let request = request(&step["request"], kept);
+    let request = filled(&step["request"], kept);
     let routed = route(&request, Some(service.signing_name)).expect("has a way");
     let operation = routed.operation;
     assert_eq!(operation.name, step["operation"]);
     let input = decode_request(&routed, &request).expect("is understood");
     assert_eq!(validate(operation.input, &input), [], "{}", operation.name);
-    let admin = keys::user(&world.env.scope.account, FIRST_USER);
-    let admin: User = world.env.cloud.store.view().get_as(&admin).expect("the first user");
-    let call = Call {
-        principal: Principal { account: admin.account.clone(), arn: admin.arn(), user_id: admin.id },
-        terms: SessionTerms::default(),
-        session_issued: None,
-        scope: world.env.scope.clone(),
-        request_id: "r".into(),
-        origin: Origin::default(),
-    };
+    let call = world.env.signed(Caller::from(world.env.user(FIRST_USER)));
     let answered: Result<_, ApiError> =
         world.router.call(service.id, operation.name, call, input).expect("is served").await;
     match answered {

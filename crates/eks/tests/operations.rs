@@ -3,19 +3,16 @@
 //!
 //! The requests are those that botocore sent (`crates/wire/tests/golden/every.json`).
 
-use ekstra_cloud::api::{Call, Origin, Router};
-use ekstra_domain::iam::{Principal, SessionTerms, User};
-use ekstra_domain::names::{Scope, keys};
-use ekstra_model::{SERVICES, Value, iam};
-use ekstra_testkit::TestEnv;
-use ekstra_wire::{Request, decode_request, route, validate, violations_error};
+use ekstra_model::{SERVICES, Value};
+use ekstra_testkit::Caller;
+use ekstra_wire::{decode_request, route, validate, violations_error};
 use serde_json::Value as Json;
 use std::fmt::Write;
 use std::path::Path;
 
 mod served;
 
-use served::World;
+use served::{World, allow};
 
 const NOBODY: &str = "nobody";
 const DENIED: &str = "is not authorized to perform";
@@ -30,64 +27,18 @@ fn recorded() -> Vec<Json> {
     serde_json::from_str(&std::fs::read_to_string(path).expect("is checked in")).expect("is JSON")
 }
 
-fn request(json: &Json) -> Request {
-    let text = |name: &str| json[name].as_str().expect("a string").to_owned();
-    let headers = json["headers"].as_array().expect("a list").iter();
-    let word = |pair: &Json, index: usize| pair[index].as_str().expect("a string").to_owned();
-    Request {
-        method: text("method"),
-        path: text("path"),
-        query: text("query"),
-        headers: headers.map(|pair| (word(pair, 0), word(pair, 1))).collect(),
-        body: text("body").into_bytes(),
-    }
-}
-
-/// A user without a policy.
-async fn user(env: &TestEnv, router: &Router, name: &str) -> Principal {
-    let asked = iam::CreateUserRequest { user_name: Some(name.into()), ..Default::default() };
-    env.call(router, iam::ops::CreateUser, asked).await.expect("the administrator may");
-    let account = env.scope.account.clone();
-    let user: User = env.cloud.store.view().get_as(&keys::user(&account, name)).expect("is made");
-    Principal { account, arn: user.arn(), user_id: user.id }
-}
-
-/// From now on they may do this, and nothing else.
-async fn allow(env: &TestEnv, router: &Router, name: &str, action: &str) {
-    let document = format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"{action}","Resource":"*"}}]}}"#
-    );
-    let asked = iam::PutUserPolicyRequest {
-        user_name: Some(name.into()),
-        policy_name: Some("only".into()),
-        policy_document: Some(document),
-    };
-    env.call(router, iam::ops::PutUserPolicy, asked).await.expect("the administrator may");
-}
-
 /// The action that a refusal names.
 fn denied_action(answer: &str) -> Option<&str> {
     answer.split_once(DENIED)?.1.trim_start_matches(": ").split(' ').next()
 }
 
-fn call(principal: &Principal, scope: &Scope) -> Call {
-    Call {
-        principal: principal.clone(),
-        terms: SessionTerms::default(),
-        session_issued: None,
-        scope: scope.clone(),
-        request_id: "r".into(),
-        origin: Origin::default(),
-    }
-}
-
 #[tokio::test]
 async fn every_operation_checks_and_asks() {
-    let World { env, router } = World::new().await;
-    let nobody = user(&env, &router, NOBODY).await;
+    let world = World::new().await;
+    world.user(NOBODY, "").await;
     let (mut told, mut unasked) = (String::new(), Vec::new());
     for one in recorded() {
-        let request = request(&one["request"]);
+        let request = served::request(&one["request"]);
         let id = one["service"].as_str().expect("a string");
         let service = SERVICES.iter().find(|known| known.id == id).expect("is served");
         let routed = route(&request, Some(service.signing_name)).expect("has a way");
@@ -99,8 +50,9 @@ async fn every_operation_checks_and_asks() {
             false => violations_error(service.protocol, operation, &violations).message,
         };
         let input = decode_request(&routed, &request).expect("is understood");
-        let asked = async |who: &Principal| {
-            let answer = router.call(id, operation.name, call(who, &env.scope), input.clone());
+        let asked = async |who: &str| {
+            let call = world.env.signed(Caller::from(world.env.user(who)));
+            let answer = world.router.call(id, operation.name, call, input.clone());
             match answer.expect("is served").await {
                 Ok(_) => "allowed".to_owned(),
                 Err(error) => {
@@ -112,15 +64,15 @@ async fn every_operation_checks_and_asks() {
                 }
             }
         };
-        let answered = asked(&nobody).await;
+        let answered = asked(NOBODY).await;
         writeln!(told, "{name}\n  empty   {checked}\n  nobody  {answered}").expect("a string grows");
         let Some(action) = denied_action(&answered) else {
             unasked.push(name);
             continue;
         };
         // Somebody new each time: what one made is not the next one's to be refused for.
-        let only = user(&env, &router, &format!("only-{}", operation.name)).await;
-        allow(&env, &router, &format!("only-{}", operation.name), action).await;
+        let only = format!("only-{}", operation.name);
+        world.user(&only, &allow(&format!("\"{action}\""), "*")).await;
         let answered = asked(&only).await;
         assert_ne!(denied_action(&answered), Some(action), "{name}: {answered}");
         writeln!(told, "  only    {answered}").expect("a string grows");

@@ -115,6 +115,25 @@ impl TestEnv {
         Self { _home: home, cloud, host: Arc::new(SimHost::default()), names, clock, scope }
     }
 
+    /// A user of the account, who is there.
+    pub fn user(&self, name: &str) -> Principal {
+        let account = self.scope.account.clone();
+        let user: User = self.cloud.store.view().get_as(&keys::user(&account, name)).expect("a user");
+        Principal { account, arn: user.arn(), user_id: user.id }
+    }
+
+    /// What is known of a call that somebody signed.
+    pub fn signed(&self, caller: Caller) -> Call {
+        Call {
+            session_issued: caller.session_issued,
+            principal: caller.principal,
+            terms: SessionTerms { policies: caller.session_policies, ..SessionTerms::default() },
+            scope: self.scope.clone(),
+            request_id: "r".into(),
+            origin: Origin::default(),
+        }
+    }
+
     /// Calls an operation as the account's administrator, values and all, as the wire would.
     pub async fn call<O: OperationShape>(
         &self,
@@ -122,14 +141,7 @@ impl TestEnv {
         operation: O,
         input: O::Input,
     ) -> Result<O::Output, ApiError> {
-        let admin: User = self
-            .cloud
-            .store
-            .view()
-            .get_as(&keys::user(&self.scope.account, FIRST_USER))
-            .expect("the first user");
-        let admin = Principal { account: self.scope.account.clone(), arn: admin.arn(), user_id: admin.id };
-        self.call_as(Caller::from(admin), router, operation, input).await
+        self.call_as(Caller::from(self.user(FIRST_USER)), router, operation, input).await
     }
 
     pub async fn call_as<O: OperationShape>(
@@ -139,15 +151,7 @@ impl TestEnv {
         _operation: O,
         input: O::Input,
     ) -> Result<O::Output, ApiError> {
-        let call = Call {
-            session_issued: caller.session_issued,
-            principal: caller.principal,
-            terms: SessionTerms { policies: caller.session_policies, ..SessionTerms::default() },
-            scope: self.scope.clone(),
-            request_id: "r".into(),
-            origin: Origin::default(),
-        };
-        let operation = O::OPERATION;
+        let (operation, call) = (O::OPERATION, self.signed(caller));
         let answer = router.call(operation.service, operation.name, call, input.to_value());
         answer
             .expect("the operation is served")

@@ -13,7 +13,6 @@ use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Timestamp, Unit};
 use ekstra_wire::ApiError;
-use std::collections::BTreeMap;
 
 /// Who takes the roles of instances.
 const INSTANCES: &str = "ec2.amazonaws.com";
@@ -25,17 +24,7 @@ impl Entity for InstanceProfile {
         keys::instance_profile(account, name)
     }
 
-    fn arn(&self) -> String {
-        Self::arn(self)
-    }
-
-    fn tags(&self) -> Option<&BTreeMap<String, String>> {
-        Some(&self.tags)
-    }
-
-    fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>> {
-        Some(&mut self.tags)
-    }
+    arn_and_tags!(tags);
 
     fn missing(name: &str) -> ApiError {
         no_such_entity(format!("Instance Profile {name} cannot be found."))

@@ -9,7 +9,6 @@ use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Timestamp, Unit};
 use ekstra_wire::ApiError;
-use std::collections::BTreeMap;
 
 const SCHEME: &str = "https://";
 const LONGEST_URL: usize = 255;
@@ -22,17 +21,7 @@ impl Entity for OidcProvider {
         keys::oidc_provider(account, issuer)
     }
 
-    fn arn(&self) -> String {
-        Self::arn(self)
-    }
-
-    fn tags(&self) -> Option<&BTreeMap<String, String>> {
-        Some(&self.tags)
-    }
-
-    fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>> {
-        Some(&mut self.tags)
-    }
+    arn_and_tags!(tags);
 
     fn missing(issuer: &str) -> ApiError {
         no_such_entity(format!("OpenIDConnect Provider not found for issuer {issuer}"))

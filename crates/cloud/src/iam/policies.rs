@@ -28,17 +28,7 @@ impl Entity for ManagedPolicy {
         keys::policy(arn)
     }
 
-    fn arn(&self) -> String {
-        Self::arn(self)
-    }
-
-    fn tags(&self) -> Option<&BTreeMap<String, String>> {
-        Some(&self.tags)
-    }
-
-    fn tags_mut(&mut self) -> Option<&mut BTreeMap<String, String>> {
-        Some(&mut self.tags)
-    }
+    arn_and_tags!(tags);
 
     /// AWS's own are there for everybody, and nobody's to change.
     fn missing(arn: &str) -> ApiError {

@@ -1,8 +1,8 @@
 //! What each actor is answered. Nothing here changes the world for whoever asks next: what is allowed is refused for another
 //! reason, or changes nothing.
 
-use crate::served::World;
-use crate::{ACCOUNT, Actor, ROLE, allow, tag, text};
+use crate::served::{World, allow};
+use crate::{ACCOUNT, Actor, ROLE, tag, text};
 use ekstra_model::{cloudtrail, ec2, eks, eks_auth, iam, sts};
 use std::collections::BTreeMap;
 

@@ -13,32 +13,12 @@ mod answers;
 #[path = "../served/mod.rs"]
 mod served;
 
-use served::World;
+use served::{World, allow};
 
 const ACCOUNT: &str = "000000000000";
 const ROLE: &str = "arn:aws:iam::000000000000:role/eksClusterRole";
 
 impl World {
-    async fn must<O: OperationShape>(&self, operation: O, input: O::Input) -> O::Output {
-        self.env.call(&self.router, operation, input).await.expect("the administrator may")
-    }
-
-    async fn user(&self, name: &str, policy: &str) {
-        self.must(
-            iam::ops::CreateUser,
-            iam::CreateUserRequest { user_name: text(name), ..Default::default() },
-        )
-        .await;
-        if !policy.is_empty() {
-            let put = iam::PutUserPolicyRequest {
-                user_name: text(name),
-                policy_name: text("own"),
-                policy_document: text(policy),
-            };
-            self.must(iam::ops::PutUserPolicy, put).await;
-        }
-    }
-
     /// With the id that its name has now.
     fn principal(&self, actor: &Actor) -> Principal {
         let view = self.env.cloud.store.view();
@@ -82,12 +62,6 @@ impl Actor {
     fn user(name: &'static str) -> Self {
         Self { name, arn: format!("arn:aws:iam::{ACCOUNT}:user/{name}"), session: Vec::new() }
     }
-}
-
-fn allow(action: &str, resource: &str) -> String {
-    format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":{action},"Resource":"{resource}"}}]}}"#
-    )
 }
 
 const ALL_BUT_DELETION: &str = r#"{"Version":"2012-10-17","Statement":[

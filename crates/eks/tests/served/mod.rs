@@ -1,8 +1,12 @@
 //! Every operation that there is, served by a [`TestEnv`], with one version of Kubernetes on offer and no program of it.
+#![allow(dead_code, reason = "each test takes its part of it")]
 
 use ekstra_cloud::api::Router;
 use ekstra_eks::{Eks, OfferedVersion, Programs};
+use ekstra_model::{OperationShape, iam};
 use ekstra_testkit::TestEnv;
+use ekstra_wire::Request;
+use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,10 +36,47 @@ impl World {
         ekstra_eks::serve(&mut router, &eks);
         Self { env, router }
     }
+
+    pub(crate) async fn must<O: OperationShape>(&self, operation: O, input: O::Input) -> O::Output {
+        self.env.call(&self.router, operation, input).await.expect("the administrator may")
+    }
+
+    /// With a policy of its own, unless that is empty.
+    pub(crate) async fn user(&self, name: &str, policy: &str) {
+        let user = iam::CreateUserRequest { user_name: Some(name.into()), ..Default::default() };
+        self.must(iam::ops::CreateUser, user).await;
+        if !policy.is_empty() {
+            let put = iam::PutUserPolicyRequest {
+                user_name: Some(name.into()),
+                policy_name: Some("own".into()),
+                policy_document: Some(policy.into()),
+            };
+            self.must(iam::ops::PutUserPolicy, put).await;
+        }
+    }
+}
+
+/// `action`: as in a document, one between quotation marks or a list.
+pub(crate) fn allow(action: &str, resource: &str) -> String {
+    format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":{action},"Resource":"{resource}"}}]}}"#
+    )
+}
+
+/// As `crates/wire/tests/golden/generate.py` wrote it down.
+pub(crate) fn request(json: &Json) -> Request {
+    let text = |json: &Json| json.as_str().expect("a string").to_owned();
+    let headers = json["headers"].as_array().expect("a list").iter();
+    Request {
+        method: text(&json["method"]),
+        path: text(&json["path"]),
+        query: text(&json["query"]),
+        headers: headers.map(|pair| (text(&pair[0]), text(&pair[1]))).collect(),
+        body: text(&json["body"]).into_bytes(),
+    }
 }
 
 /// What a test is told, held against what is checked in; `UPDATE_GOLDEN=1` writes it again.
-#[allow(dead_code, reason = "not every test has such a file")]
 pub(crate) fn compare(name: &str, told: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
