@@ -164,7 +164,7 @@ def test_certificate_authorities(cluster, eks):
     assert len(eks.list_certificate_authorities(clusterName=cluster)["certificateAuthorities"]) == 2
     which = {"clusterName": cluster, "certificateAuthorityId": successor["id"]}
     refused = refusal(eks.activate_certificate_authority, **which)
-    assert refused.startswith("InvalidRequestException") and "not distributed" in refused
+    assert refused.startswith("InvalidParameterException") and "not distributed" in refused
     assert eks.delete_certificate_authority(**which)["update"]["status"] == "Successful"
     assert "ResourceNotFound" in refusal(eks.describe_certificate_authority, **which)
 

@@ -95,6 +95,7 @@ mod tests {
         assert!(paths.contains(&"/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"), "{paths:?}");
         assert!(paths.contains(&"/api/v1/namespaces/kube-system/services/kube-dns"), "{paths:?}");
         for path in [
+            "/api/v1/namespaces/default/serviceaccounts/default",
             "/apis/storage.k8s.io/v1/storageclasses/gp2",
             "/apis/storage.k8s.io/v1/csidrivers/ebs.csi.aws.com",
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumesnapshots.snapshot.storage.k8s.io",

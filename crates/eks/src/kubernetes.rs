@@ -78,11 +78,12 @@ pub(crate) async fn is_ready(client: &Client) -> bool {
     says_ok(client, "/readyz").await
 }
 
-/// Whether it is ready but for what it makes last, and has the namespace that everything of ours goes into.
+/// Whether it is ready but for what it makes last, and has the namespaces that everything of ours goes into: `default` is made
+/// behind `kube-system` (kubernetes, `pkg/controlplane/controller/systemnamespaces`).
 pub(crate) async fn is_serving(client: &Client) -> bool {
     let excluded = LATE_HOOKS.map(|hook| format!("exclude=poststarthook/{hook}")).join("&");
     says_ok(client, &format!("/readyz?{excluded}")).await
-        && ask(client, "/api/v1/namespaces/kube-system").await.is_some()
+        && ask(client, "/api/v1/namespaces/default").await.is_some()
 }
 
 async fn says_ok(client: &Client, path: &str) -> bool {
