@@ -9,6 +9,8 @@ import guest
 import pytest
 from ekstra_service import kept
 
+# An emulated cluster takes ten minutes and more.
+pytestmark = pytest.mark.long
 GIB = 1 << 30
 
 

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 /// Whoever does not take a request within it hangs.
 const ASK_PATIENCE: Duration = Duration::from_secs(5);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// The kernel ends the threads of a killed process one by one.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Everything has its grace, and the service finishes what it is doing.
 const STOP_ALL_PATIENCE: Duration = Duration::from_secs(60);
 /// A stop that was interrupted is finished first, which takes seconds.
@@ -189,7 +191,7 @@ pub(super) async fn ensure_service(home: &Home, serve: &Serve) -> Result<()> {
         }
         return Ok(());
     }
-    refuse_hung(home)?;
+    refuse_hung(home).await?;
     let rootless = serve.rootless || home.is_rootless();
     if !rootless {
         show::check_tools()?;
@@ -217,12 +219,20 @@ fn hangs(pid: i32) -> anyhow::Error {
     )
 }
 
-/// Nobody gets past a service that has had the time to start and does not answer.
-fn refuse_hung(home: &Home) -> Result<()> {
-    match home.serving_process() {
-        Ok(Some(pid)) if home.locked_for()? > START_PATIENCE => Err(hangs(pid)),
-        _ => Ok(()),
+/// Nobody gets past a service that has had the time to start and does not answer. One that was killed a moment ago holds
+/// the home until its memory is gone.
+async fn refuse_hung(home: &Home) -> Result<()> {
+    let deadline = Instant::now() + END_PATIENCE;
+    while let Ok(Some(pid)) = home.serving_process() {
+        if home.locked_for()? <= START_PATIENCE || running(home).await.is_some() {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(hangs(pid));
+        }
+        tokio::time::sleep(Duration::from_millis(15)).await;
     }
+    Ok(())
 }
 
 /// Of the same version, as after `cargo build`. Who may not look does not know.
@@ -374,5 +384,22 @@ mod tests {
         assert_eq!((serve.drain_limit, serve.detached), (Some(12), true));
         assert!(Serve::of_words([OsString::from("--from-the-future")]).is_err());
         assert!(own_words(b"/h/bin/ekstra\0gate\0").is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_is_waited_for_and_one_that_hangs_is_told() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let home = Home { root: directory.path().to_owned() };
+        let lock = home.lock().expect("is free");
+        let taken = std::time::SystemTime::now() - 2 * START_PATIENCE;
+        lock.set_modified(taken).expect("is ours");
+        let hung = refuse_hung(&home).await.expect_err("nobody answers");
+        assert!(hung.to_string().contains(&format!("pid {}", std::process::id())), "{hung}");
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(END_PATIENCE / 10);
+            drop(lock);
+        });
+        refuse_hung(&home).await.expect("has ended");
+        ending.join().expect("ends");
     }
 }
