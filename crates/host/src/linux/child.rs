@@ -166,10 +166,16 @@ pub(super) fn pidfd(pid: i32) -> std::io::Result<Option<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     #[test]
     fn a_running_process_has_a_command_line() {
-        let mut child = Command::new("cat").args(["-", "-u"]).stdin(Stdio::piped()).spawn().expect("runs");
+        let mut command = Command::new("cat");
+        command.args(["-", "-u"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("runs");
+        // Until the program itself answers, the process may have no command line: the old one's memory is gone by then.
+        child.stdin.as_mut().expect("piped").write_all(b"a").expect("reads");
+        child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("answers");
         let pid = i32::try_from(child.id()).expect("fits");
         let running = Running { pid, start_ticks: start_ticks(pid).expect("runs"), boot_id: boot_id() };
         assert_eq!(arguments(&running), Some(vec!["-".to_owned(), "-u".to_owned()]));
