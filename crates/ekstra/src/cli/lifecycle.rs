@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Whoever does not take a request within it hangs.
 const ASK_PATIENCE: Duration = Duration::from_secs(5);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// The kernel ends the threads of a killed process one by one.
+/// The kernel ends the threads of a killed process one by one: the last lets the home go.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Everything has its grace, and the service finishes what it is doing.
 const STOP_ALL_PATIENCE: Duration = Duration::from_secs(60);
@@ -219,20 +219,18 @@ fn hangs(pid: i32) -> anyhow::Error {
     )
 }
 
-/// Nobody gets past a service that has had the time to start and does not answer. One that was killed a moment ago holds
-/// the home until its memory is gone.
+/// Nobody gets past a service that has had the time to start and does not answer, unless it is about to be gone.
 async fn refuse_hung(home: &Home) -> Result<()> {
-    let deadline = Instant::now() + END_PATIENCE;
-    while let Ok(Some(pid)) = home.serving_process() {
-        if home.locked_for()? <= START_PATIENCE || running(home).await.is_some() {
-            break;
+    match home.serving_process() {
+        Ok(Some(pid))
+            if home.locked_for()? > START_PATIENCE
+                && wait_unlocked(home, END_PATIENCE).await.is_err()
+                && home.serving_process()? == Some(pid) =>
+        {
+            Err(hangs(pid))
         }
-        if Instant::now() > deadline {
-            return Err(hangs(pid));
-        }
-        tokio::time::sleep(Duration::from_millis(15)).await;
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Of the same version, as after `cargo build`. Who may not look does not know.

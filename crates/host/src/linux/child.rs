@@ -173,7 +173,7 @@ mod tests {
         let mut command = Command::new("cat");
         command.args(["-", "-u"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("runs");
-        // Until the program itself answers, the process may have no command line: the old one's memory is gone by then.
+        // `spawn` returns while the kernel still replaces the program: until that has ended there is no command line.
         child.stdin.as_mut().expect("piped").write_all(b"a").expect("reads");
         child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("answers");
         let pid = i32::try_from(child.id()).expect("fits");
