@@ -1,17 +1,26 @@
-//! What people and programs write down: `aws-auth`, web identities' tokens, prefixes of networks, marks of pages, packed bodies.
+//! What people and programs write down: `aws-auth`, configurations of add-ons, web identities' tokens, prefixes of networks, marks of pages, packed bodies.
 //! What is read is what was written, and no more than was allowed.
 #![no_main]
 
-use ekstra_domain::eks::{AwsAuth, Mapping};
+use ekstra_domain::eks::{AwsAuth, ConfigurationSchema, LONGEST_CONFIGURATION, Mapping};
 use ekstra_domain::iam::Claims;
 use ekstra_domain::page::Page;
 use ekstra_domain::prefix::Prefix;
 use ekstra_wire::{Request, encoding};
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 /// Of an unpacked body.
 const LARGEST: usize = 16 * 1024;
+
+static CONFIGURATION: LazyLock<ConfigurationSchema> = LazyLock::new(|| {
+    let read = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    let mut schema = read(include_str!("../../crates/eks/src/addons/coredns.schema.json"));
+    schema["definitions"] = read(include_str!("../../crates/eks/src/addons/definitions.json"));
+    ConfigurationSchema::new(&schema).expect("a schema")
+});
 
 fn aws_auth(text: &str) {
     let somebody = Mapping { arn: "arn".into(), username: "somebody".into(), groups: Vec::new() };
@@ -31,6 +40,17 @@ fn aws_auth(text: &str) {
         if complaints.iter().any(|why| why.contains("stays as it was")) {
             assert_eq!(read, only);
         }
+    }
+}
+
+fn configuration(text: &str) {
+    match CONFIGURATION.read(text, |_| Ok(())) {
+        Ok(values) => {
+            let written = Value::Object(values.clone()).to_string();
+            assert!(written.len() <= LONGEST_CONFIGURATION);
+            assert_eq!(CONFIGURATION.read(&written, |_| Ok(())), Ok(values), "{written}");
+        }
+        Err(why) => assert!(why.chars().count() < 4000, "{why}"),
     }
 }
 
@@ -64,6 +84,7 @@ fuzz_target!(|data: &[u8]| {
     packed(data);
     let Ok(text) = std::str::from_utf8(data) else { return };
     aws_auth(text);
+    configuration(text);
     page(text);
     if let Ok(claims) = text.parse::<Claims>() {
         claims.audiences();

@@ -144,7 +144,9 @@ fn seed(fuzz: &Path, target: &str) -> Result<()> {
             let role = "- rolearn: arn:aws:iam::000000000000:role/r\n  username: system:node:{{EC2PrivateDNSName}}\n  groups:\n  - system:nodes\n";
             // {"iss":"https://i","sub":"s","aud":["a"],"exp":1}
             let token = "e30.eyJpc3MiOiJodHRwczovL2kiLCJzdWIiOiJzIiwiYXVkIjpbImEiXSwiZXhwIjoxfQ.x";
-            [role, "- \"000000000000\"\n", token, "10.0.0.0/16", "one two three four"]
+            let values = r#"{"replicaCount": 3, "tolerations": [{"key": "k"}], "podDisruptionBudget": {"enabled": true, "minAvailable": "50%"}}"#;
+            let yaml = "autoScaling: {enabled: true, minReplicas: 3}\npodLabels: &a\n  a: b\npodAnnotations: *a\ncorefile: |\n  .:53 {\n  }\n";
+            [role, "- \"000000000000\"\n", token, "10.0.0.0/16", "one two three four", values, yaml]
                 .map(str::to_owned)
                 .into()
         }

@@ -4,6 +4,7 @@ mod access;
 mod addon;
 mod aws_auth;
 mod cluster;
+mod configuration;
 mod identity_provider;
 mod insight;
 mod labels;
@@ -27,6 +28,7 @@ pub use aws_auth::{AwsAuth, Bearer, Mapping};
 pub use cluster::{
     AuthenticationMode, Cluster, ClusterStatus, ControlPlaneSlot, HealthIssue, Logging, Restored, VpcAccess,
 };
+pub use configuration::{ConfigurationSchema, LONGEST_CONFIGURATION};
 pub use identity_provider::{IdentityProvider, ProviderStatus};
 pub use insight::{
     AddonCompatibility, ClusterFacts, Deprecation, Insight, Insights, InstalledAddon,

@@ -1,54 +1,18 @@
-//! Configuration values of add-ons: read, held against the schema, and put into the objects.
+//! Configuration values of add-ons: held against their schemas, and put into the objects.
 
 use super::autoscaling;
 use super::catalogue::{Definition, Kind, NAMESPACE};
 use crate::manifest::Object;
+use ekstra_domain::eks::ConfigurationSchema;
 use serde_json::{Map, Value, json};
 
-/// How much of it is read. Every workload's configuration is a fraction of that.
-const LONGEST: usize = 64 * 1024;
-/// How many of a schema's complaints are told.
-const MOST_COMPLAINTS: usize = 5;
 const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
 const COMPUTE_TYPE: &str = "eks.amazonaws.com/compute-type";
 
 /// What was given, as JSON or YAML, if the schema lets it; in EKS's words if not.
 pub(crate) fn read(definition: &Definition, given: &str) -> Result<Map<String, Value>, String> {
-    const REFUSED: &str = "ConfigurationValue provided in request is not supported";
-    if given.trim().is_empty() {
-        return Ok(Map::new());
-    }
-    if given.len() > LONGEST {
-        return Err(format!("{REFUSED}: longer than {LONGEST} characters"));
-    }
-    let read: Result<Value, _> = serde_saphyr::from_str(given);
-    let value = read.map_err(|error| format!("{REFUSED}: neither JSON nor YAML: {}", shortened(error)))?;
-    // YAML's aliases make much of little.
-    if value.to_string().len() > LONGEST {
-        return Err(format!("{REFUSED}: longer than {LONGEST} characters"));
-    }
     let schema = definition.schema().map_err(|error| error.to_string())?;
-    let validator = jsonschema::draft6::new(&schema).map_err(|error| error.to_string())?;
-    let complaints: Vec<String> = validator
-        .iter_errors(&value)
-        .take(MOST_COMPLAINTS)
-        .map(|error| {
-            format!("${}: {}", error.instance_path().to_string().replace('/', "."), shortened(&error))
-        })
-        .collect();
-    match value {
-        Value::Object(values) if complaints.is_empty() => {
-            autoscaling::check(&values).map_err(|why| format!("{REFUSED}: {why}"))?;
-            Ok(values)
-        }
-        _ => Err(format!("{REFUSED}: Json schema validation failed with error: [{}]", complaints.join(", "))),
-    }
-}
-
-/// A complaint may repeat all that was given.
-fn shortened(complaint: impl std::fmt::Display) -> String {
-    const SHOWN: usize = 300;
-    complaint.to_string().chars().take(SHOWN).collect()
+    ConfigurationSchema::new(&schema)?.read(given, autoscaling::check)
 }
 
 /// Puts the values into the add-on's objects, and the role into its service account.
@@ -159,6 +123,7 @@ mod tests {
     use super::super::catalogue;
     use super::*;
     use crate::manifest;
+    use ekstra_domain::eks::LONGEST_CONFIGURATION as LONGEST;
 
     fn configured(name: &str, given: &str, role: Option<&str>) -> Vec<Object> {
         let definition = catalogue::find(name).expect("is one");
