@@ -85,6 +85,25 @@ def test_a_profile_gives_a_role_only_to_whom_it_may_be_passed(service, iam):
     iam.delete_instance_profile(InstanceProfileName="theirs")
 
 
+def test_who_comes_later_under_a_name_is_not_trusted(service, iam):
+    arn = f"arn:aws:iam::{ACCOUNT}:user/visitor"
+    nobody = refusal(iam.create_role, RoleName="host", AssumeRolePolicyDocument=trust({"AWS": arn}))
+    assert nobody == f'MalformedPolicyDocument: Invalid principal in policy: "AWS":"{arn}"'
+    look = {"Effect": "Allow", "Action": "eks:ListClusters", "Resource": "*"}
+    with user(iam, "visitor", look) as key:
+        host = iam.create_role(RoleName="host", AssumeRolePolicyDocument=trust({"AWS": arn}))["Role"]["Arn"]
+        service.client("sts", **key).assume_role(RoleArn=host, RoleSessionName="session")
+        first = iam.get_user(UserName="visitor")["User"]["UserId"]
+    try:
+        (statement,) = iam.get_role(RoleName="host")["Role"]["AssumeRolePolicyDocument"]["Statement"]
+        assert statement["Principal"] == {"AWS": first}
+        with user(iam, "visitor", look) as key:
+            denied = refusal(service.client("sts", **key).assume_role, RoleArn=host, RoleSessionName="session")
+            assert denied.startswith("AccessDenied"), denied
+    finally:
+        iam.delete_role(RoleName="host")
+
+
 def test_oidc_providers(iam):
     url = f"https://{ISSUER}"
     made = iam.create_open_id_connect_provider(

@@ -179,7 +179,8 @@ pub(crate) fn may_assume(
     let trust = parsed(&role.trust_policy, Kind::Trust);
     let standing = Standing::of(cloud, call);
     let is_foreign = call.principal.account != role.account;
-    let caller = Caller { principal: &call.principal, arn: &standing.arn, is_foreign };
+    let caller =
+        Caller { principal: &call.principal, arn: &standing.arn, trusted: &role.trusted, is_foreign };
     // As AWS has it.
     if standing.is_root {
         return false;
@@ -234,13 +235,18 @@ struct Caller<'a> {
     principal: &'a Principal,
     /// The user's, or that of the role behind the session.
     arn: &'a str,
+    /// The unique ids of those whom the policy names.
+    trusted: &'a BTreeMap<String, String>,
     /// Whose own account has to allow it as well, even if it is named.
     is_foreign: bool,
 }
 
 impl Caller<'_> {
     fn has(&self, principals: &Principals) -> bool {
-        principals.has_identity(&[&self.principal.arn, self.arn])
+        // One that was made anew under the name of another is not the other.
+        let is_meant = |arn: &&str| self.trusted.get(*arn).is_none_or(|id| id == self.principal.unique_id());
+        let names: Vec<&str> = [&self.principal.arn, self.arn].into_iter().filter(is_meant).collect();
+        principals.has_identity(&names)
     }
 }
 
@@ -310,8 +316,7 @@ impl Standing {
             self.context.push(("aws:PrincipalType".into(), "AssumedRole".into()));
             let role = view.shared::<Role>(&keys::role(&principal.account, name));
             // One that was made anew under the name of another is not the other.
-            let id = principal.user_id.split(':').next();
-            match role.filter(|role| Some(role.id.as_str()) == id) {
+            match role.filter(|role| role.id == principal.unique_id()) {
                 Some(role) => {
                     self.arn = role.arn();
                     self.take(cloud, &principal.account, &role.grants, &role.tags);

@@ -78,6 +78,7 @@ fn furnish_account(cloud: &Cloud, account: &str, txn: &mut ekstra_store::Txn) ->
             id: cloud.env.iam_id("AROA"),
             created_ms: cloud.env.now_ms(),
             trust_policy: service_trust(principal),
+            trusted: BTreeMap::new(),
             description: Some("Made by ekstra".into()),
             max_session_seconds: DEFAULT_SESSION_SECONDS,
             grants: attached(policies),
@@ -93,13 +94,22 @@ fn attached(policies: &[&str]) -> Grants {
     Grants { attached_policies, ..Grants::default() }
 }
 
+/// Whether the account has been made here, as it is when its keys are first asked for.
+pub(crate) fn is_known(cloud: &Cloud, account: &str) -> bool {
+    cloud.store.view().get(&first_user_marker(account)).is_some()
+}
+
+fn first_user_marker(account: &str) -> String {
+    format!("iam/first-user/{account}")
+}
+
 /// Who administers an account from the start; made once.
 pub fn first_user(
     cloud: &Cloud,
     account: &str,
     txn: &mut ekstra_store::Txn,
 ) -> Result<Option<User>, Refusal> {
-    let (key, marker) = (keys::user(account, FIRST_USER), format!("iam/first-user/{account}"));
+    let (key, marker) = (keys::user(account, FIRST_USER), first_user_marker(account));
     if !txn.exists(&marker) {
         txn.put(&marker, &cloud.env.now_ms())?;
         let user = User {

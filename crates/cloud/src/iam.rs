@@ -29,6 +29,7 @@ mod roles;
 pub mod service_linked_roles;
 mod simulate;
 mod tagging;
+mod trust;
 mod users;
 
 use crate::Cloud;
@@ -198,16 +199,17 @@ fn delete_conflict(message: impl Into<String>) -> ApiError {
 }
 
 /// Refuses what is no document of its kind, or longer than IAM keeps (IAM quotas; blanks do not count).
-fn check_document(text: &str, kind: Kind) -> Result<(), ApiError> {
+fn check_document(text: &str, kind: Kind) -> Result<Policy, ApiError> {
     let most = if kind == Kind::Trust { 2048 } else { 6144 };
     if text.chars().filter(|c| !c.is_whitespace()).count() > most {
         let message = format!("Cannot exceed quota for PolicySize: {most}");
         return Err(ApiError::new(&errors::LIMIT_EXCEEDED_EXCEPTION, message));
     }
-    let malformed = |why: ekstra_policy::MalformedPolicy| {
-        ApiError::new(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, why.to_string())
-    };
-    Policy::parse(text, kind).map(drop).map_err(malformed)
+    Policy::parse(text, kind).map_err(|why| malformed(why.to_string()))
+}
+
+fn malformed(why: impl Into<String>) -> ApiError {
+    ApiError::new(&errors::MALFORMED_POLICY_DOCUMENT_EXCEPTION, why)
 }
 
 fn tags_of(given: Option<Vec<model::Tag>>) -> BTreeMap<String, String> {

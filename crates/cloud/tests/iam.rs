@@ -3,9 +3,9 @@
 use ekstra_cloud::api::Router;
 use ekstra_domain::iam::{Principal, Role};
 use ekstra_domain::names::keys;
-use ekstra_model::{OperationShape, iam};
+use ekstra_model::{OperationShape, iam, sts};
 use ekstra_testkit::{Caller, TestEnv};
-use ekstra_wire::{ApiError, iso8601};
+use ekstra_wire::{ApiError, iso8601, uri_encode};
 
 const ACCOUNT: &str = "000000000000";
 
@@ -57,6 +57,32 @@ impl World {
                 self.asked(iam::ops::CreatePolicy, request).await
             }
         }
+    }
+
+    /// The role `worker`.
+    async fn trust(&self, document: &str) -> Result<(), ApiError> {
+        let request = iam::UpdateAssumeRolePolicyRequest {
+            role_name: Some("worker".into()),
+            policy_document: Some(document.into()),
+        };
+        self.asked(iam::ops::UpdateAssumeRolePolicy, request).await
+    }
+
+    async fn assume(&self, user: &str) -> Result<(), ApiError> {
+        let request = sts::AssumeRoleRequest {
+            role_arn: Some(format!("arn:aws:iam::{ACCOUNT}:role/worker")),
+            role_session_name: Some("s".into()),
+            ..Default::default()
+        };
+        let caller = Caller::from(self.env.user(user));
+        self.env.call_as(caller, &self.router, sts::ops::AssumeRole, request).await.map(drop)
+    }
+
+    /// The trust policy as it is answered: percent-encoded.
+    async fn trusted(&self) -> String {
+        let request = iam::GetRoleRequest { role_name: Some("worker".into()) };
+        let answer = self.env.call(&self.router, iam::ops::GetRole, request).await.expect("is there");
+        answer.role.and_then(|role| role.assume_role_policy_document).expect("has one")
     }
 
     async fn put(&self, policy: &str, document: String) {
@@ -126,4 +152,59 @@ async fn sessions_that_began_before_a_time_are_revoked() {
         refused.message
     );
     ask(began + 10).await.expect("began then");
+}
+
+/// IAM User Guide, "AWS JSON policy elements: Principal".
+#[tokio::test]
+async fn nobody_is_trusted_for_the_name_of_one_who_is_gone() {
+    let world = World::new().await;
+    world.create("user", "ada").await.expect("is new");
+    world.create("role", "worker").await.expect("is new");
+    let naming =
+        |name: &str| trust().replace(r#""Service":"ec2.amazonaws.com""#, &format!(r#""AWS":{name}"#));
+    let (ada, admin) = (world.env.user("ada"), world.env.user("admin"));
+    let both = naming(&format!(r#"["{}","{}"]"#, ada.arn, admin.arn));
+    world.trust(&both).await.expect("both are there");
+    world.assume("ada").await.expect("is trusted");
+    assert_eq!(world.trusted().await, uri_encode(&both), "as it was given");
+
+    let gone = iam::DeleteUserRequest { user_name: Some("ada".into()) };
+    world.asked(iam::ops::DeleteUser, gone).await.expect("is there");
+    let shown = world.trusted().await;
+    let known = uri_encode(&format!(r#"["{}","{}"]"#, ada.user_id, admin.arn));
+    assert!(shown.contains(&known), "{shown}");
+    world.create("user", "ada").await.expect("is new");
+    assert_eq!(world.trusted().await, shown);
+    assert_eq!(world.assume("ada").await.expect_err("is another").code, "AccessDenied");
+    world.assume("admin").await.expect("is still trusted");
+
+    let refused = world.trust(&naming(&format!(r#""{}""#, ada.user_id))).await.expect_err("names nobody");
+    let told = format!(r#"Invalid principal in policy: "AWS":"{}""#, ada.user_id);
+    assert_eq!((refused.code.as_str(), refused.message), ("MalformedPolicyDocument", told));
+    world.trust(&naming(&format!(r#""{}""#, ada.arn))).await.expect("the other is there");
+    world.assume("ada").await.expect("is trusted");
+    assert_eq!(world.assume("admin").await.expect_err("is no longer").code, "AccessDenied");
+}
+
+#[tokio::test]
+async fn who_is_trusted_is_there() {
+    let world = World::new().await;
+    world.create("role", "worker").await.expect("is new");
+    let naming =
+        |arn: &str| trust().replace(r#""Service":"ec2"#, &format!(r#""AWS":"{arn}","Service":"ec2"#));
+    for bad in ["user/ada", "user/path/admin", "role/ada"] {
+        let arn = format!("arn:aws:iam::{ACCOUNT}:{bad}");
+        let refused = world.trust(&naming(&arn)).await.expect_err("nobody");
+        assert_eq!(refused.message, format!(r#"Invalid principal in policy: "AWS":"{arn}""#));
+    }
+    assert_eq!(world.trusted().await, uri_encode(&trust()), "and nothing is changed");
+    for good in [
+        format!("arn:aws:iam::{ACCOUNT}:role/worker"),
+        format!("arn:aws:iam::{ACCOUNT}:root"),
+        format!("arn:aws:sts::{ACCOUNT}:assumed-role/worker/s"),
+        // Nobody has made that account here.
+        "arn:aws:iam::111122223333:role/deployer".to_owned(),
+    ] {
+        world.trust(&naming(&good)).await.expect(&good);
+    }
 }

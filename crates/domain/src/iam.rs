@@ -49,6 +49,9 @@ pub struct Role {
     pub created_ms: i64,
     /// The trust policy, as given.
     pub trust_policy: String,
+    /// The unique ids of the users and roles that it names, by ARN.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub trusted: BTreeMap<String, String>,
     pub description: Option<String>,
     pub max_session_seconds: i64,
     #[serde(flatten)]
@@ -120,6 +123,11 @@ impl Principal {
             ("sts", Some(role)) => format!("arn:{}:iam::{}:role/{role}", arn.partition, arn.account),
             _ => self.arn.clone(),
         }
+    }
+
+    /// `AIDA…`, or the `AROA…` of the role behind the session.
+    pub fn unique_id(&self) -> &str {
+        self.user_id.split(':').next().unwrap_or_default()
     }
 
     /// The session's name, if this is a role session.

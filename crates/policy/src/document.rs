@@ -115,6 +115,12 @@ impl Policy {
         }
         Ok(Self { statements: parsed })
     }
+
+    /// Accounts, users, roles and sessions that it names.
+    pub fn identities(&self) -> impl Iterator<Item = &str> {
+        let named = self.statements.iter().filter_map(|statement| statement.principal.as_ref());
+        named.flat_map(|principals| &principals.aws).map(String::as_str)
+    }
 }
 
 /// JSON whose objects have no key twice: of two conditions one would be lost.

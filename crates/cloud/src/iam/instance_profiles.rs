@@ -84,7 +84,7 @@ fn describe(cloud: &Cloud, profile: &InstanceProfile) -> model::InstanceProfile 
         instance_profile_id: Some(profile.id.clone()),
         arn: Some(profile.arn()),
         create_date: Some(Timestamp(profile.created_ms)),
-        roles: Some(role.iter().map(describe_role).collect()),
+        roles: Some(role.iter().map(|role| describe_role(cloud, role)).collect()),
         tags: Some(described(&profile.tags)),
     }
 }

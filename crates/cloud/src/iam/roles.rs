@@ -2,8 +2,8 @@
 
 use super::grants::check_boundary;
 use super::{
-    Entity, already_exists, boundary, change, check_document, check_own, delete_conflict, described,
-    future_arn, is_taken, page, tagging, tags_of, unit,
+    Entity, already_exists, boundary, change, check_own, delete_conflict, described, future_arn, is_taken,
+    page, tagging, tags_of, trust, unit,
 };
 use crate::Cloud;
 use crate::access::Access;
@@ -12,7 +12,6 @@ use ekstra_domain::iam::{DEFAULT_SESSION_SECONDS, Grants, InstanceProfile, Role,
 use ekstra_domain::names::keys;
 use ekstra_model::iam::{self as model, errors, ops};
 use ekstra_model::{Timestamp, Unit};
-use ekstra_policy::Kind;
 use ekstra_wire::{ApiError, uri_encode};
 
 macro_rules! about {
@@ -41,7 +40,7 @@ pub(super) fn serve(router: &mut Router, cloud: &Cloud) {
     router.serve(ops::UpdateAssumeRolePolicy, cloud, about!(UpdateAssumeRolePolicyRequest), update_trust);
 }
 
-pub(super) fn describe(role: &Role) -> model::Role {
+pub(super) fn describe(cloud: &Cloud, role: &Role) -> model::Role {
     model::Role {
         path: Some(role.path.clone()),
         role_name: Some(role.name.clone()),
@@ -49,7 +48,7 @@ pub(super) fn describe(role: &Role) -> model::Role {
         arn: Some(role.arn()),
         create_date: Some(Timestamp(role.created_ms)),
         // IAM answers policy documents percent-encoded.
-        assume_role_policy_document: Some(uri_encode(&role.trust_policy)),
+        assume_role_policy_document: Some(uri_encode(&trust::shown(cloud, role))),
         description: role.description.clone(),
         max_session_duration: i32::try_from(role.max_session_seconds).ok(),
         permissions_boundary: boundary(&role.grants),
@@ -59,8 +58,8 @@ pub(super) fn describe(role: &Role) -> model::Role {
 }
 
 /// Lists leave these out (API reference, ListRoles).
-fn listed(role: &Role) -> model::Role {
-    model::Role { permissions_boundary: None, tags: None, ..describe(role) }
+fn listed(cloud: &Cloud, role: &Role) -> model::Role {
+    model::Role { permissions_boundary: None, tags: None, ..describe(cloud, role) }
 }
 
 async fn create_role(
@@ -75,7 +74,7 @@ async fn create_role(
     }
     check_boundary(&cloud, &call, input.permissions_boundary.as_deref())?;
     let trust_policy = input.assume_role_policy_document.unwrap_or_default();
-    check_document(&trust_policy, Kind::Trust)?;
+    let trusted = trust::read(&cloud, &trust_policy)?;
     let role = Role {
         name: name.clone(),
         account: call.scope.account.clone(),
@@ -83,6 +82,7 @@ async fn create_role(
         id: cloud.env.iam_id("AROA"),
         created_ms: cloud.env.now_ms(),
         trust_policy,
+        trusted,
         description: input.description,
         max_session_seconds: input.max_session_duration.map_or(DEFAULT_SESSION_SECONDS, i64::from),
         grants: Grants { boundary: input.permissions_boundary, ..Grants::default() },
@@ -98,7 +98,7 @@ async fn create_role(
             Ok::<_, Refusal>(txn.put(&key, &role)?)
         })
         .await?;
-    Ok(model::CreateRoleResponse { role: Some(describe(&role)) })
+    Ok(model::CreateRoleResponse { role: Some(describe(&cloud, &role)) })
 }
 
 async fn get_role(
@@ -107,7 +107,7 @@ async fn get_role(
     input: model::GetRoleRequest,
 ) -> Result<model::GetRoleResponse, ApiError> {
     let role = Role::load(&cloud, &call, &input.role_name.unwrap_or_default())?;
-    Ok(model::GetRoleResponse { role: Some(describe(&role)) })
+    Ok(model::GetRoleResponse { role: Some(describe(&cloud, &role)) })
 }
 
 async fn list_roles(
@@ -120,7 +120,7 @@ async fn list_roles(
     let found: Vec<Role> = all.into_iter().map(|(_, r)| r).filter(|r| r.path.starts_with(&prefix)).collect();
     let page = page(found, |r| r.name.clone(), input.marker.as_deref(), input.max_items)?;
     Ok(model::ListRolesResponse {
-        roles: Some(page.items.iter().map(listed).collect()),
+        roles: Some(page.items.iter().map(|role| listed(&cloud, role)).collect()),
         is_truncated: Some(page.next.is_some()),
         marker: page.next,
     })
@@ -180,7 +180,7 @@ async fn describe_anew(
         Ok(())
     };
     let role = change(&cloud, &call, &name, update).await?;
-    Ok(model::UpdateRoleDescriptionResponse { role: Some(describe(&role)) })
+    Ok(model::UpdateRoleDescriptionResponse { role: Some(describe(&cloud, &role)) })
 }
 
 async fn update_trust(
@@ -189,10 +189,11 @@ async fn update_trust(
     input: model::UpdateAssumeRolePolicyRequest,
 ) -> Result<Unit, ApiError> {
     let text = input.policy_document.unwrap_or_default();
-    check_document(&text, Kind::Trust)?;
+    let trusted = trust::read(&cloud, &text)?;
     let update = |role: &mut Role| {
         check_own(&role.arn())?;
         role.trust_policy.clone_from(&text);
+        role.trusted.clone_from(&trusted);
         Ok(())
     };
     change(&cloud, &call, &input.role_name.unwrap_or_default(), update).await?;

@@ -111,7 +111,7 @@ async fn create(
         Ok::<_, Refusal>(txn.put(&key, &role)?)
     };
     cloud.store.transact(body).await?;
-    Ok(model::CreateServiceLinkedRoleResponse { role: Some(describe(&role)) })
+    Ok(model::CreateServiceLinkedRoleResponse { role: Some(describe(&cloud, &role)) })
 }
 
 async fn delete(

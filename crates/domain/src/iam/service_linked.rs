@@ -58,6 +58,7 @@ impl ServiceLinked {
             id,
             created_ms: now_ms,
             trust_policy: service_trust(self.service),
+            trusted: BTreeMap::new(),
             description: description.or_else(|| Some(self.description.to_owned())),
             max_session_seconds: DEFAULT_SESSION_SECONDS,
             grants: Grants { attached_policies, ..Grants::default() },
