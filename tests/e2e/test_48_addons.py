@@ -66,6 +66,8 @@ def test_what_nobody_managed_is_taken_over(service, cluster, eks):
     assert service.kubectl_json("get", "pdb", "coredns", "-n", "kube-system")["spec"]["maxUnavailable"] == 1
     assert eks.list_addons(clusterName=cluster)["addons"] == ["coredns"]
     eks.tag_resource(resourceArn=made["addonArn"], tags={"more": "b"})
+    another = made["addonArn"].rpartition("/")[0] + "/9ac3ad40-0000-0000-0000-000000000000"
+    assert refusal(eks.tag_resource, resourceArn=another, tags={"more": "c"}).startswith("NotFoundException"), "not by its name alone"
     assert addon_of(eks, cluster, "coredns")["tags"] == {"team": "a", "more": "b"}
 
 

@@ -54,6 +54,18 @@ impl Access {
         self
     }
 
+    /// Further values of such a key.
+    #[must_use]
+    pub fn with_more(mut self, key: &str, values: impl IntoIterator<Item = String>) -> Self {
+        if let Self::On { context, .. } = &mut self
+            && let Some((_, known)) = context.iter_mut().find(|(name, _)| name == key)
+        {
+            known.extend(values);
+            return self;
+        }
+        self.with(key, values)
+    }
+
     /// Tags that the request gives.
     #[must_use]
     pub fn with_tags(mut self, tags: Option<&BTreeMap<String, String>>) -> Self {
@@ -173,8 +185,9 @@ pub(crate) fn may_assume(
     call: &Call,
     role: &Role,
     action: &str,
-    context: Vec<(String, Vec<String>)>,
+    mut context: Vec<(String, Vec<String>)>,
 ) -> bool {
+    context.push(("aws:ResourceAccount".into(), vec![role.account.clone()]));
     let need = Need { action: action.into(), resources: vec![role.arn()], context };
     let trust = parsed(&role.trust_policy, Kind::Trust);
     let standing = Standing::of(cloud, call);
@@ -210,17 +223,42 @@ impl Named for Outsider<'_> {
     }
 }
 
-/// Whether a role lets a service of AWS assume it.
-pub fn trusts_service(role: &Role, service: &str) -> bool {
-    trusts(role, Outsider::Service(service), "sts:AssumeRole", &[])
+/// Whether a role lets a service of AWS assume it, on behalf of a resource or of the account alone.
+pub fn trusts_service(
+    cloud: &Cloud,
+    call: &Call,
+    role: &Role,
+    service: &str,
+    source: Option<String>,
+) -> bool {
+    let source: Vec<_> = source.map(|arn| ("aws:SourceArn".to_owned(), vec![arn])).into_iter().collect();
+    trusts(cloud, call, role, Outsider::Service(service), "sts:AssumeRole", &source)
 }
 
-/// Whether a role lets an outsider do with it what `sts:AssumeRole` and its like are.
-pub fn trusts(role: &Role, who: Outsider<'_>, action: &str, known: &[(String, Vec<String>)]) -> bool {
+/// Whether a role lets an outsider do with it what `sts:AssumeRole` and its like are, because of this call.
+pub fn trusts(
+    cloud: &Cloud,
+    call: &Call,
+    role: &Role,
+    who: Outsider<'_>,
+    action: &str,
+    known: &[(String, Vec<String>)],
+) -> bool {
     let trust = parsed(&role.trust_policy, Kind::Trust);
     let policies = Policies { resource: Some((&trust, &who)), ..Policies::default() };
     let mut context = Context::default();
-    if matches!(who, Outsider::Service(_)) {
+    for (key, value) in of_request(cloud, call) {
+        // A service asks from where it is, and never in the clear.
+        match (who, key.as_str()) {
+            (Outsider::Service(_), "aws:SourceIp" | "aws:UserAgent") => {}
+            (Outsider::Service(_), "aws:SecureTransport") => context.set(&key, "true"),
+            _ => context.set(&key, value),
+        }
+    }
+    let is_service = matches!(who, Outsider::Service(_));
+    context.set("aws:PrincipalIsAWSService", is_service.to_string());
+    context.set("aws:ResourceAccount", &role.account);
+    if is_service {
         context.set("aws:SourceAccount", &role.account);
     }
     for (key, values) in known {

@@ -63,9 +63,13 @@ pub(crate) fn serve(router: &mut Router, cloud: &Cloud) {
 
 /// The role that an ARN names, if it exists.
 pub fn find_role(cloud: &Cloud, arn: &str) -> Option<Role> {
-    let parsed: Arn = arn.parse().ok().filter(|a: &Arn| a.service == "iam")?;
-    let role: Role = cloud.store.view().get_as(&places::role(&parsed.account, parsed.role_name()?))?;
-    (role.arn() == arn).then_some(role)
+    role_behind(cloud, arn).filter(|role| role.arn() == arn)
+}
+
+/// The role that is called so in its account, whatever its path: ARNs of sessions do not have it.
+pub fn role_behind(cloud: &Cloud, arn: &str) -> Option<Role> {
+    let parsed: Arn = arn.parse().ok()?;
+    cloud.store.view().get_as(&places::role(&parsed.account, parsed.role_name()?))
 }
 
 fn find_user(cloud: &Cloud, arn: &str) -> Option<User> {

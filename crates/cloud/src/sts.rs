@@ -3,7 +3,7 @@
 pub mod session;
 
 use crate::Cloud;
-use crate::access::{Access, document};
+use crate::access::Access;
 use crate::api::{Call, Router};
 use ekstra_domain::iam::{Principal, SessionTerms};
 use ekstra_model::{Timestamp, sts as model};
@@ -56,9 +56,8 @@ async fn assume_role(
     let tags = input.tags.unwrap_or_default().into_iter();
     let tags = tags.map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default()));
     let (tags, transitive) = session::read_tags(tags, input.transitive_tag_keys.unwrap_or_default())?;
-    let account = &call.scope.account;
     let packed = packed(input.policy.as_ref(), input.policy_arns.as_ref());
-    let policies = session_policies(&cloud, account, input.policy, input.policy_arns.unwrap_or_default())?;
+    let policies = own_policy(input.policy)?;
     let terms =
         SessionTerms { policies, tags, transitive, source_identity: input.source_identity, provider: None };
     let wish = Wish {
@@ -66,6 +65,7 @@ async fn assume_role(
         seconds: i64::from(input.duration_seconds.unwrap_or(3600)),
         external_id: input.external_id,
         packed,
+        managed: arns_of(input.policy_arns),
         terms,
     };
     let started = session::assume(&cloud, &call, &input.role_arn.unwrap_or_default(), wish)?;
@@ -120,13 +120,13 @@ pub fn packed(own: Option<&String>, managed: Option<&Vec<model::PolicyDescriptor
     arns.chain(own).map(|text| text.chars().count()).sum()
 }
 
-/// What narrows a session: one document, and managed policies of the account as they are now.
-pub fn session_policies(
-    cloud: &Cloud,
-    account: &str,
-    own: Option<String>,
-    managed: Vec<model::PolicyDescriptorType>,
-) -> Result<Vec<String>, ApiError> {
+/// The managed policies that a request names.
+pub fn arns_of(managed: Option<Vec<model::PolicyDescriptorType>>) -> Vec<String> {
+    managed.into_iter().flatten().filter_map(|named| named.arn).collect()
+}
+
+/// The document that is to narrow a session, if there is one.
+pub fn own_policy(own: Option<String>) -> Result<Vec<String>, ApiError> {
     if let Some(text) = &own {
         if text.chars().count() > MOST_POLICY {
             let message = format!("PackedPolicySize exceeds the quota: {MOST_POLICY} characters");
@@ -135,16 +135,5 @@ pub fn session_policies(
         Policy::parse(text, Kind::Identity)
             .map_err(|why| ApiError::client("MalformedPolicyDocument", 400, why.to_string()))?;
     }
-    let mut policies: Vec<String> = own.into_iter().collect();
-    for arn in managed.into_iter().filter_map(|named| named.arn) {
-        let text = document(cloud, account, &arn).ok_or_else(|| {
-            ApiError::client(
-                "ValidationError",
-                400,
-                format!("Policy {arn} does not exist or is not attachable."),
-            )
-        })?;
-        policies.push(text);
-    }
-    Ok(policies)
+    Ok(own.into_iter().collect())
 }

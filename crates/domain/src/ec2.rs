@@ -162,6 +162,9 @@ pub struct Instance {
     pub user_data: String,
     /// The role whose credentials the metadata service hands out.
     pub role_arn: Option<String>,
+    /// The unique id of that role; of instances of earlier versions it is not known.
+    #[serde(default)]
+    pub role_id: Option<String>,
     /// Of metadata answers: 1 reaches the instance, 2 its pods.
     pub metadata_hop_limit: u8,
     /// Kubernetes version of the image.

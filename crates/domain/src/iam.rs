@@ -49,7 +49,7 @@ pub struct Role {
     pub created_ms: i64,
     /// The trust policy, as given.
     pub trust_policy: String,
-    /// The unique ids of the users and roles that it names, by ARN.
+    /// The unique ids of the users, roles and sessions that it names, by ARN; a session's is its role's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub trusted: BTreeMap<String, String>,
     pub description: Option<String>,

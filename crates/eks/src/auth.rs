@@ -176,7 +176,7 @@ fn start(
         terms.policies.clone_from(&policies);
     }
     let name = session_name(&cluster.name, &subject.pod, &eks.cloud.env.uuid());
-    if !is_trusted(&role, cluster, &name, &terms) {
+    if !is_trusted(eks, call, &role, cluster, &name, &terms) {
         return Err(denied());
     }
     let started = session::start(&eks.cloud, &role, &name, LIFETIME, terms);
@@ -192,6 +192,7 @@ fn start(
         seconds: CHAINED_LIFETIME,
         external_id: association.external_id.clone(),
         packed: policies.iter().map(String::len).sum(),
+        managed: Vec::new(),
         terms: SessionTerms { policies, ..SessionTerms::default() },
     };
     session::assume(&eks.cloud, &chained, target, wish).map_err(|refused| {
@@ -217,11 +218,19 @@ fn terms(cluster: &Cluster, association: &PodIdentityAssociation, subject: &Subj
     SessionTerms { transitive: tags.keys().cloned().collect(), tags, ..SessionTerms::default() }
 }
 
-fn is_trusted(role: &Role, cluster: &Cluster, name: &str, terms: &SessionTerms) -> bool {
+fn is_trusted(
+    eks: &Eks,
+    call: &Call,
+    role: &Role,
+    cluster: &Cluster,
+    name: &str,
+    terms: &SessionTerms,
+) -> bool {
     let mut known = session::context(name, terms);
     known.push(("aws:SourceArn".into(), vec![cluster.arn()]));
     let mut actions = std::iter::once("sts:AssumeRole").chain(session::further_actions(terms));
-    actions.all(|action| trusts(role, Outsider::Service(POD_IDENTITY_SERVICE), action, &known))
+    let service = Outsider::Service(POD_IDENTITY_SERVICE);
+    actions.all(|action| trusts(&eks.cloud, call, role, service, action, &known))
 }
 
 /// Whose it is as far as there is room, and nobody else's.

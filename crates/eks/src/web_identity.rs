@@ -10,7 +10,8 @@ use crate::auth::review;
 use ekstra_cloud::access::{Access, Outsider, trusts};
 use ekstra_cloud::api::Call;
 use ekstra_cloud::iam::find_role;
-use ekstra_cloud::sts::{assumed_role_user, credentials, packed, session, session_policies};
+use ekstra_cloud::sts::session::{self, managed_policies};
+use ekstra_cloud::sts::{arns_of, assumed_role_user, credentials, own_policy, packed};
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::iam::{Claims, NotAToken, OidcProvider, SessionTerms};
 use ekstra_domain::names::{Arn, keys};
@@ -69,7 +70,7 @@ async fn prove(eks: &Eks, claims: &Claims, token: String, audience: &str) -> Res
 
 pub(crate) async fn assume_role_with_web_identity(
     eks: Eks,
-    _: Call,
+    call: Call,
     input: model::AssumeRoleWithWebIdentityRequest,
 ) -> Result<model::AssumeRoleWithWebIdentityResponse, ApiError> {
     let denied = || ApiError::client("AccessDenied", 403, format!("Not authorized to perform {ACTION}"));
@@ -95,24 +96,17 @@ pub(crate) async fn assume_role_with_web_identity(
     let name = input.role_session_name.unwrap_or_default();
     let arn = provider.arn();
     let packed = packed(input.policy.as_ref(), input.policy_arns.as_ref());
-    let terms = SessionTerms {
-        policies: session_policies(
-            &eks.cloud,
-            &account,
-            input.policy,
-            input.policy_arns.unwrap_or_default(),
-        )?,
-        provider: Some(arn.clone()),
-        ..SessionTerms::default()
-    };
+    let policies = own_policy(input.policy)?;
+    let mut terms = SessionTerms { policies, provider: Some(arn.clone()), ..SessionTerms::default() };
     session::check_size(packed, &terms)?;
     let mut known = session::context(&name, &terms);
     for (claim, value) in [("sub", &claims.sub), ("aud", &audience)] {
         known.push((format!("{}:{claim}", provider.issuer), vec![value.clone()]));
     }
-    if !trusts(&role, Outsider::Federated(&arn), ACTION, &known) {
+    if !trusts(&eks.cloud, &call, &role, Outsider::Federated(&arn), ACTION, &known) {
         return Err(denied());
     }
+    terms.policies.extend(managed_policies(&eks.cloud, &role, &arns_of(input.policy_arns))?);
     let seconds = input.duration_seconds.map_or(SECONDS, i64::from);
     session::check_duration(&role, seconds)?;
     let started = session::start(&eks.cloud, &role, &name, seconds, terms);

@@ -1,7 +1,7 @@
 //! A gate over a store of its own, for tests.
 
 use crate::{Facts, Gate};
-use ekstra_domain::iam::{AccessKey, MasterKey, Principal, Secret};
+use ekstra_domain::iam::{AccessKey, MasterKey, Principal, Secret, User};
 use ekstra_domain::names::{Scope, keys};
 use ekstra_images::ImageStore;
 use ekstra_images::registry::{Policy, Registry};
@@ -54,6 +54,12 @@ impl Fixture {
         self.store.commit(txn).await.expect("committed");
     }
 
+    pub(crate) async fn delete(&self, key: &str) {
+        let mut txn = self.store.begin();
+        txn.delete(key);
+        self.store.commit(txn).await.expect("committed");
+    }
+
     /// A cluster `c`, created by [`USER`], with its door at this port.
     pub(crate) async fn put_cluster(&self, port: u16) {
         let scope = Scope::new(ACCOUNT, "us-east-1");
@@ -79,8 +85,19 @@ impl Fixture {
         self.put(&keys::slot(SLOT), &slot).await;
     }
 
-    /// The key of [`USER`].
+    /// [`USER`], with a key.
     pub(crate) async fn put_access_key(&self) -> Credentials {
+        let user = User {
+            name: "dev".into(),
+            account: ACCOUNT.into(),
+            path: "/".into(),
+            id: "AIDATEST".into(),
+            created_ms: 0,
+            grants: Default::default(),
+            groups: Default::default(),
+            tags: Default::default(),
+        };
+        self.put(&keys::user(ACCOUNT, &user.name), &json!(user)).await;
         let key = AccessKey {
             id: "AKIATEST".into(),
             secret: Secret("secret".into()),

@@ -7,8 +7,8 @@
 use crate::{Gate, now};
 use ekstra_domain::ec2::Instance;
 use ekstra_domain::eks::{AccessEntry, AuthenticationMode, AwsAuth, Bearer, Cluster, NODE_KINDS, Nodegroup};
-use ekstra_domain::iam::{AccessKey, Credential, Principal};
-use ekstra_domain::names::keys;
+use ekstra_domain::iam::{AccessKey, Credential, Principal, Role, User as UserRecord};
+use ekstra_domain::names::{Arn, keys};
 use ekstra_wire::sigv4::{self, SecretKey};
 
 /// The user of a TokenReview.
@@ -28,6 +28,9 @@ pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Resul
     };
     let verified = sigv4::verify_eks_token(token, &cluster.name, lookup, now()).map_err(|e| e.to_string())?;
     let (_, principal) = verified.found;
+    if !is_there(gate, &principal) {
+        return Err(format!("{} is no longer there", principal.arn));
+    }
     let (name, groups) = map(gate, cluster, &principal, &verified.access_key)
         .ok_or_else(|| format!("{} has no access", principal.arn))?;
     Ok(User { name, groups, principal, access_key: verified.access_key })
@@ -35,6 +38,19 @@ pub(crate) fn authenticate(gate: &Gate, cluster: &Cluster, token: &str) -> Resul
 
 fn credential(gate: &Gate, id: &str, session: Option<&str>) -> Option<Credential> {
     gate.master.credential(id, session, |id| gate.view.shared::<AccessKey>(&keys::access_key(id)))
+}
+
+/// Neither a user's session outlives the user, nor a role's the role.
+fn is_there(gate: &Gate, principal: &Principal) -> bool {
+    let Ok(arn) = principal.arn.parse::<Arn>() else { return false };
+    let id = if let Some(name) = arn.user_name() {
+        gate.view.shared::<UserRecord>(&keys::user(&principal.account, name)).map(|user| user.id.clone())
+    } else if let Some(name) = arn.role_name() {
+        gate.view.shared::<Role>(&keys::role(&principal.account, name)).map(|role| role.id.clone())
+    } else {
+        return principal.is_root();
+    };
+    id.as_deref() == Some(principal.unique_id())
 }
 
 fn map(
@@ -57,7 +73,9 @@ fn map(
         Some(_) => return as_node(gate, cluster, &instance?),
         None => {}
     }
-    if !cluster.has_entries && cluster.creator_is_admin && canonical == cluster.creator_arn {
+    let is_creator = canonical == cluster.creator_arn
+        && cluster.creator_id.as_deref().is_none_or(|id| id == principal.unique_id());
+    if !cluster.has_entries && cluster.creator_is_admin && is_creator {
         return Some((principal.arn.clone(), vec!["system:masters".into()]));
     }
     // Nodes of managed groups come before the map: it has no line for them, and may name the whole account.
@@ -71,7 +89,8 @@ fn map(
 /// theirs.
 fn instance_of(gate: &Gate, cluster: &Cluster, principal: &Principal, canonical: &str) -> Option<Instance> {
     let instance: Instance = gate.view.get_as(&keys::instance(&cluster.scope, principal.session_name()?))?;
-    let is_of_role = role_name(instance.role_arn.as_deref()?)? == role_name(canonical)?;
+    let is_of_role = role_name(instance.role_arn.as_deref()?)? == role_name(canonical)?
+        && instance.role_id.as_deref().is_none_or(|id| id == principal.unique_id());
     (is_of_role && instance.state.is_alive()).then_some(instance)
 }
 
@@ -115,7 +134,7 @@ pub(crate) fn entry_of(gate: &Gate, cluster: &Cluster, canonical_arn: &str, id: 
 }
 
 fn role_name(arn: &str) -> Option<String> {
-    arn.parse::<ekstra_domain::names::Arn>().ok()?.role_name().map(str::to_owned)
+    arn.parse::<Arn>().ok()?.role_name().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -162,7 +181,7 @@ mod tests {
             let instance = json!({
                 "id": id, "scope": scope(), "image": "", "instance_type": "", "interface": "", "address": "10.0.0.1",
                 "private_dns_name": format!("{id}.ec2.internal"), "zone": "", "subnet": "", "vpc": "", "disk_gib": 1,
-                "user_data": "", "role_arn": NODE_ROLE, "metadata_hop_limit": 1, "kubernetes_version": "",
+                "user_data": "", "role_arn": NODE_ROLE, "role_id": "AROATEST", "metadata_hop_limit": 1, "kubernetes_version": "",
                 "state": state, "state_reason": null, "launched_ms": 0, "state_since_ms": 0,
                 "tags": {"ekstra:nodegroup-uid": "g"},
             });
@@ -254,6 +273,17 @@ mod tests {
         }
         let unowned = Cluster { creator_is_admin: false, ..cluster(&fixture, Api, false) };
         assert_eq!(map(&fixture.gate, &unowned, &creator, "AKIATEST"), None);
+        // Nor is who comes later the creator, or a node.
+        let owned = Cluster { creator_id: Some("AIDATEST".into()), ..cluster(&fixture, Api, false) };
+        for (who, id, is_known) in [
+            (&creator, "AIDATEST", true),
+            (&creator, "AIDALATER", false),
+            (&node, "AROATEST:i-1", true),
+            (&node, "AROALATER:i-1", false),
+        ] {
+            let who = Principal { user_id: id.into(), ..who.clone() };
+            assert_eq!(map(&fixture.gate, &owned, &who, "AKIATEST").is_some(), is_known, "{id}");
+        }
         // Of another cluster's group: a node of that one.
         let mut elsewhere = cluster(&fixture, Api, false);
         elsewhere.name = "d".into();

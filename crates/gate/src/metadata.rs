@@ -152,8 +152,9 @@ impl Items {
         let role_name = self.role_name().filter(|own| own == asked)?;
         let account = &self.instance.scope.account;
         let role: Role = self.gate.view.get_as(&keys::role(account, &role_name))?;
-        // Of another path, or of another account: not the one that was passed.
-        if self.instance.role_arn.as_deref() != Some(role.arn().as_str()) {
+        // Of another path, or made later under the name: not the one that was passed.
+        let is_another = self.instance.role_id.as_ref().is_some_and(|id| *id != role.id);
+        if is_another || self.instance.role_arn.as_deref() != Some(role.arn().as_str()) {
             return None;
         }
         let id = &self.instance.id;

@@ -152,7 +152,8 @@ fn reply(status: StatusCode, review: Value) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{Fixture, SLOT, USER, credentials};
+    use crate::fixture::{ACCOUNT, Fixture, SLOT, USER, credentials};
+    use ekstra_domain::names::keys;
     use ekstra_wire::sigv4::{Credentials, make_eks_token};
 
     async fn reviewed(gate: &Gate, token: &str) -> (StatusCode, Value) {
@@ -183,5 +184,7 @@ mod tests {
         assert_eq!(review["user"]["groups"], json!(["system:masters"]));
         let other = Credentials { secret_access_key: "another".into(), ..credentials() };
         assert_eq!(reviewed(&fixture.gate, &self::token(&other)).await, refused, "a wrong secret");
+        fixture.delete(&keys::user(ACCOUNT, "dev")).await;
+        assert_eq!(reviewed(&fixture.gate, &token).await, refused, "whose user is gone");
     }
 }

@@ -393,7 +393,7 @@ impl Principals {
     }
 
     pub fn has_federated(&self, provider: &str) -> bool {
-        self.federated.iter().any(|name| name == provider)
+        self.everybody || self.federated.iter().any(|name| name == provider)
     }
 }
 
@@ -514,6 +514,13 @@ mod tests {
             r#"{"Federated":"arn:aws:iam::000000000000:oidc-provider/x"}"#,
         ] {
             Policy::parse(&trust(good, ""), Kind::Trust).expect(good);
+        }
+        // Everybody is whoever it is.
+        for everybody in [r#""*""#, r#"{"AWS":"*"}"#] {
+            let policy = Policy::parse(&trust(everybody, ""), Kind::Trust).expect(everybody);
+            assert!(policy.statements[0].names(|who| {
+                who.has_identity(&[]) && who.has_service("eks.amazonaws.com") && who.has_federated("x")
+            }));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::network::{NewInterface, create_interface, interface_spec, router_of};
 use crate::api::Refusal;
+use crate::iam::principal_id;
 use crate::{Cloud, on_host};
 use ekstra_domain::ec2::{Attachment, Instance, InstanceState, Interface, Subnet, instance_type};
 use ekstra_domain::names::keys;
@@ -74,6 +75,7 @@ pub fn launch(cloud: &Cloud, txn: &mut Txn, launch: Launch<'_>) -> Result<Instan
         vpc: launch.subnet.vpc.clone(),
         disk_gib: launch.disk_gib,
         user_data: launch.user_data,
+        role_id: launch.role_arn.as_deref().and_then(|arn| principal_id(cloud, arn)),
         role_arn: launch.role_arn,
         metadata_hop_limit: launch.metadata_hop_limit,
         kubernetes_version: launch.kubernetes_version,

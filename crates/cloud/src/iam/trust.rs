@@ -3,7 +3,7 @@
 //!
 //! Source: IAM User Guide, "AWS JSON policy elements: Principal".
 
-use super::{check_document, malformed, principal_id};
+use super::{check_document, malformed, principal_id, role_behind};
 use crate::Cloud;
 use crate::defaults::is_known;
 use ekstra_domain::iam::Role;
@@ -13,14 +13,14 @@ use ekstra_wire::ApiError;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The unique ids of the users and roles that a trust policy names, by ARN. It is refused if one of them is not there; of accounts
+/// The unique ids of the users, roles and sessions that a trust policy names, by ARN. It is refused if one of them is not there; of accounts
 /// that nobody has made here nothing is known, and who is named in them is believed.
 pub(super) fn read(cloud: &Cloud, text: &str) -> Result<BTreeMap<String, String>, ApiError> {
     let policy = check_document(text, Kind::Trust)?;
     let mut ids = BTreeMap::new();
     for name in policy.identities() {
-        let Some(arn) = name.parse::<Arn>().ok().filter(is_identity) else { continue };
-        match principal_id(cloud, name) {
+        let Some(arn) = name.parse::<Arn>().ok().filter(is_somebody) else { continue };
+        match id_of(cloud, name, &arn) {
             Some(id) => drop(ids.insert(name.to_owned(), id)),
             None if is_known(cloud, &arn.account) => {
                 return Err(malformed(format!("Invalid principal in policy: \"AWS\":\"{name}\"")));
@@ -31,14 +31,26 @@ pub(super) fn read(cloud: &Cloud, text: &str) -> Result<BTreeMap<String, String>
     Ok(ids)
 }
 
-/// Not an account, and no session.
-fn is_identity(arn: &Arn) -> bool {
-    arn.service == "iam" && arn.resource != "root"
+/// Not an account.
+fn is_somebody(arn: &Arn) -> bool {
+    arn.user_name().or(arn.role_name()).is_some()
 }
 
-/// The policy as IAM answers it: who is gone has an id in the place of the ARN.
+/// Of a session it is the role's.
+fn id_of(cloud: &Cloud, name: &str, arn: &Arn) -> Option<String> {
+    if arn.service == "sts" {
+        role_behind(cloud, name).map(|role| role.id)
+    } else {
+        principal_id(cloud, name)
+    }
+}
+
+/// The policy as IAM answers it: a user or a role that is gone has an id in the place of the ARN.
 pub(super) fn shown(cloud: &Cloud, role: &Role) -> String {
-    let is_gone = |arn: &str, id: &String| principal_id(cloud, arn).as_ref() != Some(id);
+    let is_gone = |name: &str, id: &String| {
+        let arn = name.parse::<Arn>().ok().filter(|arn| arn.service == "iam");
+        arn.is_some_and(|arn| id_of(cloud, name, &arn).as_ref() != Some(id))
+    };
     if !role.trusted.iter().any(|(arn, id)| is_gone(arn, id)) {
         return role.trust_policy.clone();
     }

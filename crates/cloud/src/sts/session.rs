@@ -3,7 +3,7 @@
 //! Source: IAM User Guide, "Pass session tags in AWS STS", "Monitor and control actions taken with assumed roles".
 
 use crate::Cloud;
-use crate::access::may_assume;
+use crate::access::{document, may_assume};
 use crate::api::Call;
 use crate::iam::find_role;
 use ekstra_domain::iam::{Principal, Role, Secret, Session, SessionTerms};
@@ -22,6 +22,8 @@ pub struct Wish {
     pub external_id: Option<String>,
     /// Characters of the policies that it names and holds.
     pub packed: usize,
+    /// ARNs of managed policies of the role's account that narrow the session.
+    pub managed: Vec<String>,
     /// Without what it has of the session that asks.
     pub terms: SessionTerms,
 }
@@ -62,9 +64,10 @@ pub fn assume(cloud: &Cloud, call: &Call, role_arn: &str, wish: Wish) -> Result<
             format!("User: {caller} is not authorized to perform: {action} on resource: {role_arn}");
         ApiError::client("AccessDenied", 403, message)
     };
-    let role = find_role(cloud, role_arn).ok_or_else(|| denied("sts:AssumeRole"))?;
-    let terms = inherit(wish.terms.clone(), &call.terms)?;
+    let mut terms = inherit(wish.terms.clone(), &call.terms)?;
     check_size(wish.packed, &terms)?;
+    // Nobody is told what else is wrong who may not know of the role.
+    let role = find_role(cloud, role_arn).ok_or_else(|| denied("sts:AssumeRole"))?;
     // Tags that are handed on are not asked for again; who began the chain is.
     let asked = SessionTerms { source_identity: terms.source_identity.clone(), ..wish.terms };
     let mut context = context(&wish.session_name, &asked);
@@ -79,7 +82,19 @@ pub fn assume(cloud: &Cloud, call: &Call, role_arn: &str, wish: Wish) -> Result<
         return Err(ApiError::client("ValidationError", 400, message));
     }
     check_duration(&role, wish.seconds)?;
+    terms.policies.extend(managed_policies(cloud, &role, &wish.managed)?);
     Ok(start(cloud, &role, &wish.session_name, wish.seconds, terms))
+}
+
+/// Managed policies of a role's account, as they are now.
+pub fn managed_policies(cloud: &Cloud, role: &Role, arns: &[String]) -> Result<Vec<String>, ApiError> {
+    let read = |arn: &String| {
+        document(cloud, &role.account, arn).ok_or_else(|| {
+            let message = format!("Policy {arn} does not exist or is not attachable.");
+            ApiError::client("ValidationError", 400, message)
+        })
+    };
+    arns.iter().map(read).collect()
 }
 
 pub fn check_duration(role: &Role, seconds: i64) -> Result<(), ApiError> {

@@ -39,6 +39,13 @@ pub struct Association {
     pub modified_ms: i64,
 }
 
+impl Association {
+    /// As `accessScope` has it.
+    pub fn scope(&self) -> &'static str {
+        if self.namespaces.is_some() { "namespace" } else { "cluster" }
+    }
+}
+
 /// The kind of people's entries.
 pub const STANDARD: &str = "STANDARD";
 /// Kinds of nodes' entries: they sign in by their role and have no groups or policies of their own.

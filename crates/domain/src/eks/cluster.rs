@@ -106,6 +106,9 @@ pub struct Cluster {
     pub creator_is_admin: bool,
     /// Canonical ARN of who called CreateCluster.
     pub creator_arn: String,
+    /// Its unique id; of clusters of earlier versions it is not known.
+    #[serde(default)]
+    pub creator_id: Option<String>,
     pub logging: Logging,
     pub deletion_protection: bool,
     /// EXTENDED or STANDARD.

@@ -162,6 +162,7 @@ pub(crate) mod tests {
             authentication_mode: AuthenticationMode::ConfigMap,
             creator_is_admin: true,
             creator_arn: String::new(),
+            creator_id: None,
             logging: Logging::default(),
             deletion_protection: false,
             support_type: "EXTENDED".into(),

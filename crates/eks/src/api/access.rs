@@ -1,5 +1,7 @@
 //! What calls of EKS's operations need: the resources of each, as the Service Authorization Reference has them.
 
+mod conditions;
+
 use crate::Eks;
 use ekstra_cloud::access::Access;
 use ekstra_cloud::api::Call;
@@ -21,7 +23,7 @@ pub(super) const NODEGROUP_SERVICE: &str = "eks-nodegroup.amazonaws.com";
 pub(super) const FARGATE_SERVICE: &str = "eks-fargate.amazonaws.com";
 
 /// What policies know by an ARN and by tags.
-trait Resource: DeserializeOwned + Send + Sync + 'static {
+pub(super) trait Resource: DeserializeOwned + Send + Sync + 'static {
     fn arn(&self) -> String;
     fn tags(&self) -> &BTreeMap<String, String>;
 }
@@ -87,7 +89,6 @@ macro_rules! of_cluster {
 of_cluster! {
     list_access_entries ListAccessEntriesRequest cluster_name;
     list_addons ListAddonsRequest cluster_name;
-    associate_encryption AssociateEncryptionConfigRequest cluster_name;
     list_fargate_profiles ListFargateProfilesRequest cluster_name;
     list_capabilities ListCapabilitiesRequest cluster_name;
     create_authority CreateCertificateAuthorityRequest cluster_name;
@@ -104,11 +105,34 @@ of_cluster! {
     describe_refresh DescribeInsightsRefreshRequest cluster_name;
     describe_cluster DescribeClusterRequest name;
     delete_cluster DeleteClusterRequest name;
-    update_cluster_config UpdateClusterConfigRequest name;
-    update_cluster_version UpdateClusterVersionRequest name;
     list_nodegroups ListNodegroupsRequest cluster_name;
     describe_update DescribeUpdateRequest name;
     list_updates ListUpdatesRequest name;
+}
+
+pub(super) fn associate_encryption(
+    eks: &Eks,
+    call: &Call,
+    input: &model::AssociateEncryptionConfigRequest,
+) -> Access {
+    let access = cluster(eks, call, input.cluster_name.as_ref());
+    conditions::of_encryption(access, input.encryption_config.as_ref())
+}
+
+pub(super) fn update_cluster_config(
+    eks: &Eks,
+    call: &Call,
+    input: &model::UpdateClusterConfigRequest,
+) -> Access {
+    conditions::of_settings(cluster(eks, call, input.name.as_ref()), input)
+}
+
+pub(super) fn update_cluster_version(
+    eks: &Eks,
+    call: &Call,
+    input: &model::UpdateClusterVersionRequest,
+) -> Access {
+    cluster(eks, call, input.name.as_ref()).with("eks:kubernetesVersion", input.version.clone())
 }
 
 /// Of what a cluster has: the function of its kind, the member that names one, the operations.
@@ -130,7 +154,13 @@ of_part! { nodegroup nodegroup_name
 fn entry(eks: &Eks, call: &Call, cluster: Option<&String>, principal: Option<&String>) -> Access {
     let (cluster, principal) = (given(cluster), given(principal));
     let key = keys::access_entry(&call.scope, cluster, principal);
-    on::<AccessEntry>(eks, call, &key, format_args!("access-entry/{cluster}/*"))
+    let access = on::<AccessEntry>(eks, call, &key, format_args!("access-entry/{cluster}/*"));
+    match eks.cloud.store.view().shared::<AccessEntry>(&key) {
+        Some(entry) => conditions::of_entry(access, &entry),
+        None => access
+            .with("eks:clusterName", [cluster.to_owned()])
+            .with("eks:principalArn", [principal.to_owned()]),
+    }
 }
 
 fn addon(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
@@ -240,9 +270,14 @@ pub(super) fn describe_addon_configuration(
 
 of_part! { entry principal_arn
     describe_access_entry DescribeAccessEntryRequest;
-    update_access_entry UpdateAccessEntryRequest;
     delete_access_entry DeleteAccessEntryRequest;
     list_associated ListAssociatedAccessPoliciesRequest;
+}
+
+pub(super) fn update_access_entry(eks: &Eks, call: &Call, input: &model::UpdateAccessEntryRequest) -> Access {
+    let access = entry(eks, call, input.cluster_name.as_ref(), input.principal_arn.as_ref());
+    // Those that it has, and those that it is to have.
+    access.with_more("eks:kubernetesGroups", input.kubernetes_groups.clone().unwrap_or_default())
 }
 
 /// The policy is a condition key, so that one may be let give away less than everything.
@@ -263,8 +298,17 @@ pub(super) fn disassociate_policy(
     call: &Call,
     input: &model::DisassociateAccessPolicyRequest,
 ) -> Access {
-    entry(eks, call, input.cluster_name.as_ref(), input.principal_arn.as_ref())
-        .with("eks:policyArn", input.policy_arn.clone())
+    let (cluster, principal) = (input.cluster_name.as_ref(), input.principal_arn.as_ref());
+    let access = entry(eks, call, cluster, principal).with("eks:policyArn", input.policy_arn.clone());
+    let key = keys::access_entry(&call.scope, given(cluster), given(principal));
+    let entry = eks.cloud.store.view().shared::<AccessEntry>(&key);
+    let association = entry.as_ref().and_then(|entry| entry.policies.get(given(input.policy_arn.as_ref())));
+    match association {
+        Some(association) => access
+            .with("eks:accessScope", [association.scope().to_owned()])
+            .with("eks:namespaces", association.namespaces.clone().unwrap_or_default()),
+        None => access,
+    }
 }
 
 pub(super) fn create_access_entry(eks: &Eks, call: &Call, input: &model::CreateAccessEntryRequest) -> Access {
@@ -285,6 +329,7 @@ pub(super) fn create_cluster(eks: &Eks, call: &Call, input: &model::CreateCluste
     let access = Access::on(call.scope.arn("eks", format_args!("cluster/{name}")))
         .made_with_tags(input.tags.as_ref(), "eks:TagResource")
         .passing(input.role_arn.as_ref(), SERVICE);
+    let access = conditions::of_new_cluster(eks, access, input);
     linking(&eks.cloud, call, access, SERVICE)
 }
 
@@ -394,7 +439,12 @@ of_subscription! {
 fn tagged(eks: &Eks, call: &Call, arn: Option<&String>, given: Option<&BTreeMap<String, String>>) -> Access {
     let arn = arn.cloned().unwrap_or_default();
     let tags = super::tags::tags_of(eks, call, &arn).ok();
-    Access::on(arn).with_resource_tags(tags.as_ref()).with_tags(given)
+    let entry = super::tags::entry_of(eks, call, &arn);
+    let access = Access::on(arn).with_resource_tags(tags.as_ref()).with_tags(given);
+    match entry {
+        Some(entry) => conditions::of_entry(access, &entry),
+        None => access,
+    }
 }
 
 pub(super) fn tag_resource(eks: &Eks, call: &Call, input: &model::TagResourceRequest) -> Access {

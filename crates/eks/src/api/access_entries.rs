@@ -6,12 +6,12 @@ use super::list::page;
 use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_cloud::iam::principal_id;
+use ekstra_cloud::iam::{principal_id, role_behind};
 use ekstra_domain::eks::{
     AccessEntry, AccessPolicy, Association, AuthenticationMode, CLUSTER_ADMIN, Cluster, NODE_KINDS, STANDARD,
     check_groups, check_username, default_username,
 };
-use ekstra_domain::iam::service_linked_name;
+use ekstra_domain::iam::{Role, service_linked_name};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
@@ -59,11 +59,10 @@ fn present(entry: &AccessEntry) -> model::AccessEntry {
 }
 
 fn present_association(policy: &str, association: &Association) -> model::AssociatedAccessPolicy {
-    let kind = if association.namespaces.is_some() { "namespace" } else { "cluster" };
     model::AssociatedAccessPolicy {
         policy_arn: Some(policy.to_owned()),
         access_scope: Some(model::AccessScope {
-            r#type: Some(kind.into()),
+            r#type: Some(association.scope().into()),
             namespaces: Some(association.namespaces.clone().unwrap_or_default()),
         }),
         associated_at: Some(Timestamp(association.associated_ms)),
@@ -95,7 +94,12 @@ fn own(eks: &Eks, cluster: &Cluster, principal: &str, kind: &str) -> AccessEntry
 
 /// The creator's, who is administrator of the whole cluster.
 pub(super) fn creators(eks: &Eks, cluster: &Cluster) -> AccessEntry {
-    let mut entry = own(eks, cluster, &cluster.creator_arn, STANDARD);
+    let is_creator = |role: &Role| cluster.creator_id.as_ref().is_none_or(|id| *id == role.id);
+    // Of a role the canonical ARN lacks the path.
+    let role = role_behind(&eks.cloud, &cluster.creator_arn).filter(is_creator);
+    let principal = role.map_or_else(|| cluster.creator_arn.clone(), |role| role.arn());
+    let mut entry = own(eks, cluster, &principal, STANDARD);
+    entry.principal_id = cluster.creator_id.clone().or(entry.principal_id);
     let now = entry.created_ms;
     let everything = Association { namespaces: None, associated_ms: now, modified_ms: now };
     entry.policies.insert(CLUSTER_ADMIN.into(), everything);

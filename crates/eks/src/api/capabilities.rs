@@ -5,7 +5,7 @@ use super::{
     Repeat, digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, present, remove,
 };
 use crate::{Eks, updates};
-use ekstra_cloud::access::{Outsider, trusts};
+use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
 use ekstra_domain::eks::{Ack, ArgoCd, Asked, Capability, UpdateOf, UpdateType, check_capability_name};
@@ -87,8 +87,7 @@ const KEPT: &str = "DEGRADED";
 fn check_role(eks: &Eks, call: &Call, cluster: &str, arn: &str) -> Result<(), ApiError> {
     let role = find_role(&eks.cloud, arn).filter(|role| role.account == call.scope.account);
     let source = call.scope.arn("eks", format_args!("cluster/{cluster}"));
-    let known = [("aws:SourceArn".to_owned(), vec![source])];
-    if role.is_some_and(|role| trusts(&role, Outsider::Service(SERVICE), "sts:AssumeRole", &known)) {
+    if role.is_some_and(|role| trusts_service(&eks.cloud, call, &role, SERVICE, Some(source))) {
         return Ok(());
     }
     let message = format!(

@@ -25,6 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// EKS's default; the other one is for VPCs that lie in 10.0.0.0/8.
 const SERVICE_CIDRS: [&str; 2] = ["10.100.0.0/16", "172.20.0.0/16"];
+/// Of a cluster that does not say it.
+pub(super) const SUPPORT_TYPE: &str = "EXTENDED";
 /// What a home has for its clusters, from `first_cluster_port` on.
 const PORTS: u16 = 1000;
 
@@ -41,7 +43,9 @@ pub(super) async fn handle(
     let version = choose_version(&eks, input.version.as_deref())?;
     let role_arn = input.role_arn.clone().unwrap_or_default();
     let role = find_role(&eks.cloud, &role_arn).filter(|role| role.account == call.scope.account);
-    if !role.is_some_and(|role| trusts_service(&role, SERVICE)) {
+    // Roles are advised to trust for one cluster only.
+    let arn = call.scope.arn("eks", format_args!("cluster/{name}"));
+    if !role.is_some_and(|role| trusts_service(&eks.cloud, &call, &role, SERVICE, Some(arn))) {
         return Err(invalid_parameter(format!(
             "Role with arn: {role_arn}, could not be assumed because it does not exist or the trusted entity is not correct"
         )));
@@ -217,9 +221,10 @@ fn record(
         authentication_mode: mode.unwrap_or(AuthenticationMode::ConfigMap),
         creator_is_admin: access.bootstrap_cluster_creator_admin_permissions.unwrap_or(true),
         creator_arn: call.principal.canonical_arn(),
+        creator_id: Some(call.principal.unique_id().to_owned()),
         logging: super::update_cluster::enabled_logs(&Logging::default(), input.logging.as_ref()),
         deletion_protection: input.deletion_protection.unwrap_or(false),
-        support_type: policy.unwrap_or_else(|| "EXTENDED".into()),
+        support_type: policy.unwrap_or_else(|| SUPPORT_TYPE.into()),
         tags: input.tags.clone().unwrap_or_default(),
         request_token: draft.token.clone(),
         request_digest: draft.asked.clone(),

@@ -104,7 +104,7 @@ fn draft(
     let role = find_role(&eks.cloud, &node_role)
         .filter(|role| role.account == call.scope.account)
         .ok_or_else(|| invalid_parameter(format!("The role with name {node_role} cannot be found.")))?;
-    if !trusts_service(&role, INSTANCES) {
+    if !trusts_service(&eks.cloud, call, &role, INSTANCES, None) {
         return Err(invalid_parameter(format!(
             "Following required service principals [{INSTANCES}] were not found in the trust relationships of nodeRole {node_role}"
         )));

@@ -5,7 +5,7 @@ use super::list::page;
 use super::vpc_config::find_subnets;
 use super::{digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, remove};
 use crate::Eks;
-use ekstra_cloud::access::{Outsider, trusts};
+use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::Call;
 use ekstra_cloud::iam::{find_role, service_linked_roles};
 use ekstra_domain::eks::{Asked, Cluster, FargateProfile, FargateSelector, check_fargate_profile_name};
@@ -88,8 +88,7 @@ fn draft(
     let uid = eks.cloud.env.uuid();
     // Roles are advised to trust for these profiles only.
     let arn = call.scope.arn("eks", format_args!("fargateprofile/{}/{name}/{uid}", cluster.name));
-    let source = [("aws:SourceArn".to_owned(), vec![arn])];
-    if !role.is_some_and(|role| trusts(&role, Outsider::Service(PODS), "sts:AssumeRole", &source)) {
+    if !role.is_some_and(|role| trusts_service(&eks.cloud, call, &role, PODS, Some(arn))) {
         let message = format!(
             "Misconfigured PodExecutionRole Trust Policy; Please add the {PODS} Service Principal, if it does not exist"
         );

@@ -1,8 +1,12 @@
 //! TagResource, UntagResource, ListTagsForResource, for whatever has tags.
 
+use super::access::Resource;
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::AccessEntry;
+use ekstra_domain::eks::{
+    AccessEntry, Addon, Capability, Cluster, ConnectedCluster, FargateProfile, IdentityProvider, Nodegroup,
+    PodIdentityAssociation, Subscription,
+};
 use ekstra_domain::names::{Arn, Scope, keys};
 use ekstra_model::eks::{self as model, errors};
 use ekstra_store::Txn;
@@ -38,29 +42,48 @@ fn resolve(eks: &Eks, call: &Call, text: &str) -> Result<String, ApiError> {
         return Err(missing(text));
     }
     let parts: Vec<&str> = arn.resource.split('/').collect();
-    match parts[..] {
-        ["cluster", name] => {
-            let connected = keys::connected_cluster(&scope, name);
-            let is_connected = eks.cloud.store.view().get(&connected).is_some();
-            Ok(if is_connected { connected } else { keys::cluster(&scope, name) })
+    let found = match parts[..] {
+        ["cluster", name] => called::<ConnectedCluster>(eks, text, keys::connected_cluster(&scope, name))
+            .or_else(|| called::<Cluster>(eks, text, keys::cluster(&scope, name))),
+        ["fargateprofile", cluster, name, _] => {
+            called::<FargateProfile>(eks, text, keys::fargate_profile(&scope, cluster, name))
         }
-        ["fargateprofile", cluster, name, _] => Ok(keys::fargate_profile(&scope, cluster, name)),
-        ["capability", cluster, _, name, _] => Ok(keys::capability(&scope, cluster, name)),
-        ["eks-anywhere-subscription", id] => Ok(keys::subscription(&scope, id)),
-        ["nodegroup", cluster, name, _] => Ok(keys::nodegroup(&scope, cluster, name)),
-        ["addon", cluster, name, _] => Ok(keys::addon(&scope, cluster, name)),
+        ["capability", cluster, _, name, _] => {
+            called::<Capability>(eks, text, keys::capability(&scope, cluster, name))
+        }
+        ["eks-anywhere-subscription", id] => {
+            called::<Subscription>(eks, text, keys::subscription(&scope, id))
+        }
+        ["nodegroup", cluster, name, _] => {
+            called::<Nodegroup>(eks, text, keys::nodegroup(&scope, cluster, name))
+        }
+        ["addon", cluster, name, _] => called::<Addon>(eks, text, keys::addon(&scope, cluster, name)),
         ["identityproviderconfig", cluster, "oidc", name, _] => {
-            Ok(keys::identity_provider(&scope, cluster, name))
+            called::<IdentityProvider>(eks, text, keys::identity_provider(&scope, cluster, name))
         }
-        ["podidentityassociation", cluster, id] => Ok(keys::pod_identity(&scope, cluster, id)),
-        ["access-entry", cluster, ..] => {
-            // The ARN has no path of the principal's; the entry knows its own.
-            let all = eks.cloud.store.view().list_as::<AccessEntry>(&keys::access_entries(&scope, cluster));
-            let found = all.into_iter().find(|(_, entry)| entry.arn() == text);
-            found.map(|(key, _)| key.to_string()).ok_or_else(|| missing(text))
+        ["podidentityassociation", cluster, id] => {
+            called::<PodIdentityAssociation>(eks, text, keys::pod_identity(&scope, cluster, id))
         }
-        _ => Err(missing(text)),
-    }
+        ["access-entry", ..] => entry_of(eks, call, text)
+            .map(|entry| keys::access_entry(&scope, &entry.cluster, &entry.principal_arn)),
+        _ => None,
+    };
+    found.ok_or_else(|| missing(text))
+}
+
+/// The key, if what is there has this ARN: one that was made anew under the name has another.
+fn called<R: Resource>(eks: &Eks, arn: &str, key: String) -> Option<String> {
+    let found = eks.cloud.store.view().shared::<R>(&key)?;
+    (found.arn() == arn).then_some(key)
+}
+
+/// The access entry that the ARN names. It has no path of the principal's; the entry knows its own.
+pub(super) fn entry_of(eks: &Eks, call: &Call, arn: &str) -> Option<AccessEntry> {
+    let parsed: Arn = arn.parse().ok()?;
+    let mut parts = parsed.resource.split('/');
+    let cluster = parts.next().filter(|kind| *kind == "access-entry").and_then(|_| parts.next())?;
+    let all = eks.cloud.store.view().list_as::<AccessEntry>(&keys::access_entries(&call.scope, cluster));
+    all.into_iter().map(|(_, entry)| entry).find(|entry| entry.arn() == arn)
 }
 
 /// Changes the tags of whatever the ARN names; they must be few enough afterwards.

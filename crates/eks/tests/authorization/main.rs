@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 mod answers;
+mod conditions;
 #[path = "../served/mod.rs"]
 mod served;
 
