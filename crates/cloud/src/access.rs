@@ -45,25 +45,13 @@ impl Access {
         Self::On { resources, context: Vec::new(), also: Vec::new() }
     }
 
-    /// A condition key of the operation.
+    /// A condition key of the operation; of the same key twice the last one that has values counts.
     #[must_use]
     pub fn with(mut self, key: &str, values: impl IntoIterator<Item = String>) -> Self {
         if let Self::On { context, .. } = &mut self {
             context.push((key.to_owned(), values.into_iter().collect()));
         }
         self
-    }
-
-    /// Further values of such a key.
-    #[must_use]
-    pub fn with_more(mut self, key: &str, values: impl IntoIterator<Item = String>) -> Self {
-        if let Self::On { context, .. } = &mut self
-            && let Some((_, known)) = context.iter_mut().find(|(name, _)| name == key)
-        {
-            known.extend(values);
-            return self;
-        }
-        self.with(key, values)
     }
 
     /// Tags that the request gives.

@@ -9,7 +9,7 @@
 use crate::Eks;
 use crate::controller::reach;
 use ekstra_cloud::access::{Access, Outsider, trusts};
-use ekstra_cloud::api::Call;
+use ekstra_cloud::api::{Call, Origin};
 use ekstra_cloud::iam::find_role;
 use ekstra_cloud::sts::session::{self, Started, Wish};
 use ekstra_domain::eks::{Cluster, POD_IDENTITY_AUDIENCE, POD_IDENTITY_SERVICE, PodIdentityAssociation};
@@ -185,6 +185,8 @@ fn start(
         principal: started.session.principal,
         terms: started.session.terms,
         session_issued: Some(started.session.issued),
+        // It is EKS that asks, not the agent.
+        origin: Origin { is_tls: true, ..Origin::default() },
         ..call.clone()
     };
     let wish = Wish {

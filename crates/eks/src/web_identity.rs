@@ -92,13 +92,13 @@ pub(crate) async fn assume_role_with_web_identity(
     }
     let (provider, audience) = provider(&eks, &account, &claims)?;
     prove(&eks, &claims, token, &audience).await?;
-    let role = find_role(&eks.cloud, &role_arn).ok_or_else(denied)?;
     let name = input.role_session_name.unwrap_or_default();
     let arn = provider.arn();
     let packed = packed(input.policy.as_ref(), input.policy_arns.as_ref());
     let policies = own_policy(input.policy)?;
     let mut terms = SessionTerms { policies, provider: Some(arn.clone()), ..SessionTerms::default() };
     session::check_size(packed, &terms)?;
+    let role = find_role(&eks.cloud, &role_arn).ok_or_else(denied)?;
     let mut known = session::context(&name, &terms);
     for (claim, value) in [("sub", &claims.sub), ("aud", &audience)] {
         known.push((format!("{}:{claim}", provider.issuer), vec![value.clone()]));

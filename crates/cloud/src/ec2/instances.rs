@@ -75,7 +75,8 @@ pub fn launch(cloud: &Cloud, txn: &mut Txn, launch: Launch<'_>) -> Result<Instan
         vpc: launch.subnet.vpc.clone(),
         disk_gib: launch.disk_gib,
         user_data: launch.user_data,
-        role_id: launch.role_arn.as_deref().and_then(|arn| principal_id(cloud, arn)),
+        // Of a role that is not there: nobody's.
+        role_id: launch.role_arn.as_deref().map(|arn| principal_id(cloud, arn).unwrap_or_default()),
         role_arn: launch.role_arn,
         metadata_hop_limit: launch.metadata_hop_limit,
         kubernetes_version: launch.kubernetes_version,

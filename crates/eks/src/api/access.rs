@@ -276,8 +276,10 @@ of_part! { entry principal_arn
 
 pub(super) fn update_access_entry(eks: &Eks, call: &Call, input: &model::UpdateAccessEntryRequest) -> Access {
     let access = entry(eks, call, input.cluster_name.as_ref(), input.principal_arn.as_ref());
-    // Those that it has, and those that it is to have.
-    access.with_more("eks:kubernetesGroups", input.kubernetes_groups.clone().unwrap_or_default())
+    // What it is to have counts, as far as the request says it.
+    access
+        .with("eks:kubernetesGroups", input.kubernetes_groups.clone().unwrap_or_default())
+        .with("eks:username", input.username.clone())
 }
 
 /// The policy is a condition key, so that one may be let give away less than everything.

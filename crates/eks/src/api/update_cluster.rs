@@ -5,7 +5,7 @@ use super::{access_entries, tuning, unserved, vpc_config};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{
-    AuthenticationMode, Cluster, ClusterStatus, Logging, Nodegroup, Update, UpdateOf, UpdateType,
+    AccessEntry, AuthenticationMode, Cluster, ClusterStatus, Logging, Nodegroup, Update, UpdateOf, UpdateType,
 };
 use ekstra_domain::names::keys;
 use ekstra_model::eks::{self as model, errors};
@@ -157,7 +157,16 @@ fn authentication_mode(
 fn give_entries(eks: &Eks, cluster: &Cluster, txn: &mut Txn) -> Result<(), Refusal> {
     if cluster.creator_is_admin {
         let entry = access_entries::creators(eks, cluster);
-        txn.put(&keys::access_entry(&cluster.scope, &cluster.name, &entry.principal_arn), &entry)?;
+        let key = keys::access_entry(&cluster.scope, &cluster.name, &entry.principal_arn);
+        // One that somebody made before stays, and is an administrator's now.
+        let entry = match txn.get::<AccessEntry>(&key)? {
+            Some(mut known) => {
+                known.policies.extend(entry.policies);
+                known
+            }
+            None => entry,
+        };
+        txn.put(&key, &entry)?;
     }
     for (_, group) in txn.list::<Nodegroup>(&keys::nodegroups(&cluster.scope, &cluster.name))? {
         access_entries::ensure_of_nodes(eks, cluster, &group.node_role, txn)?;

@@ -63,6 +63,9 @@ async fn what_a_cluster_is_to_be() {
         (r#""StringEquals":{"eks:supportType":"EXTENDED"}"#, cluster(), false),
         (r#""Bool":{"eks:deletionProtection":"false"}"#, cluster(), false),
         (r#""Bool":{"eks:bootstrapSelfManagedAddons":"true"}"#, cluster(), false),
+        (r#""StringNotEquals":{"eks:controlPlaneScalingTier":"standard"}"#, cluster(), true),
+        (r#""Bool":{"eks:zonalShiftEnabled":"false"}"#, cluster(), false),
+        (r#""Bool":{"eks:loggingType/audit":"false"}"#, cluster(), false),
         (r#""Bool":{"eks:kubeSchedulerConfig":"true"}"#, cluster(), true),
         (
             r#""Bool":{"eks:kubeSchedulerConfig":"true"}"#,
@@ -156,7 +159,19 @@ async fn whom_an_access_entry_is_for() {
     );
     assert!(asked(&world, group, eks::ops::UpdateAccessEntry, update("readers")).await);
     world.must(eks::ops::UpdateAccessEntry, update("operators")).await;
-    assert!(!asked(&world, group, eks::ops::UpdateAccessEntry, update("readers")).await, "that it has");
+    let delete = eks::DeleteAccessEntryRequest {
+        cluster_name: cluster_name.clone(),
+        principal_arn: principal_arn.clone(),
+    };
+    assert!(!asked(&world, group, eks::ops::DeleteAccessEntry, delete).await, "that it has");
+    let rename = eks::UpdateAccessEntryRequest {
+        cluster_name: cluster_name.clone(),
+        principal_arn: principal_arn.clone(),
+        username: text("operator"),
+        ..Default::default()
+    };
+    let name = r#""StringEquals":{"eks:username":"operator"}"#;
+    assert!(!asked(&world, name, eks::ops::UpdateAccessEntry, rename).await);
 
     let everything = r#""StringEquals":{"eks:accessScope":"cluster"}"#;
     let disassociation = eks::DisassociateAccessPolicyRequest {

@@ -1,87 +1,108 @@
 //! Condition keys of EKS: what policies may ask of a request beside its resource.
 //!
 //! Source: Service Authorization Reference, "Actions, resources, and condition keys for Amazon Elastic Kubernetes Service".
-//! Keys of settings that are refused by name have no values here.
 
 use crate::Eks;
-use crate::api::create_cluster::SUPPORT_TYPE as DEFAULT_SUPPORT;
+use crate::api::create_cluster::SUPPORT_TYPE;
+use crate::api::present::LOG_TYPES;
 use ekstra_cloud::access::Access;
-use ekstra_domain::eks::{AccessEntry, AuthenticationMode};
+use ekstra_domain::eks::AccessEntry;
 use ekstra_model::eks as model;
 
-const AUTHENTICATION_MODE: &str = "eks:authenticationMode";
-const DELETION_PROTECTION: &str = "eks:deletionProtection";
-const SUPPORT_TYPE: &str = "eks:supportType";
-
-fn flag(access: Access, key: &str, value: Option<bool>) -> Access {
-    access.with(key, value.map(|value| value.to_string()))
+/// What requests that make or change clusters say: the key, the value if there is one, and EKS's own choice.
+macro_rules! settings {
+    ($input:ident) => {{
+        let flag = |given: Option<bool>| given.map(|given| given.to_string());
+        let vpc = $input.resources_vpc_config.as_ref();
+        let storage = $input.storage_config.as_ref().and_then(|storage| storage.block_storage.as_ref());
+        let network = $input.kubernetes_network_config.as_ref();
+        let balancing = network.and_then(|network| network.elastic_load_balancing.as_ref());
+        [
+            (
+                "eks:authenticationMode",
+                $input.access_config.as_ref().and_then(|config| config.authentication_mode.clone()),
+                "CONFIG_MAP",
+            ),
+            (
+                "eks:supportType",
+                $input.upgrade_policy.as_ref().and_then(|policy| policy.support_type.clone()),
+                SUPPORT_TYPE,
+            ),
+            ("eks:deletionProtection", flag($input.deletion_protection), "false"),
+            ("eks:endpointPublicAccess", flag(vpc.and_then(|vpc| vpc.endpoint_public_access)), "true"),
+            ("eks:endpointPrivateAccess", flag(vpc.and_then(|vpc| vpc.endpoint_private_access)), "false"),
+            (
+                "eks:controlPlaneEgressMode",
+                vpc.and_then(|vpc| vpc.control_plane_egress_mode.clone()),
+                "AWS_MANAGED",
+            ),
+            (
+                "eks:controlPlaneScalingTier",
+                $input.control_plane_scaling_config.as_ref().and_then(|scaling| scaling.tier.clone()),
+                "standard",
+            ),
+            (
+                "eks:computeConfigEnabled",
+                flag($input.compute_config.as_ref().and_then(|compute| compute.enabled)),
+                "false",
+            ),
+            ("eks:blockStorageEnabled", flag(storage.and_then(|storage| storage.enabled)), "false"),
+            (
+                "eks:elasticLoadBalancingEnabled",
+                flag(balancing.and_then(|balancing| balancing.enabled)),
+                "false",
+            ),
+            (
+                "eks:zonalShiftEnabled",
+                flag($input.zonal_shift_config.as_ref().and_then(|shift| shift.enabled)),
+                "false",
+            ),
+            // Whether there are settings for these programs.
+            ("eks:kubeApiServerConfig", flag(Some($input.kube_api_server_config.is_some())), "false"),
+            ("eks:kubeSchedulerConfig", flag(Some($input.kube_scheduler_config.is_some())), "false"),
+            (
+                "eks:kubeControllerManagerConfig",
+                flag(Some($input.kube_controller_manager_config.is_some())),
+                "false",
+            ),
+        ]
+    }};
 }
 
 /// What a cluster is to be: of what the request leaves out, EKS's own choice.
-pub(super) fn of_new_cluster(eks: &Eks, access: Access, input: &model::CreateClusterRequest) -> Access {
-    let chosen = || eks.programs.versions().into_iter().find(|version| version.default).map(|v| v.minor);
-    let version = input.version.clone().or_else(chosen);
-    let admission = input.access_config.clone().unwrap_or_default();
-    let mode =
-        admission.authentication_mode.unwrap_or_else(|| AuthenticationMode::ConfigMap.wire().to_owned());
-    let support = input.upgrade_policy.clone().and_then(|policy| policy.support_type);
-    let vpc = input.resources_vpc_config.clone().unwrap_or_default();
-    let mut access = access
-        .with("eks:kubernetesVersion", version)
-        .with(AUTHENTICATION_MODE, [mode])
-        .with(SUPPORT_TYPE, [support.unwrap_or_else(|| DEFAULT_SUPPORT.to_owned())]);
-    for (key, value, otherwise) in [
-        (
-            "eks:bootstrapClusterCreatorAdminPermissions",
-            admission.bootstrap_cluster_creator_admin_permissions,
-            true,
-        ),
-        ("eks:bootstrapSelfManagedAddons", input.bootstrap_self_managed_addons, true),
-        (DELETION_PROTECTION, input.deletion_protection, false),
-        ("eks:endpointPublicAccess", vpc.endpoint_public_access, true),
-        ("eks:endpointPrivateAccess", vpc.endpoint_private_access, false),
-    ] {
-        access = flag(access, key, Some(value.unwrap_or(otherwise)));
+pub(super) fn of_new_cluster(eks: &Eks, mut access: Access, input: &model::CreateClusterRequest) -> Access {
+    for (key, given, otherwise) in settings!(input) {
+        access = access.with(key, [given.unwrap_or_else(|| otherwise.to_owned())]);
     }
-    let access = of_programs(
-        access,
-        input.kube_api_server_config.is_some(),
-        input.kube_scheduler_config.is_some(),
-        input.kube_controller_manager_config.is_some(),
-    );
+    let config = input.access_config.as_ref();
+    let creator = config.and_then(|config| config.bootstrap_cluster_creator_admin_permissions);
+    for (key, given) in [
+        ("eks:bootstrapClusterCreatorAdminPermissions", creator),
+        ("eks:bootstrapSelfManagedAddons", input.bootstrap_self_managed_addons),
+    ] {
+        access = access.with(key, [given.unwrap_or(true).to_string()]);
+    }
+    for name in LOG_TYPES {
+        access = access.with(&format!("eks:loggingType/{name}"), ["false".to_owned()]);
+    }
+    let chosen = || eks.programs.versions().into_iter().find(|version| version.default).map(|v| v.minor);
+    let access = access.with("eks:kubernetesVersion", input.version.clone().or_else(chosen));
     of_encryption(of_logging(access, input.logging.as_ref()), input.encryption_config.as_ref())
 }
 
 /// What a cluster is to become, as far as the request says it.
-pub(super) fn of_settings(access: Access, input: &model::UpdateClusterConfigRequest) -> Access {
-    let vpc = input.resources_vpc_config.clone().unwrap_or_default();
-    let mode = input.access_config.clone().and_then(|config| config.authentication_mode);
-    let support = input.upgrade_policy.clone().and_then(|policy| policy.support_type);
-    let access = access.with(AUTHENTICATION_MODE, mode).with(SUPPORT_TYPE, support);
-    let access = flag(access, DELETION_PROTECTION, input.deletion_protection);
-    let access = flag(access, "eks:endpointPublicAccess", vpc.endpoint_public_access);
-    let access = flag(access, "eks:endpointPrivateAccess", vpc.endpoint_private_access);
-    let access = of_programs(
-        access,
-        input.kube_api_server_config.is_some(),
-        input.kube_scheduler_config.is_some(),
-        input.kube_controller_manager_config.is_some(),
-    );
+pub(super) fn of_settings(mut access: Access, input: &model::UpdateClusterConfigRequest) -> Access {
+    for (key, given, _) in settings!(input) {
+        access = access.with(key, given);
+    }
     of_logging(access, input.logging.as_ref())
-}
-
-/// Whether the request has settings for these programs.
-fn of_programs(access: Access, api_server: bool, scheduler: bool, controller_manager: bool) -> Access {
-    access
-        .with("eks:kubeApiServerConfig", [api_server.to_string()])
-        .with("eks:kubeSchedulerConfig", [scheduler.to_string()])
-        .with("eks:kubeControllerManagerConfig", [controller_manager.to_string()])
 }
 
 fn of_logging(mut access: Access, logging: Option<&model::Logging>) -> Access {
     for setup in logging.and_then(|logging| logging.cluster_logging.as_deref()).unwrap_or_default() {
+        let is_on = setup.enabled == Some(true);
         for name in setup.types.iter().flatten() {
-            access = flag(access, &format!("eks:loggingType/{name}"), Some(setup.enabled == Some(true)));
+            access = access.with(&format!("eks:loggingType/{name}"), [is_on.to_string()]);
         }
     }
     access
