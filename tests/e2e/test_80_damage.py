@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import closing, new_service
-from ekstra_service import pod, wait
+from ekstra_service import BINARY, pod, refusal, wait
 from test_70_faults import programs
 import images
 
@@ -179,6 +179,28 @@ def test_a_full_disk_is_an_error_and_passes(small_disk):
         names = service.kubectl("get", "configmap", "-o", "jsonpath={.items[*].metadata.name}").stdout.split()
         assert {"early", *acknowledged} <= set(names), "nothing was lost, and nothing restored"
         assert not list(slot(service).glob("etcd.damaged-*"))
+    finally:
+        left = service.close()
+    assert not left, left
+
+
+def test_a_log_that_takes_nothing_costs_its_lines_alone():
+    """As on a full disk."""
+    service = new_service()
+    try:
+        with open("/dev/full", "w") as full:
+            serve = subprocess.Popen([BINARY, "--home", service.home, "serve"], env=service.plain_env(), stdout=full, stderr=full)
+        try:
+            wait("credentials", lambda: (Path(service.home, "credentials.json").exists(), ""), 30)
+            answers = lambda: service.client("eks").list_clusters()["clusters"] == []  # noqa: E731
+            wait("an answer", lambda: (serve.poll() is None and answers(), serve.poll()), 30)
+            # Refusals are lines of the log.
+            for _ in range(3):
+                assert "ResourceNotFoundException" in refusal(service.client("eks").describe_cluster, name="none")
+            assert serve.poll() is None
+        finally:
+            serve.terminate()
+            assert serve.wait(30) == 0
     finally:
         left = service.close()
     assert not left, left

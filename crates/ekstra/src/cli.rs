@@ -231,6 +231,8 @@ pub(crate) fn main() -> i32 {
             .with_env_filter(filter)
             .with_ansi(false)
             .with_writer(std::io::stderr)
+            // It would be said where it cannot be said, which ends the thread: a full disk has to cost lines of the log alone.
+            .log_internal_errors(false)
             .init();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

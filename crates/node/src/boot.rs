@@ -18,7 +18,7 @@ pub(crate) fn run() -> io::Result<()> {
     let mut supervisor = Supervisor::new(block_signals()?);
     cgroup::leave_root_group()?;
     let clock = Instant::now();
-    let say = |what: &str| println!("ekstra-node: {:.2} s {what}", clock.elapsed().as_secs_f32());
+    let say = |what: &str| say!("ekstra-node: {:.2} s {what}", clock.elapsed().as_secs_f32());
     let (facts, data) = read_metadata()?;
     files::write_all(&facts, &data)?;
     files::apply_network_settings()?;
@@ -77,7 +77,7 @@ fn run_scripts(scripts: &[String]) -> io::Result<()> {
         let path = format!("/run/user-data-{number}");
         std::fs::write(&path, script)?;
         let status = Command::new("/bin/sh").arg(&path).stdin(Stdio::null()).status()?;
-        println!("ekstra-node: user data script {number}: {status}");
+        say!("ekstra-node: user data script {number}: {status}");
     }
     Ok(())
 }

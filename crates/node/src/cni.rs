@@ -26,13 +26,13 @@ pub(crate) fn run() -> io::Result<()> {
     let signals = block_signals()?;
     let wanted_mtu = std::env::var(MTU).ok().filter(|text| !text.is_empty());
     let mtu = mtu(wanted_mtu.as_deref(), device_mtu()?)?;
-    println!("ekstra-node: pods of this node have an MTU of {mtu}");
+    say!("ekstra-node: pods of this node have an MTU of {mtu}");
     let timeout = PollTimeout::try_from(PERIOD).unwrap_or(PollTimeout::MAX);
     loop {
         // Without an answer what is there stays.
         match prefixes() {
             Ok(prefixes) => keep(Path::new(DIRECTORY), &prefixes, mtu)?,
-            Err(error) => eprintln!("ekstra-node: {error}"),
+            Err(error) => say!("ekstra-node: {error}"),
         }
         match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
@@ -66,7 +66,7 @@ fn keep(directory: &Path, prefixes: &[Prefix], mtu: u32) -> io::Result<()> {
         .and_then(|()| fs::write(&partial, wanted))
         .and_then(|()| fs::rename(&partial, &file));
     written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
-    println!("ekstra-node: wrote {}", file.display());
+    say!("ekstra-node: wrote {}", file.display());
     Ok(())
 }
 

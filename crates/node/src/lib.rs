@@ -6,6 +6,14 @@
 //!
 //! Invariant: everything that it needs comes from the metadata service or the image, so the same image boots anywhere.
 
+/// A line of the node's log. A disk that is full costs the line; `println!` would end whoever says it.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod boot;
 mod cgroup;
 mod cni;
@@ -36,7 +44,7 @@ pub fn main(args: &[String]) -> i32 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("ekstra-node: {error}");
+            say!("ekstra-node: {error}");
             1
         }
     }

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &[String]) -> io::Result<()> {
 async fn serve(agent: Arc<Agent>) -> io::Result<()> {
     let listener = TcpListener::bind((POD_IDENTITY_ADDRESS, PORT)).await?;
     let probes = TcpListener::bind((Ipv4Addr::LOCALHOST, PROBE_PORT)).await?;
-    println!("ekstra-node: pods find their credentials at http://{POD_IDENTITY_ADDRESS}{PATH}");
+    say!("ekstra-node: pods find their credentials at http://{POD_IDENTITY_ADDRESS}{PATH}");
     let mut end = signal(SignalKind::terminate())?;
     tokio::select! {
         () = accept(listener, move |request| answer(agent.clone(), request)) => {}
@@ -100,7 +100,7 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
 
 fn refuse(status: StatusCode, why: impl Into<String>) -> Response<Full<Bytes>> {
     let why = why.into();
-    println!("ekstra-node: refused ({}): {why}", status.as_u16());
+    say!("ekstra-node: refused ({}): {why}", status.as_u16());
     respond(status, "text/plain", why)
 }
 

@@ -65,7 +65,7 @@ impl Service {
             return;
         };
         if is_hung {
-            eprintln!("ekstra-node: {} does not answer: ending it", self.name);
+            say!("ekstra-node: {} does not answer: ending it", self.name);
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
@@ -113,7 +113,7 @@ impl Service {
         };
         self.failures += 1;
         self.next_start = Some(now + delay);
-        eprintln!("ekstra-node: {} {how}; again in {} s", self.name, delay.as_secs());
+        say!("ekstra-node: {} {how}; again in {} s", self.name, delay.as_secs());
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn serve(listener: UnixListener) {
                 let _ = exchange(stream).await;
             })),
             Err(error) => {
-                eprintln!("csi: accept: {error}");
+                say!("csi: accept: {error}");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }
@@ -146,8 +146,8 @@ fn info() -> PluginInfo {
 fn note(said: &[u8]) {
     match RegistrationStatus::decode(said) {
         Ok(status) if status.plugin_registered => {}
-        Ok(status) => eprintln!("csi: the kubelet did not register the driver: {}", status.error),
-        Err(error) => eprintln!("csi: the kubelet said something about the registration: {error}"),
+        Ok(status) => say!("csi: the kubelet did not register the driver: {}", status.error),
+        Err(error) => say!("csi: the kubelet said something about the registration: {error}"),
     }
 }
 

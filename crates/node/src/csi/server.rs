@@ -37,7 +37,7 @@ where
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(connection(stream, answer.clone()))),
             Err(error) => {
-                eprintln!("csi: accept: {error}");
+                say!("csi: accept: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -86,7 +86,7 @@ async fn blocking<T: Send + 'static>(
     })
     .await;
     done.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| {
-        eprintln!("csi: {error}");
+        say!("csi: {error}");
         match &error {
             DeviceError::NotAttached(_) => Status::unavailable(error.to_string()),
             DeviceError::FileSystem(_) => Status::invalid_argument(error.to_string()),
