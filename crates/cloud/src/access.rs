@@ -4,7 +4,7 @@
 //! that is named and cannot be found or read allows nothing.
 
 use crate::Cloud;
-use crate::api::Call;
+use crate::api::{Call, Origin};
 use ekstra_domain::iam::{AWS_MANAGED, Grants, Group, ManagedPolicy, Principal, Role, User, aws_managed};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_model::Protocol;
@@ -235,15 +235,11 @@ pub fn trusts(
     let trust = parsed(&role.trust_policy, Kind::Trust);
     let policies = Policies { resource: Some((&trust, &who)), ..Policies::default() };
     let mut context = Context::default();
-    for (key, value) in of_request(cloud, call) {
-        // A service asks from where it is, and never in the clear.
-        match (who, key.as_str()) {
-            (Outsider::Service(_), "aws:SourceIp" | "aws:UserAgent") => {}
-            (Outsider::Service(_), "aws:SecureTransport") => context.set(&key, "true"),
-            _ => context.set(&key, value),
-        }
-    }
     let is_service = matches!(who, Outsider::Service(_));
+    let origin = if is_service { &Origin::of_service() } else { &call.origin };
+    for (key, value) in of_request(cloud, call, origin) {
+        context.set(&key, value);
+    }
     context.set("aws:PrincipalIsAWSService", is_service.to_string());
     context.set("aws:ResourceAccount", &role.account);
     if is_service {
@@ -394,7 +390,7 @@ impl Standing {
         for (key, value) in &self.context {
             context.set(key, value.clone());
         }
-        for (key, value) in of_request(cloud, call) {
+        for (key, value) in of_request(cloud, call, &call.origin) {
             context.set(&key, value);
         }
         for (key, values) in &need.context {
@@ -417,19 +413,19 @@ fn principal_tag(key: &str) -> String {
     format!("aws:PrincipalTag/{key}")
 }
 
-fn of_request(cloud: &Cloud, call: &Call) -> Vec<(String, String)> {
+fn of_request(cloud: &Cloud, call: &Call, origin: &Origin) -> Vec<(String, String)> {
     let now = cloud.env.now_ms();
     let mut found = vec![
         ("aws:CurrentTime".into(), iso8601(now)),
         ("aws:EpochTime".into(), (now / 1000).to_string()),
         ("aws:RequestedRegion".into(), call.scope.region.clone()),
         ("aws:ResourceAccount".into(), call.scope.account.clone()),
-        ("aws:SecureTransport".into(), call.origin.is_tls.to_string()),
+        ("aws:SecureTransport".into(), origin.is_tls.to_string()),
     ];
-    if let Some(address) = call.origin.address {
+    if let Some(address) = origin.address {
         found.push(("aws:SourceIp".into(), address.to_string()));
     }
-    if let Some(agent) = &call.origin.user_agent {
+    if let Some(agent) = &origin.user_agent {
         found.push(("aws:UserAgent".into(), agent.clone()));
     }
     found

@@ -36,6 +36,13 @@ pub struct Origin {
     pub user_agent: Option<String>,
 }
 
+impl Origin {
+    /// A service of AWS asks from where it is, and never in the clear.
+    pub fn of_service() -> Self {
+        Self { is_tls: true, ..Self::default() }
+    }
+}
+
 type Handler = Arc<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Value, ApiError>> + Send + Sync>;
 
 /// Every operation that is served.

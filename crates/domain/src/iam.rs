@@ -97,6 +97,11 @@ pub struct AccessKey {
     pub is_inactive: bool,
 }
 
+/// Of a user's id or of a session's.
+pub fn unique_id(user_id: &str) -> &str {
+    user_id.split_once(':').map_or(user_id, |(id, _)| id)
+}
+
 /// Who a verified signature stands for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Principal {
@@ -127,7 +132,7 @@ impl Principal {
 
     /// `AIDA…`, or the `AROA…` of the role behind the session.
     pub fn unique_id(&self) -> &str {
-        self.user_id.split(':').next().unwrap_or_default()
+        unique_id(&self.user_id)
     }
 
     /// The session's name, if this is a role session.

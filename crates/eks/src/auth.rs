@@ -186,7 +186,7 @@ fn start(
         terms: started.session.terms,
         session_issued: Some(started.session.issued),
         // It is EKS that asks, not the agent.
-        origin: Origin { is_tls: true, ..Origin::default() },
+        origin: Origin::of_service(),
         ..call.clone()
     };
     let wish = Wish {

@@ -1,5 +1,6 @@
 //! Access entries: who of IAM is who in a cluster, and the access policies of EKS.
 
+use crate::iam::unique_id;
 use crate::names::{Arn, Scope};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -73,8 +74,7 @@ impl AccessEntry {
 
     /// Whether this is the very one that it was made for; `id` is a user's or a session's.
     pub fn is_of_id(&self, id: &str) -> bool {
-        let own = id.split(':').next().unwrap_or_default();
-        self.principal_id.as_deref().is_none_or(|known| known == own)
+        self.principal_id.as_deref().is_none_or(|known| known == unique_id(id))
     }
 
     /// The user's name in a session.

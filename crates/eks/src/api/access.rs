@@ -14,6 +14,7 @@ use ekstra_domain::names::keys;
 use ekstra_model::eks as model;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Who takes the roles that are given to clusters and node groups.
 pub(super) const SERVICE: &str = "eks.amazonaws.com";
@@ -152,15 +153,33 @@ of_part! { nodegroup nodegroup_name
 }
 
 fn entry(eks: &Eks, call: &Call, cluster: Option<&String>, principal: Option<&String>) -> Access {
-    let (cluster, principal) = (given(cluster), given(principal));
-    let key = keys::access_entry(&call.scope, cluster, principal);
-    let access = on::<AccessEntry>(eks, call, &key, format_args!("access-entry/{cluster}/*"));
-    match eks.cloud.store.view().shared::<AccessEntry>(&key) {
-        Some(entry) => conditions::of_entry(access, &entry),
-        None => access
+    let found = find_entry(eks, call, cluster, principal);
+    on_entry(call, cluster, principal, found.as_deref())
+}
+
+fn find_entry(
+    eks: &Eks,
+    call: &Call,
+    cluster: Option<&String>,
+    principal: Option<&String>,
+) -> Option<Arc<AccessEntry>> {
+    eks.cloud.store.view().shared(&keys::access_entry(&call.scope, given(cluster), given(principal)))
+}
+
+/// As [`on`], with what is known of entries.
+fn on_entry(
+    call: &Call,
+    cluster: Option<&String>,
+    principal: Option<&String>,
+    found: Option<&AccessEntry>,
+) -> Access {
+    let otherwise = || {
+        let cluster = given(cluster);
+        Access::on(call.scope.arn("eks", format_args!("access-entry/{cluster}/*")))
             .with("eks:clusterName", [cluster.to_owned()])
-            .with("eks:principalArn", [principal.to_owned()]),
-    }
+            .with("eks:principalArn", [given(principal).to_owned()])
+    };
+    found.map_or_else(otherwise, conditions::on_entry)
 }
 
 fn addon(eks: &Eks, call: &Call, cluster: Option<&String>, name: Option<&String>) -> Access {
@@ -301,11 +320,10 @@ pub(super) fn disassociate_policy(
     input: &model::DisassociateAccessPolicyRequest,
 ) -> Access {
     let (cluster, principal) = (input.cluster_name.as_ref(), input.principal_arn.as_ref());
-    let access = entry(eks, call, cluster, principal).with("eks:policyArn", input.policy_arn.clone());
-    let key = keys::access_entry(&call.scope, given(cluster), given(principal));
-    let entry = eks.cloud.store.view().shared::<AccessEntry>(&key);
-    let association = entry.as_ref().and_then(|entry| entry.policies.get(given(input.policy_arn.as_ref())));
-    match association {
+    let entry = find_entry(eks, call, cluster, principal);
+    let access =
+        on_entry(call, cluster, principal, entry.as_deref()).with("eks:policyArn", input.policy_arn.clone());
+    match entry.as_ref().and_then(|entry| entry.policies.get(given(input.policy_arn.as_ref()))) {
         Some(association) => access
             .with("eks:accessScope", [association.scope().to_owned()])
             .with("eks:namespaces", association.namespaces.clone().unwrap_or_default()),
@@ -440,13 +458,14 @@ of_subscription! {
 
 fn tagged(eks: &Eks, call: &Call, arn: Option<&String>, given: Option<&BTreeMap<String, String>>) -> Access {
     let arn = arn.cloned().unwrap_or_default();
-    let tags = super::tags::tags_of(eks, call, &arn).ok();
-    let entry = super::tags::entry_of(eks, call, &arn);
-    let access = Access::on(arn).with_resource_tags(tags.as_ref()).with_tags(given);
-    match entry {
-        Some(entry) => conditions::of_entry(access, &entry),
-        None => access,
-    }
+    let access = match super::tags::entry_of(eks, call, &arn) {
+        Some(entry) => conditions::on_entry(&entry),
+        None => {
+            let tags = super::tags::tags_of(eks, call, &arn).ok();
+            Access::on(arn).with_resource_tags(tags.as_ref())
+        }
+    };
+    access.with_tags(given)
 }
 
 pub(super) fn tag_resource(eks: &Eks, call: &Call, input: &model::TagResourceRequest) -> Access {

@@ -91,17 +91,19 @@ struct Draft {
 }
 
 fn choose_version(eks: &Eks, asked: Option<&str>) -> Result<String, ApiError> {
-    let offered = eks.programs.versions();
     match asked {
         Some(version) => {
+            let offered = eks.programs.versions();
             check_version(version, offered.iter().map(|v| v.minor.as_str())).map_err(invalid)?;
             Ok(version.to_owned())
         }
-        None => {
-            let default = offered.into_iter().find(|v| v.default);
-            default.map(|v| v.minor).ok_or_else(|| ApiError::internal("no Kubernetes version is offered"))
-        }
+        None => default_version(eks).ok_or_else(|| ApiError::internal("no Kubernetes version is offered")),
     }
+}
+
+/// Of a cluster that does not say it.
+pub(super) fn default_version(eks: &Eks) -> Option<String> {
+    eks.programs.versions().into_iter().find(|version| version.default).map(|version| version.minor)
 }
 
 /// The checked part of the request that concerns the VPC.

@@ -24,7 +24,7 @@ fn differs(chosen: Option<&String>, own: &str) -> bool {
 }
 
 /// What clusters are created with and changed to by the same members.
-struct Features<'a> {
+pub(super) struct Features<'a> {
     vpc: Option<&'a model::VpcConfigRequest>,
     network: Option<&'a model::KubernetesNetworkConfigRequest>,
     compute: Option<&'a model::ComputeConfigRequest>,
@@ -36,43 +36,72 @@ struct Features<'a> {
 
 /// Of either request.
 macro_rules! features {
-    ($input:ident) => {
-        Features {
-            vpc: $input.resources_vpc_config.as_ref(),
-            network: $input.kubernetes_network_config.as_ref(),
-            compute: $input.compute_config.as_ref(),
-            storage: $input.storage_config.as_ref(),
-            zonal_shift: $input.zonal_shift_config.as_ref(),
-            remote_network: $input.remote_network_config.as_ref(),
-            scaling: $input.control_plane_scaling_config.as_ref(),
-        }
+    ($($request:ident)*) => {
+        $(impl<'a> From<&'a model::$request> for Features<'a> {
+            fn from(input: &'a model::$request) -> Self {
+                Self {
+                    vpc: input.resources_vpc_config.as_ref(),
+                    network: input.kubernetes_network_config.as_ref(),
+                    compute: input.compute_config.as_ref(),
+                    storage: input.storage_config.as_ref(),
+                    zonal_shift: input.zonal_shift_config.as_ref(),
+                    remote_network: input.remote_network_config.as_ref(),
+                    scaling: input.control_plane_scaling_config.as_ref(),
+                }
+            }
+        })*
     };
 }
 
-impl Features<'_> {
+features! { CreateClusterRequest UpdateClusterConfigRequest }
+
+/// What there is of them.
+pub(super) const TIER: &str = "standard";
+pub(super) const EGRESS_MODE: &str = "AWS_MANAGED";
+
+impl<'a> Features<'a> {
+    pub(super) fn computes(&self) -> Option<bool> {
+        self.compute?.enabled
+    }
+
+    pub(super) fn stores_blocks(&self) -> Option<bool> {
+        self.storage?.block_storage.as_ref()?.enabled
+    }
+
+    fn balancing(&self) -> Option<&'a model::ElasticLoadBalancing> {
+        self.network?.elastic_load_balancing.as_ref()
+    }
+
+    pub(super) fn balances(&self) -> Option<bool> {
+        self.balancing()?.enabled
+    }
+
+    pub(super) fn shifts_zones(&self) -> Option<bool> {
+        self.zonal_shift?.enabled
+    }
+
+    pub(super) fn tier(&self) -> Option<&'a String> {
+        self.scaling?.tier.as_ref()
+    }
+
+    pub(super) fn egress_mode(&self) -> Option<&'a String> {
+        self.vpc?.control_plane_egress_mode.as_ref()
+    }
+
     fn refuse(&self) -> Result<(), ApiError> {
-        let balancing = self.network.and_then(|network| network.elastic_load_balancing.as_ref());
-        let blocks = self.storage.and_then(|storage| storage.block_storage.as_ref());
-        let egress = self.vpc.and_then(|vpc| vpc.control_plane_egress_mode.as_ref());
         refuse(&[
-            (is_on(self.compute.and_then(|c| c.enabled)), "computeConfig.enabled (EKS Auto Mode)"),
-            (is_on(blocks.and_then(|b| b.enabled)), "storageConfig.blockStorage.enabled (EKS Auto Mode)"),
+            (is_on(self.computes()), "computeConfig.enabled (EKS Auto Mode)"),
+            (is_on(self.stores_blocks()), "storageConfig.blockStorage.enabled (EKS Auto Mode)"),
+            (is_on(self.balances()), "kubernetesNetworkConfig.elasticLoadBalancing.enabled (EKS Auto Mode)"),
             (
-                is_on(balancing.and_then(|b| b.enabled)),
-                "kubernetesNetworkConfig.elasticLoadBalancing.enabled (EKS Auto Mode)",
-            ),
-            (
-                balancing.is_some_and(|b| b.gateway_api.is_some()),
+                self.balancing().is_some_and(|balancing| balancing.gateway_api.is_some()),
                 "kubernetesNetworkConfig.elasticLoadBalancing.gatewayApi",
             ),
-            (is_on(self.zonal_shift.and_then(|z| z.enabled)), "zonalShiftConfig.enabled"),
+            (is_on(self.shifts_zones()), "zonalShiftConfig.enabled"),
             (self.remote_network.is_some(), "remoteNetworkConfig"),
+            (differs(self.tier(), TIER), "controlPlaneScalingConfig.tier other than standard"),
             (
-                differs(self.scaling.and_then(|s| s.tier.as_ref()), "standard"),
-                "controlPlaneScalingConfig.tier other than standard",
-            ),
-            (
-                differs(egress, "AWS_MANAGED"),
+                differs(self.egress_mode(), EGRESS_MODE),
                 "resourcesVpcConfig.controlPlaneEgressMode other than AWS_MANAGED",
             ),
         ])
@@ -80,7 +109,7 @@ impl Features<'_> {
 }
 
 pub(super) fn refuse_of_new_cluster(input: &model::CreateClusterRequest) -> Result<(), ApiError> {
-    let features = features!(input);
+    let features = Features::from(input);
     features.refuse()?;
     let family = features.network.and_then(|network| network.ip_family.as_ref());
     let encryption = input.encryption_config.as_ref().is_some_and(|config| !config.is_empty());
@@ -92,7 +121,7 @@ pub(super) fn refuse_of_new_cluster(input: &model::CreateClusterRequest) -> Resu
 }
 
 pub(super) fn refuse_of_changed_cluster(input: &model::UpdateClusterConfigRequest) -> Result<(), ApiError> {
-    features!(input).refuse()
+    Features::from(input).refuse()
 }
 
 /// Whether it says of something that is off that it be off, and thus asks for no change.

@@ -3,60 +3,36 @@
 //! Source: Service Authorization Reference, "Actions, resources, and condition keys for Amazon Elastic Kubernetes Service".
 
 use crate::Eks;
-use crate::api::create_cluster::SUPPORT_TYPE;
+use crate::api::create_cluster::{SUPPORT_TYPE, default_version};
 use crate::api::present::LOG_TYPES;
+use crate::api::unserved::{EGRESS_MODE, Features, TIER};
 use ekstra_cloud::access::Access;
-use ekstra_domain::eks::AccessEntry;
+use ekstra_domain::eks::{AccessEntry, AuthenticationMode};
 use ekstra_model::eks as model;
+
+fn flag(given: Option<bool>) -> Option<String> {
+    given.map(|given| given.to_string())
+}
 
 /// What requests that make or change clusters say: the key, the value if there is one, and EKS's own choice.
 macro_rules! settings {
     ($input:ident) => {{
-        let flag = |given: Option<bool>| given.map(|given| given.to_string());
+        let features = Features::from($input);
         let vpc = $input.resources_vpc_config.as_ref();
-        let storage = $input.storage_config.as_ref().and_then(|storage| storage.block_storage.as_ref());
-        let network = $input.kubernetes_network_config.as_ref();
-        let balancing = network.and_then(|network| network.elastic_load_balancing.as_ref());
+        let mode = $input.access_config.as_ref().and_then(|config| config.authentication_mode.clone());
+        let support = $input.upgrade_policy.as_ref().and_then(|policy| policy.support_type.clone());
         [
-            (
-                "eks:authenticationMode",
-                $input.access_config.as_ref().and_then(|config| config.authentication_mode.clone()),
-                "CONFIG_MAP",
-            ),
-            (
-                "eks:supportType",
-                $input.upgrade_policy.as_ref().and_then(|policy| policy.support_type.clone()),
-                SUPPORT_TYPE,
-            ),
+            ("eks:authenticationMode", mode, AuthenticationMode::ConfigMap.wire()),
+            ("eks:supportType", support, SUPPORT_TYPE),
             ("eks:deletionProtection", flag($input.deletion_protection), "false"),
             ("eks:endpointPublicAccess", flag(vpc.and_then(|vpc| vpc.endpoint_public_access)), "true"),
             ("eks:endpointPrivateAccess", flag(vpc.and_then(|vpc| vpc.endpoint_private_access)), "false"),
-            (
-                "eks:controlPlaneEgressMode",
-                vpc.and_then(|vpc| vpc.control_plane_egress_mode.clone()),
-                "AWS_MANAGED",
-            ),
-            (
-                "eks:controlPlaneScalingTier",
-                $input.control_plane_scaling_config.as_ref().and_then(|scaling| scaling.tier.clone()),
-                "standard",
-            ),
-            (
-                "eks:computeConfigEnabled",
-                flag($input.compute_config.as_ref().and_then(|compute| compute.enabled)),
-                "false",
-            ),
-            ("eks:blockStorageEnabled", flag(storage.and_then(|storage| storage.enabled)), "false"),
-            (
-                "eks:elasticLoadBalancingEnabled",
-                flag(balancing.and_then(|balancing| balancing.enabled)),
-                "false",
-            ),
-            (
-                "eks:zonalShiftEnabled",
-                flag($input.zonal_shift_config.as_ref().and_then(|shift| shift.enabled)),
-                "false",
-            ),
+            ("eks:controlPlaneEgressMode", features.egress_mode().cloned(), EGRESS_MODE),
+            ("eks:controlPlaneScalingTier", features.tier().cloned(), TIER),
+            ("eks:computeConfigEnabled", flag(features.computes()), "false"),
+            ("eks:blockStorageEnabled", flag(features.stores_blocks()), "false"),
+            ("eks:elasticLoadBalancingEnabled", flag(features.balances()), "false"),
+            ("eks:zonalShiftEnabled", flag(features.shifts_zones()), "false"),
             // Whether there are settings for these programs.
             ("eks:kubeApiServerConfig", flag(Some($input.kube_api_server_config.is_some())), "false"),
             ("eks:kubeSchedulerConfig", flag(Some($input.kube_scheduler_config.is_some())), "false"),
@@ -85,8 +61,8 @@ pub(super) fn of_new_cluster(eks: &Eks, mut access: Access, input: &model::Creat
     for name in LOG_TYPES {
         access = access.with(&format!("eks:loggingType/{name}"), ["false".to_owned()]);
     }
-    let chosen = || eks.programs.versions().into_iter().find(|version| version.default).map(|v| v.minor);
-    let access = access.with("eks:kubernetesVersion", input.version.clone().or_else(chosen));
+    let version = input.version.clone().or_else(|| default_version(eks));
+    let access = access.with("eks:kubernetesVersion", version);
     of_encryption(of_logging(access, input.logging.as_ref()), input.encryption_config.as_ref())
 }
 
@@ -113,9 +89,10 @@ pub(super) fn of_encryption(access: Access, given: Option<&Vec<model::Encryption
     access.with("eks:encryptionConfigProviderKeyArns", keys.collect::<Vec<_>>())
 }
 
-/// What the resource is.
-pub(super) fn of_entry(access: Access, entry: &AccessEntry) -> Access {
-    access
+/// On an entry that is there, whoever asks what of it.
+pub(super) fn on_entry(entry: &AccessEntry) -> Access {
+    Access::on(entry.arn())
+        .with_resource_tags(Some(&entry.tags))
         .with("eks:accessEntryType", [entry.kind.clone()])
         .with("eks:clusterName", [entry.cluster.clone()])
         .with("eks:kubernetesGroups", entry.groups.clone())
