@@ -424,8 +424,12 @@ class Service:
         found["slots"] = [p.name for p in Path(self.home).glob("slots/*")]
         found["instances"] = [p.name for p in Path(self.home).glob("instances/*")]
         found["volumes"] = [p.name for kind in ("volumes", "snapshots") for p in Path(self.home).glob(f"{kind}/*")]
-        balancers = ".".join(["198.19", *self.settings()["transit"].split(".")[2:3]]) + "."
-        found["balancers"] = [r for r in output("ip", "route").splitlines() if r.startswith(balancers)]
+        # A service without root has none, and its range is also that of one with root.
+        if not self.settings()["rootless"]:
+            balancers = ".".join(["198.19", *self.settings()["transit"].split(".")[2:3]]) + "."
+            routes = output("ip", "route").splitlines()
+            found["balancers"] = [r for r in routes if r.startswith(balancers)]
+            found["range"] = [r for r in routes if r.startswith(f"unreachable {balancers}")]
         found["pid files"] = [p.name for p in Path(self.home).glob("run/*.pid")]
         return {kind: items for kind, items in found.items() if items}
 
@@ -474,6 +478,8 @@ class Service:
         for line in output("losetup", "-a").splitlines():
             if self.home in line:
                 output("losetup", "-d", line.split(":")[0])
+        if own and f"ekstra_{own}" in output("nft", "list", "tables"):
+            output("nft", "delete", "table", "ip", f"ekstra_{own}")
 
 
 def pod(name, script, **spec):

@@ -169,5 +169,5 @@ def test_a_whole_life(mortal):
 
 
 def only_the_service(service):
-    own = ("serve", "gate", "tables", "cgroups", "pid files", "processes")
+    own = ("serve", "gate", "tables", "range", "cgroups", "pid files", "processes")
     return {kind: items for kind, items in service.traces().items() if kind not in own}

@@ -3,7 +3,7 @@
 import pytest
 from ekstra_service import wait
 
-KEPT = {"serve", "gate", "cgroups", "tables", "pid files"}
+KEPT = {"serve", "gate", "cgroups", "tables", "range", "pid files"}
 
 
 def test_a_cluster_with_node_groups_stays(service, cluster):
