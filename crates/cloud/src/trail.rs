@@ -11,7 +11,7 @@ use crate::api::{Call, Router};
 use ekstra_domain::iam::Principal;
 use ekstra_domain::names::Arn;
 use ekstra_model::cloudtrail::{self as model, ops};
-use ekstra_wire::iso8601;
+use ekstra_wire::{iso8601, shortened};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -28,6 +28,8 @@ const LARGEST: u64 = 16 << 20;
 const MOST_FILES: usize = 8;
 /// Of a record, as CloudTrail cuts them.
 const LONGEST: usize = 256 << 10;
+/// Characters of an error's message and of what a client calls itself.
+const TOLD: usize = 1 << 10;
 /// What most of them have room in.
 const USUAL: usize = 1 << 10;
 
@@ -114,9 +116,9 @@ fn render(cloud: &Cloud, record: &Record<'_>, principal: &Principal) -> Vec<u8> 
         event_name: record.operation,
         aws_region: record.region,
         source_ip_address: record.address.map_or("AWS Internal".to_owned(), |address| address.to_string()),
-        user_agent: record.user_agent,
+        user_agent: record.user_agent.map(|name| shortened(name, TOLD)),
         error_code: record.error.map(|(code, _)| code),
-        error_message: record.error.map(|(_, message)| message),
+        error_message: record.error.map(|(_, message)| shortened(message, TOLD)),
         request_parameters: &record.parameters,
         response_elements: None,
         request_id: record.request_id,

@@ -8,14 +8,17 @@ use ekstra_domain::iam::{AccessKey, Credential, Principal, Secret, SessionTerms}
 use ekstra_domain::names::{Arn, DEFAULT_ACCOUNT, Scope, is_region, keys};
 use ekstra_model::sts::AssumeRoleWithWebIdentityResponse;
 use ekstra_model::{Shape, Value};
-use ekstra_wire::sigv4::{self, SecretKey, VerifyOptions};
+use ekstra_wire::sigv4::{self, SecretKey, SigError, VerifyOptions};
 use ekstra_wire::{
     ApiError, Request, Response, Routed, decode_request, encode_error, encode_response, encoding, parameters,
-    route, validate, violations_error,
+    route, shortened, validate, violations_error,
 };
 
 /// Answered to whoever asks whether the service is there; names nothing secret.
 pub(crate) const HEALTH: &str = "/_ekstra/health";
+
+/// Characters of a refusal that the log has.
+const LOGGED: usize = 1024;
 
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -61,7 +64,8 @@ impl Service {
         match outcome {
             Ok(response) => response,
             Err(error) => {
-                tracing::info!(operation, code = error.code, message = error.message, "refused");
+                let message = shortened(&error.message, LOGGED);
+                tracing::info!(operation, code = error.code, message, "refused");
                 encode_error(protocol, &error, &request_id)
             }
         }
@@ -152,7 +156,7 @@ impl Service {
         if !is_region(&verified.region) {
             let message =
                 format!("Credential should be scoped to a valid region, not '{}'.", verified.region);
-            return Err(ApiError::client("SignatureDoesNotMatch", 403, message));
+            return Err(SigError::Invalid(message).to_error(protocol));
         }
         let (_, credential) = verified.found;
         Ok((credential, verified.region))

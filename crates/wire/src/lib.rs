@@ -21,4 +21,4 @@ pub use redact::parameters;
 pub use route::{RouteError, Routed, route};
 pub use text::uri_encode;
 pub use time::{amz_date, iso8601, parse_amz_date, parse_iso8601};
-pub use validate::{Violation, validate, violations_error, violations_message};
+pub use validate::{Violation, shortened, validate, violations_error, violations_message};

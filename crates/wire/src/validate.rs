@@ -29,10 +29,16 @@ impl std::fmt::Display for Violation {
     }
 }
 
-/// Every constraint of `schema` that `value` breaks, in the order of the model.
+/// How many violations are told: an input of the largest size can have a million.
+const MOST: usize = 50;
+/// Characters of a value or a path that are shown.
+const SHOWN: usize = 1024;
+
+/// The first constraints of `schema` that `value` breaks, in the order of the model.
 pub fn validate(schema: &'static StructSchema, value: &Value) -> Vec<Violation> {
     let mut found = Vec::new();
     structure(schema, value, "", &mut found);
+    found.truncate(MOST);
     found
 }
 
@@ -65,22 +71,32 @@ fn structure(schema: &'static StructSchema, value: &Value, path: &str, found: &m
         let path = join(path, &lower_first(member.name));
         match value.member(index) {
             Some(value) => check(member.ty, value, &path, found),
-            None if member.required => found.push(Violation {
-                path,
-                value: Some("null".to_owned()),
-                constraint: "Member must not be null".to_owned(),
-            }),
+            None if member.required => absent(path, found),
             None => {}
         }
     }
 }
 
+fn absent(path: String, found: &mut Vec<Violation>) {
+    found.push(Violation {
+        path,
+        value: Some("null".to_owned()),
+        constraint: "Member must not be null".to_owned(),
+    });
+}
+
 fn check(ty: &'static TypeSchema, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    if found.len() >= MOST {
+        return;
+    }
     let mut fail = |constraint: String| {
-        let shown = (!ty.sensitive()).then(|| format!("'{}'", show(value)));
-        found.push(Violation { path: path.to_owned(), value: shown, constraint });
+        let shown = (!ty.sensitive()).then(|| format!("'{}'", shortened(&show(value), SHOWN)));
+        found.push(Violation { path: shortened(path, SHOWN).to_owned(), value: shown, constraint });
     };
     match (ty, value) {
+        (TypeSchema::Document, _) => {}
+        // An item of a list or a map: members that are null are not given.
+        (_, Value::Null) => absent(shortened(path, SHOWN).to_owned(), found),
         (TypeSchema::Str(schema), Value::Str(text)) => string(schema, text, &mut fail),
         (TypeSchema::Int { min, max } | TypeSchema::Long { min, max }, Value::Int(n)) => {
             bounds("value", *n, *min, *max, &mut fail);
@@ -172,6 +188,11 @@ fn show(value: &Value) -> String {
     }
 }
 
+/// At most so many characters of a text.
+pub fn shortened(text: &str, most: usize) -> &str {
+    text.char_indices().nth(most).map_or(text, |(end, _)| &text[..end])
+}
+
 fn join(path: &str, step: &str) -> String {
     if path.is_empty() { step.to_owned() } else { format!("{path}.{step}") }
 }
@@ -218,6 +239,28 @@ mod tests {
         let found = validate(iam::CreateRoleRequest::SCHEMA, &input.to_value());
         let paths: Vec<&str> = found.iter().map(|v| v.path.as_str()).collect();
         assert_eq!(paths, ["roleName", "maxSessionDuration", "tags.1.member.key"]);
+    }
+
+    #[test]
+    fn an_item_that_is_null_is_told() {
+        let nothing = Value::List(vec![Value::Null]);
+        let mut found = Vec::new();
+        let list = eks::VpcConfigRequest::SCHEMA.members.iter().find(|member| member.name == "subnetIds");
+        check(list.expect("is there").ty, &nothing, "subnetIds", &mut found);
+        let texts: Vec<String> = found.iter().map(Violation::to_string).collect();
+        assert_eq!(
+            texts,
+            ["Value null at 'subnetIds.1.member' failed to satisfy constraint: Member must not be null"]
+        );
+    }
+
+    #[test]
+    fn what_is_told_is_bounded_whatever_was_sent() {
+        let tag = iam::Tag { key: Some("\u{e9}".repeat(100_000)), value: None };
+        let input = iam::CreateRoleRequest { tags: Some(vec![tag; 100]), ..Default::default() };
+        let found = validate(iam::CreateRoleRequest::SCHEMA, &input.to_value());
+        assert_eq!(found.len(), MOST);
+        assert!(violations_message(&found).len() < 200_000);
     }
 
     #[test]
