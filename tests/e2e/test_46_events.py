@@ -116,6 +116,10 @@ def test_the_command_line_shows_them(service, traced):
     said = service.cli("events", "--name", "CreateUser").stdout.splitlines()
     assert said[0].split() == ["TIME", "USER", "FROM", "SERVICE", "EVENT", "ERROR"]
     assert "user/admin" in said[1] and "iam.amazonaws.com  CreateUser" in said[1]
+    # Whoever names an operation wants it, though it changes nothing.
+    service.client("eks").describe_cluster_versions()
+    named = service.cli("events", "--name", "DescribeClusterVersions").stdout
+    assert "eks.amazonaws.com  DescribeClusterVersions" in named, named
     records = json.loads(service.cli("events", "--user", "traced", "--all", "-o", "json").stdout)
     assert {"ListClusters", "LookupEvents"} <= {record["eventName"] for record in records}
 

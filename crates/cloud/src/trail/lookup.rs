@@ -1,6 +1,6 @@
 //! LookupEvents: an account's records in a region, the newest first.
 
-use super::{DIRECTORY, list};
+use super::{DIRECTORY, list, number};
 use crate::Cloud;
 use crate::api::Call;
 use ekstra_engine::blocking;
@@ -20,9 +20,27 @@ struct Search {
     attribute: Option<(String, String)>,
     from_ms: Option<i64>,
     to_ms: Option<i64>,
-    /// The last one of the page before.
-    behind: Option<String>,
+    /// Where the page before ended.
+    behind: Option<Position>,
     most: usize,
+}
+
+/// Where a record begins: a token names the last one of its page, and what is older follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    file: u64,
+    offset: usize,
+}
+
+impl Position {
+    fn token(self) -> String {
+        format!("{}-{}", self.file, self.offset)
+    }
+
+    fn of(token: &str) -> Option<Self> {
+        let (file, offset) = token.split_once('-')?;
+        Some(Self { file: file.parse().ok()?, offset: offset.parse().ok()? })
+    }
 }
 
 pub(super) async fn handle(
@@ -40,31 +58,30 @@ pub(super) async fn handle(
         let message = "The start time must be before the end time.";
         return Err(ApiError::new(&errors::INVALID_TIME_RANGE_EXCEPTION, message));
     }
+    let unknown = || {
+        let message = "The NextToken is not of an earlier answer, or its event is gone.";
+        ApiError::new(&errors::INVALID_NEXT_TOKEN_EXCEPTION, message)
+    };
+    let behind = input.next_token.map(|token| Position::of(&token).ok_or_else(unknown)).transpose()?;
     let attribute = attributes.pop();
+    let most = input.max_results.and_then(|n| usize::try_from(n).ok()).unwrap_or(PAGE).clamp(1, PAGE);
     let search = Search {
         account: call.scope.account,
         region: call.scope.region,
         attribute: attribute.and_then(|a| Some((a.attribute_key?, a.attribute_value?))),
         from_ms,
         to_ms,
-        behind: input.next_token,
-        most: input.max_results.and_then(|n| usize::try_from(n).ok()).unwrap_or(PAGE).clamp(1, PAGE),
+        behind,
+        most,
     };
     let directory = cloud.home.join(DIRECTORY);
     let found = blocking(move || search.run(&list(&directory))).await;
-    let (mut found, is_token_known) = found;
-    if !is_token_known {
-        let message = "The NextToken is not of an earlier answer, or its event is gone.";
-        return Err(ApiError::new(&errors::INVALID_NEXT_TOKEN_EXCEPTION, message));
-    }
-    let more = found.len() > search_size(input.max_results);
-    found.truncate(search_size(input.max_results));
-    let next_token = found.last().filter(|_| more).and_then(|last| text(last, "/eventID"));
-    Ok(model::LookupEventsResponse { events: Some(found.iter().map(describe).collect()), next_token })
-}
-
-fn search_size(asked: Option<i32>) -> usize {
-    asked.and_then(|n| usize::try_from(n).ok()).unwrap_or(PAGE).clamp(1, PAGE)
+    let mut found = found.ok_or_else(unknown)?;
+    let more = found.len() > most;
+    found.truncate(most);
+    let next_token = found.last().filter(|_| more).map(|(at, _)| at.token());
+    let events = found.iter().map(|(_, record)| describe(record)).collect();
+    Ok(model::LookupEventsResponse { events: Some(events), next_token })
 }
 
 fn text(record: &Value, pointer: &str) -> Option<String> {
@@ -96,26 +113,42 @@ fn describe(record: &Value) -> model::Event {
 }
 
 impl Search {
-    /// One more than a page, so that it is known whether there is more; and whether the token was found, if there is one.
-    fn run(&self, files: &[PathBuf]) -> (Vec<Value>, bool) {
+    /// One more than a page, so that it is known whether there is more; `None` if there is no place where the page before
+    /// ended.
+    fn run(&self, files: &[PathBuf]) -> Option<Vec<(Position, Value)>> {
         let mut found = Vec::new();
-        let mut is_behind = self.behind.is_none();
-        for file in files.iter().rev() {
-            let content = fs::read(file).unwrap_or_default();
-            let content = String::from_utf8_lossy(&content);
-            for line in content.lines().rev() {
-                let Ok(record) = serde_json::from_str::<Value>(line) else { continue };
-                if !is_behind {
-                    is_behind = text(&record, "/eventID") == self.behind;
-                } else if self.wants(&record) {
-                    found.push(record);
-                    if found.len() > self.most {
-                        return (found, true);
-                    }
-                }
+        let mut is_known = self.behind.is_none();
+        for path in files.iter().rev() {
+            let Some(file) = number(path) else { continue };
+            let until = match self.behind {
+                Some(at) if file > at.file => continue,
+                Some(at) if file == at.file => Some(at.offset),
+                _ => None,
+            };
+            is_known |= until.is_some();
+            let content = fs::read(path).unwrap_or_default();
+            self.search(file, content.get(..until.unwrap_or(content.len()))?, &mut found);
+            if found.len() > self.most {
+                break;
             }
         }
-        (found, is_behind)
+        is_known.then_some(found)
+    }
+
+    /// The records of a file, or of the beginning of one.
+    fn search(&self, file: u64, content: &[u8], found: &mut Vec<(Position, Value)>) {
+        let mut end = content.len();
+        for line in content.rsplit(|byte| *byte == b'\n') {
+            let offset = end - line.len();
+            end = offset.saturating_sub(1);
+            if found.len() > self.most {
+                return;
+            }
+            let Ok(record) = serde_json::from_slice::<Value>(line) else { continue };
+            if self.wants(&record) {
+                found.push((Position { file, offset }, record));
+            }
+        }
     }
 
     fn wants(&self, record: &Value) -> bool {
@@ -155,14 +188,14 @@ mod tests {
         .to_string()
     }
 
-    fn search(most: usize, behind: Option<&str>, attribute: Option<(&str, &str)>) -> Search {
+    fn search(most: usize, behind: Option<Position>, attribute: Option<(&str, &str)>) -> Search {
         Search {
             account: "1".into(),
             region: "us-east-1".into(),
             attribute: attribute.map(|(k, v)| (k.into(), v.into())),
             from_ms: None,
             to_ms: None,
-            behind: behind.map(str::to_owned),
+            behind,
             most,
         }
     }
@@ -182,15 +215,22 @@ mod tests {
         fs::write(&new, lines[2..].join("\n")).expect("written");
         let files = [old, new];
         let ids = |search: Search| {
-            let (found, known) = search.run(&files);
-            (found.iter().filter_map(|r| text(r, "/eventID")).collect::<String>(), known)
+            let found = search.run(&files)?;
+            Some(found.iter().filter_map(|(_, record)| text(record, "/eventID")).collect::<String>())
         };
-        assert_eq!(ids(search(50, None, None)), ("dba".into(), true));
-        assert_eq!(ids(search(1, None, None)), ("db".into(), true), "one more than asked for");
-        assert_eq!(ids(search(50, Some("d"), None)), ("ba".into(), true));
-        assert_eq!(ids(search(50, Some("gone"), None)), (String::new(), false));
-        assert_eq!(ids(search(50, None, Some(("EventName", "ListClusters")))), ("da".into(), true));
-        assert_eq!(ids(search(50, None, Some(("Username", "anna")))), ("ba".into(), true));
-        assert_eq!(ids(search(50, None, Some(("ResourceName", "x")))), (String::new(), true));
+        let shown = |ids: &str| Some(ids.to_owned());
+        assert_eq!(ids(search(50, None, None)), shown("dba"));
+        assert_eq!(ids(search(1, None, None)), shown("db"), "one more than asked for");
+        let (first, _) = search(50, None, None).run(&files).expect("reads")[0];
+        assert_eq!(Position::of(&first.token()), Some(first));
+        assert_eq!(ids(search(50, Some(first), None)), shown("ba"));
+        let (second, _) = search(50, None, None).run(&files).expect("reads")[1];
+        assert_eq!(ids(search(50, Some(second), None)), shown("a"));
+        for gone in [Position { file: 3, offset: 0 }, Position { file: 1, offset: 1 << 20 }] {
+            assert_eq!(ids(search(50, Some(gone), None)), None);
+        }
+        assert_eq!(ids(search(50, None, Some(("EventName", "ListClusters")))), shown("da"));
+        assert_eq!(ids(search(50, None, Some(("Username", "anna")))), shown("ba"));
+        assert_eq!(ids(search(50, None, Some(("ResourceName", "x")))), shown(""));
     }
 }

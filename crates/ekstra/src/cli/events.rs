@@ -44,9 +44,11 @@ pub(super) struct Events {
 impl Events {
     /// The newest first.
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         let most = usize::try_from(self.max)?;
-        let is_wanted = |event: &Value| self.all || event["readOnly"] != true;
+        // Whoever names an operation wants it, whatever it does.
+        let all = self.all || self.name.is_some();
+        let is_wanted = |event: &Value| all || event["readOnly"] != true;
         let mut found: Vec<Value> = Vec::new();
         let mut token = Value::Null;
         while found.len() < most {
