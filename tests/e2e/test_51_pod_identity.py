@@ -168,6 +168,15 @@ def test_an_sdk_finds_them_by_itself(service, cluster, eks, agent, trusted, tmp_
     # boto3 beside the pod, on its node, with nothing but what the pod is told.
     inside = service.in_node(node, sys.executable, "-c", script, env={"PATH": "/usr/bin", **variables})
     assert inside.stdout.startswith(f"arn:aws:sts::{ACCOUNT}:assumed-role/pods/eks-{cluster}-sdk-"), inside
+    # Its call came from the node, which the record says, and not from the door that it came by.
+    wanted = [{"AttributeKey": "EventName", "AttributeValue": "GetCallerIdentity"}]
+    found = service.client("cloudtrail").lookup_events(LookupAttributes=wanted)["Events"]
+    records = [json.loads(event["CloudTrailEvent"]) for event in found]
+    (record, *_) = [record for record in records if record["userIdentity"]["arn"] == inside.stdout.strip()]
+    (address,) = {
+        a["address"] for a in service.kubectl_json("get", "node", node)["status"]["addresses"] if a["type"] == "InternalIP"
+    }
+    assert record["sourceIPAddress"] == address, record
     service.delete_pod("sdk")
     eks.delete_pod_identity_association(clusterName=cluster, associationId=made["associationId"])
 

@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -53,19 +53,25 @@ fn path(home: &Home) -> PathBuf {
     home.path("run/control.sock")
 }
 
-/// The caller holds the home's lock: a socket that is there is a dead service's.
 pub(crate) fn bind(home: &Home) -> Result<UnixListener> {
-    let path = path(home);
-    let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let listener = bind_private(&path(home))?;
     let owner = home.owner()?;
-    chown(&path, Some(owner.uid), Some(owner.gid))?;
+    chown(path(home), Some(owner.uid), Some(owner.gid))?;
+    Ok(listener)
+}
+
+/// The caller holds the home's lock: a socket that is there is a dead service's.
+pub(crate) fn bind_private(path: &Path) -> Result<UnixListener> {
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path).with_context(|| path.display().to_string())?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
 pub(crate) fn unbind(home: &Home) {
-    let _ = fs::remove_file(path(home));
+    for socket in [path(home), ekstra_gate::endpoint_path(&home.root)] {
+        let _ = fs::remove_file(socket);
+    }
 }
 
 pub(crate) async fn serve(listener: UnixListener, private: Arc<Private>) {

@@ -6,19 +6,22 @@
 use crate::service::Service;
 use bytes::Bytes;
 use ekstra_cloud::api::Origin;
+use ekstra_gate::Watched;
+use ekstra_host::descriptors::receive;
 use ekstra_wire::{ApiError, Request, Response, encoding};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use std::convert::Infallible;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// Larger than any request of the services here, also unpacked.
@@ -26,65 +29,152 @@ pub(crate) const LARGEST_BODY: usize = 2 * 1024 * 1024;
 /// The first byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 const HELLO_PATIENCE: Duration = Duration::from_secs(30);
+/// Until so many bytes have come it is not known which HTTP is spoken, and none of its own limits run.
+const PREFACE: usize = 24;
+/// For a client that takes none of its answer.
+const STALLED: Duration = Duration::from_secs(30);
 /// Between requests, and within the head of one. Clients open another connection when they find one closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// After an error that the next `accept` would have again.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Of one listener: clients keep ten or so each.
-const MOST_CONNECTIONS: usize = 2048;
+const MOST_CONNECTIONS: u32 = 2048;
+/// Of the head of a request, and of what is written at once.
+const BUFFER: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const MOST_STREAMS: u32 = 32;
 /// For a body to arrive, and for room to take it in.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// KiB of bodies that are being received, of all connections together.
 static ROOM: Semaphore = Semaphore::const_new(64 * 1024);
+/// What is under way when the service ends has so long to be answered.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    loop {
-        // A semaphore that is never closed. Who comes when all are taken waits in the listener's queue.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
+/// What every connection is given.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) tls: TlsAcceptor,
+    pub(crate) service: Arc<Service>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+/// Ends, with what is under way, when the service does.
+pub(crate) async fn serve(listener: TcpListener, mut door: Door) {
+    let places = places();
+    while let Some((place, accepted)) = next(&places, &mut door.shutdown, listener.accept()).await {
+        match accepted {
             Ok((stream, peer)) => {
-                let _ = stream.set_nodelay(true);
-                let (tls, service) = (tls.clone(), service.clone());
+                let door = door.clone();
                 tokio::spawn(async move {
-                    let _place = place;
-                    connection(stream, peer.ip(), tls, service).await;
+                    connection(stream, peer.ip(), door).await;
+                    drop(place);
                 });
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
+    }
+    drop(listener);
+    emptied(&places).await;
+}
+
+/// The same for connections of nodes and pods, which the gate accepts where they are and gives away.
+pub(crate) async fn serve_given(listener: UnixListener, mut door: Door) {
+    let places = places();
+    while let Some((place, accepted)) = next(&places, &mut door.shutdown, listener.accept()).await {
+        match accepted {
+            Ok((gate, _)) => {
+                let door = door.clone();
+                tokio::spawn(async move {
+                    // The gate counts the connection as its peer's until its socket is closed.
+                    if let Ok((_gate, stream, peer)) = receive_connection(gate).await {
+                        connection(stream, peer, door).await;
+                    }
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+    drop(listener);
+    emptied(&places).await;
+}
+
+fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MOST_CONNECTIONS as usize))
+}
+
+/// Who comes when all places are taken waits in the listener's queue. `None` when the service ends.
+async fn next<T>(
+    places: &Arc<Semaphore>,
+    shutdown: &mut watch::Receiver<bool>,
+    accept: impl Future<Output = T>,
+) -> Option<(OwnedSemaphorePermit, T)> {
+    let placed = async {
+        // A semaphore that is never closed.
+        let place = places.clone().acquire_owned().await.ok()?;
+        Some((place, accept.await))
+    };
+    tokio::select! {
+        _ = shutdown.wait_for(|stop| *stop) => None,
+        placed = placed => placed,
     }
 }
 
-async fn connection(stream: TcpStream, peer: IpAddr, tls: TlsAcceptor, service: Arc<Service>) {
+/// When no connection is left, or after [`LAST_ANSWERS`].
+async fn emptied(places: &Semaphore) {
+    let _ = tokio::time::timeout(LAST_ANSWERS, places.acquire_many(MOST_CONNECTIONS)).await;
+}
+
+async fn receive_connection(
+    gate: UnixStream,
+) -> io::Result<(std::os::unix::net::UnixStream, TcpStream, IpAddr)> {
+    let gate = gate.into_std()?;
+    let received = tokio::task::spawn_blocking(move || {
+        gate.set_nonblocking(false)?;
+        gate.set_read_timeout(Some(HELLO_PATIENCE))?;
+        receive(&gate).map(|(_, descriptor)| (gate, descriptor))
+    });
+    let (gate, descriptor) = received.await.map_err(io::Error::other)??;
+    let stream = std::net::TcpStream::from(descriptor.ok_or(io::ErrorKind::InvalidData)?);
+    stream.set_nonblocking(true)?;
+    let peer = stream.peer_addr()?.ip();
+    Ok((gate, TcpStream::from_std(stream)?, peer))
+}
+
+async fn connection(stream: TcpStream, peer: IpAddr, door: Door) {
+    let _ = stream.set_nodelay(true);
     let origin = |is_tls| Origin { address: Some(peer), is_tls, user_agent: None };
     let mut first = [0];
     match tokio::time::timeout(HELLO_PATIENCE, stream.peek(&mut first)).await {
         Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
-            if let Ok(Ok(stream)) = tokio::time::timeout(HELLO_PATIENCE, tls.accept(stream)).await {
-                exchange(stream, service, origin(true)).await;
+            if let Ok(Ok(stream)) = tokio::time::timeout(HELLO_PATIENCE, door.tls.accept(stream)).await {
+                exchange(stream, door, origin(true)).await;
             }
         }
-        Ok(Ok(1)) => exchange(stream, service, origin(false)).await,
+        Ok(Ok(1)) => exchange(stream, door, origin(false)).await,
         _ => {}
     }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    service: Arc<Service>,
-    origin: Origin,
-) {
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, door: Door, origin: Origin) {
+    let Door { service, mut shutdown, .. } = door;
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let (service, origin) = (service.clone(), origin.clone());
         async move { Ok::<_, Infallible>(answer(service, request, origin).await) }
     });
-    // A client that hangs up is not an error of ours.
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(BUFFER);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(IDLE).keep_alive_timeout(HELLO_PATIENCE);
     builder.http2().max_concurrent_streams(MOST_STREAMS);
-    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+    let stream = Watched::new(stream, STALLED).opening(PREFACE, HELLO_PATIENCE);
+    let connection = builder.serve_connection(TokioIo::new(stream), answer);
+    tokio::pin!(connection);
+    // A client that hangs up is not an error of ours.
+    tokio::select! {
+        _ = &mut connection => return,
+        _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 async fn answer(
@@ -109,7 +199,7 @@ async fn answer(
         headers,
         body: Vec::new(),
     };
-    request.body = match tokio::time::timeout(BODY_PATIENCE, receive(body)).await {
+    request.body = match tokio::time::timeout(BODY_PATIENCE, receive_body(body)).await {
         Ok(Some(body)) => body,
         Ok(None) => return respond(service.refuse(&request, &encoding::too_large())),
         Err(_) => return respond(service.refuse(&request, &too_slow())),
@@ -122,16 +212,29 @@ async fn answer(
     }
 }
 
-/// The whole body; `None` if it is too large.
-async fn receive(body: Incoming) -> Option<Vec<u8>> {
-    let most = LARGEST_BODY as u64;
-    let announced = body.size_hint().upper().unwrap_or(most);
-    if announced > most {
+/// The whole body; `None` if it is too large. Room is taken for what has come, not for what was announced.
+async fn receive_body(mut body: Incoming) -> Option<Vec<u8>> {
+    if body.size_hint().lower() > LARGEST_BODY as u64 {
         return None;
     }
-    // A semaphore that is never closed.
-    let _room = ROOM.acquire_many(u32::try_from(announced.div_ceil(1024)).unwrap_or(u32::MAX)).await.ok()?;
-    Limited::new(body, LARGEST_BODY).collect().await.ok().map(|body| body.to_bytes().to_vec())
+    let (mut whole, mut room) = (Vec::new(), None::<SemaphorePermit<'_>>);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        if whole.len() + data.len() > LARGEST_BODY {
+            return None;
+        }
+        let kib = u32::try_from((whole.len() + data.len()).div_ceil(1024)).unwrap_or(u32::MAX);
+        let held = room.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let missing = kib.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
+        // A semaphore that is never closed.
+        let more = ROOM.acquire_many(missing).await.ok()?;
+        match &mut room {
+            Some(room) => room.merge(more),
+            None => room = Some(more),
+        }
+        whole.extend_from_slice(&data);
+    }
+    Some(whole)
 }
 
 fn too_slow() -> ApiError {

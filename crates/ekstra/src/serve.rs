@@ -6,6 +6,7 @@
 
 use crate::control::{self, Private, Stop};
 use crate::home::{Home, Wish, registry_directory, sync};
+use crate::http::Door;
 use crate::privilege::{Owner, is_root};
 use crate::programs::Components;
 use crate::service::Service;
@@ -104,16 +105,19 @@ pub(crate) async fn run(options: Options) -> Result<Option<Last>> {
     takedown::finish(&home, &*ground.host, &ground.settings)?;
     let (ask, mut asked) = mpsc::channel(1);
     let (stop, shutdown) = watch::channel(false);
-    let mut tasks = compose(&home, &ground, &options, ask, &shutdown).await?;
+    let (mut tasks, mut doors) = compose(&home, &ground, &options, ask, &shutdown).await?;
     let Ground { settings, store, host, .. } = ground;
     tracing::info!(port = settings.port, address = %settings.address, "serving");
     let end = tokio::select! {
         signal = wait_for_signal() => signal.map(|()| Stop { all: false }),
         Some(stop) = asked.recv() => Ok(stop),
         () = store.closed() => Err(anyhow!("the state can no longer be written; start the service again")),
+        Some(ended) = doors.join_next() => Err(anyhow!("the endpoint ended ({ended:?}); start it again")),
         Some(ended) = tasks.join_next() => Err(anyhow!("a part of the service ended ({ended:?}); start it again")),
     };
     stop.send_replace(true);
+    // Whoever has asked is answered.
+    doors.join_all().await;
     tasks.shutdown().await;
     control::unbind(&home);
     let take_down = move || {
@@ -168,14 +172,15 @@ fn with_remedy(home: &Home, error: OpenError) -> anyhow::Error {
     }
 }
 
-/// Binds every listener, then starts everything that runs as long as the service.
+/// Binds every listener, then starts everything that runs as long as the service; the listeners of the AWS endpoint end by
+/// themselves.
 async fn compose(
     home: &Home,
     ground: &Ground,
     options: &Options,
     ask: mpsc::Sender<Stop>,
     shutdown: &watch::Receiver<bool>,
-) -> Result<JoinSet<()>> {
+) -> Result<(JoinSet<()>, JoinSet<()>)> {
     let Ground { settings, names, host, components, cloud, .. } = ground;
     let furnished = ensure_scope(cloud, &Scope::new(DEFAULT_ACCOUNT, &settings.region)).await;
     furnished.map_err(|refusal| anyhow!("{refusal:?}"))?;
@@ -187,6 +192,7 @@ async fn compose(
         listeners.push(bind(settings.address, settings.port).await?);
     }
     let private_listener = control::bind(home)?;
+    let given_listener = control::bind_private(&ekstra_gate::endpoint_path(&home.root))?;
     let mut eks = Eks::new(cloud.clone(), host.clone(), names.clone(), components.clone());
     eks.drain_limit_seconds = options.drain_limit_seconds;
     eks.proxies = proxies::remembered(home);
@@ -196,15 +202,17 @@ async fn compose(
     let trail = Trail::open(&home.root).context("the records of calls")?;
     let service =
         Arc::new(Service { cloud: cloud.clone(), router, trail, home: home.root.display().to_string() });
-    let acceptor = tls::acceptor(home, settings.address)?;
+    let door = Door { tls: tls::acceptor(home, settings.address)?, service, shutdown: shutdown.clone() };
     if !settings.rootless {
         let prefetch = components.clone();
         tokio::task::spawn_blocking(move || prefetch.prefetch());
     }
-    let mut tasks = JoinSet::new();
+    let mut doors = JoinSet::new();
     for listener in listeners {
-        tasks.spawn(http::serve(listener, acceptor.clone(), service.clone()));
+        doors.spawn(http::serve(listener, door.clone()));
     }
+    doors.spawn(http::serve_given(given_listener, door));
+    let mut tasks = JoinSet::new();
     let private = Private {
         home: home.clone(),
         host: host.clone(),
@@ -217,7 +225,7 @@ async fn compose(
     tasks.spawn(backup::keep(cloud.store.clone(), home.clone(), cloud.env.clone()));
     tasks.spawn(tend(host.clone(), home.clone(), settings.clone()));
     start_reconcilers(&mut tasks, ground, eks, shutdown);
-    Ok(tasks)
+    Ok((tasks, doors))
 }
 
 fn start_reconcilers(tasks: &mut JoinSet<()>, ground: &Ground, eks: Eks, shutdown: &watch::Receiver<bool>) {

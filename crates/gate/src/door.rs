@@ -49,14 +49,8 @@ impl Way {
         }
     }
 
-    /// The AWS endpoint. Its clients try again by themselves; without a service they are told so at once.
-    pub(crate) fn to_endpoint(address: SocketAddr) -> Self {
-        Self { namespace: None, address, patience: Duration::ZERO, turn: Mutex::default() }
-    }
-
     async fn connect(&self) -> io::Result<TcpStream> {
         let deadline = Instant::now() + self.patience;
-        // The first attempt is everybody's, also of those whose patience is nothing.
         let turn = timeout_at(deadline + ATTEMPT, self.turn.lock()).await?;
         loop {
             let attempt = timeout(ATTEMPT, netns::connect(self.namespace.as_deref(), self.address));
@@ -168,11 +162,6 @@ mod tests {
             assert!(task.await.expect("no panic"));
         }
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    }
-
-    #[tokio::test]
-    async fn an_endpoint_that_is_not_there_is_told_at_once() {
-        assert!(Way::to_endpoint(vacant().await).connect().await.is_err());
     }
 
     #[tokio::test]

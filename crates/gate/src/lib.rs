@@ -9,6 +9,7 @@ mod admission;
 mod authorizer;
 mod balancer;
 mod door;
+mod endpoint;
 #[cfg(test)]
 mod fixture;
 mod handover;
@@ -21,6 +22,7 @@ mod registry;
 mod resolver;
 mod scope;
 mod splice;
+mod watched;
 mod webhook;
 
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
@@ -34,6 +36,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
+pub use watched::Watched;
 
 /// Facts that never change while it runs.
 #[derive(Clone, Debug)]
@@ -88,6 +91,12 @@ pub async fn run(
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
     Ok(())
+}
+
+/// Where `serve` takes the connections of nodes and pods to the AWS endpoint, each with a frame of
+/// [`ekstra_host::descriptors`].
+pub fn endpoint_path(home: &Path) -> PathBuf {
+    home.join("run/endpoint.sock")
 }
 
 /// Whether the gate that runs in this home waits for a successor.

@@ -9,7 +9,7 @@ use crate::balancer::{self, Balancer};
 use crate::door::Way;
 use crate::handover::Given;
 use crate::limits::{Budget, Kind};
-use crate::{Gate, door, handover, metadata, registry, resolver, webhook};
+use crate::{Gate, door, endpoint, handover, metadata, registry, resolver, webhook};
 use ekstra_domain::ec2::{METADATA_ADDRESS, Vpc};
 use ekstra_domain::eks::{ControlPlaneSlot, INTERNAL_ADDRESS, Listener as Listens, Site};
 use ekstra_domain::elb::LoadBalancer;
@@ -106,7 +106,6 @@ pub(crate) struct Listeners {
     running: BTreeMap<Place, Listener>,
     /// By slot; the doors of a slot have one in common.
     ways: BTreeMap<String, Arc<Way>>,
-    to_endpoint: Arc<Way>,
     /// By key; the ports of a balancer have one in common.
     balancers: BTreeMap<String, Arc<Balancer>>,
     /// Of listeners that cannot be opened, since when.
@@ -143,13 +142,11 @@ enum Socket {
 
 impl Listeners {
     pub(crate) fn new(gate: Gate, budget: Budget) -> Self {
-        let endpoint = at(gate.facts.address, gate.facts.port);
         Self {
             gate,
             budget,
             running: BTreeMap::new(),
             ways: BTreeMap::new(),
-            to_endpoint: Arc::new(Way::to_endpoint(endpoint)),
             balancers: BTreeMap::new(),
             missing: BTreeMap::new(),
             drain: watch::Sender::new(false),
@@ -288,7 +285,8 @@ impl Listeners {
             }
             (Role::Images, Socket::Tcp(tcp)) => tokio::spawn(registry::serve(terms, gate, tcp)),
             (Role::Endpoint, Socket::Tcp(tcp)) => {
-                tokio::spawn(door::serve_inside(terms, self.to_endpoint.clone(), tcp))
+                let service = crate::endpoint_path(&self.gate.facts.home);
+                tokio::spawn(endpoint::serve(terms, service, tcp))
             }
             (Role::Balancer { balancer }, Socket::Tcp(tcp)) => {
                 let (balancer, port) = (self.balancer(&balancer), place.address.port());
