@@ -60,6 +60,13 @@ def listeners():
     return {words[3]: words[-1] for words in map(str.split, output("ss", "-Hltnp").splitlines())}
 
 
+def asking_is_read(port):
+    """Nothing waits in the kernel on any connection to the port."""
+    lines = map(str.split, output("ss", "-Hnt", "state", "established", f"( sport = :{port} )").splitlines())
+    queues = [int(line[0]) for line in lines]
+    return bool(queues) and not any(queues)
+
+
 @pytest.fixture(scope="module")
 def rootless():
     service = Rootless()
@@ -132,11 +139,44 @@ def test_the_service_s_end_ends_nothing_and_a_stop_of_all_ends_all(rootless):
     assert rootless.children() == before
     rootless.cli("restart")
     assert rootless.children() == before
+    # Who has asked is answered, though the service is told to end meanwhile.
+    url = urlsplit(rootless.aws_env()["AWS_ENDPOINT_URL"])
+    with socket.create_connection((url.hostname, url.port), 10) as asking:
+        asking.settimeout(10)
+        asking.sendall(f"POST / HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 8\r\n\r\nActi".encode())
+        (serving,) = rootless.service_pids("serve")
+        # It has read what there is.
+        wait("taken", lambda: (asking_is_read(url.port), ""), 10)
+        os.kill(serving, signal.SIGTERM)
+        refused = lambda: (socket.socket().connect_ex((url.hostname, url.port)) != 0, "")  # noqa: E731
+        wait("no more taken", refused, 10, 0.01)
+        asking.sendall(b"on=x")
+        assert asking.recv(4096).startswith(b"HTTP/1.1 4")
+    wait("the service's end", lambda: (not alive(serving), ""), 10)
+    rootless.cli("start")
+    assert rootless.children() == before
     rootless.cli("stop", "--all")
     assert rootless.children() == {} and not any(alive(pid) for pid in before.values())
     # The programs' directory need not be said again.
     rootless.cli("start")
     wait("the data", lambda: (rootless.kubectl("get", "configmap", "kept").returncode == 0, ""), 30)
+
+
+def handshake(url, authority):
+    """As strict as Python is by default since 3.13."""
+    context = ssl.create_default_context(cafile=authority)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    with socket.create_connection((url.hostname, url.port), 5) as tcp:
+        context.wrap_socket(tcp, server_hostname=url.hostname).close()
+
+
+def test_strict_clients_take_the_certificates(rootless):
+    endpoint = rootless.aws_env()["AWS_ENDPOINT_URL"].replace("http://", "https://")
+    handshake(urlsplit(endpoint), Path(rootless.home, "ca.crt"))
+    cluster = rootless.client("eks").describe_cluster(name="alone")["cluster"]
+    authority = Path(rootless.work, "cluster-ca.crt")
+    authority.write_bytes(base64.b64decode(cluster["certificateAuthority"]["data"]))
+    handshake(urlsplit(cluster["endpoint"]), authority)
 
 
 def test_the_token_webhook_shows_the_cluster_s_key(rootless):
@@ -146,8 +186,7 @@ def test_the_token_webhook_shows_the_cluster_s_key(rootless):
     url = urlsplit(cluster["cluster"]["server"])
     shown = base64.b64decode(cluster["cluster"]["certificate-authority-data"])
     assert url.scheme == "https" and shown == (pki / "ca.crt").read_bytes()
-    with socket.create_connection((url.hostname, url.port), 5) as tcp:
-        ssl.create_default_context(cafile=pki / "ca.crt").wrap_socket(tcp, server_hostname=url.hostname).close()
+    handshake(url, pki / "ca.crt")
     with pytest.raises((OSError, HTTPException)):
         urlopen(cluster["cluster"]["server"].replace("https", "http"), data=b"{}", timeout=5)
 
