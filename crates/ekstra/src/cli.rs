@@ -297,9 +297,9 @@ async fn run(cli: Cli) -> Result<End> {
             clap_complete::generate(shell, &mut Cli::command(), "ekstra", &mut std::io::stdout());
         }
         Command::UpdateKubeconfig { name, region, kubeconfig } => {
-            cluster::update_kubeconfig(&home, &name.required()?, &region.region, kubeconfig).await?;
+            cluster::update_kubeconfig(&home, &name.required()?, &region.of(&home), kubeconfig).await?;
         }
-        Command::Token { cluster_name, region } => show::token(&home, &cluster_name, &region.region)?,
+        Command::Token { cluster_name, region } => show::token(&home, &cluster_name, &region.of(&home))?,
         Command::Serve(command) => {
             return Ok(serve::run(command.options(home)?).await?.map_or(End::Code(0), End::Last));
         }

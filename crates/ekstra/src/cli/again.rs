@@ -3,8 +3,8 @@
 //! Invariant: what is printed does what it says in the shell that it is printed into: flags that chose a home, a region or
 //! a kubeconfig come again where neither the environment nor the default stands for them.
 
+use super::words::home_region;
 use crate::home::Home;
-use ekstra_domain::names::DEFAULT_REGION;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -23,19 +23,26 @@ impl Shell {
         let on_path = |dirs: OsString| std::env::split_paths(&dirs).any(|dir| dir.join("ekstra").is_file());
         let mut words = match (self.variable)("PATH").is_some_and(on_path) {
             true => "ekstra".to_owned(),
-            false => quoted(&home.program()),
+            false => quoted(&home.program().display().to_string()),
         };
         let located = Home::locate((self.variable)("EKSTRA_HOME").map(Into::into));
         if !located.is_ok_and(|located| located.root == home.root) {
-            words.push_str(&format!(" --home {}", quoted(&home.root)));
+            words.push_str(&format!(" --home {}", quoted(&home.root.display().to_string())));
         }
         words
     }
 
     /// ` --region R`, or nothing.
-    pub(super) fn region(&self, region: &str) -> String {
-        let of_shell = (self.variable)("AWS_REGION").unwrap_or_else(|| DEFAULT_REGION.into());
-        if of_shell == region { String::new() } else { format!(" --region {region}") }
+    pub(super) fn region(&self, home: &Home, region: &str) -> String {
+        match (self.variable)("AWS_REGION") {
+            Some(of_shell) => flag(&of_shell.to_string_lossy(), region),
+            None => self.region_after_env(home, region),
+        }
+    }
+
+    /// The same in a shell that has taken what `ekstra env` says.
+    pub(super) fn region_after_env(&self, home: &Home, region: &str) -> String {
+        flag(&home_region(home), region)
     }
 
     /// `KUBECONFIG=PATH `, or nothing.
@@ -43,15 +50,19 @@ impl Shell {
         let read = crate::kubeconfig::default_path();
         match read.is_ok_and(|read| read == written) {
             true => String::new(),
-            false => format!("KUBECONFIG={} ", quoted(written)),
+            false => format!("KUBECONFIG={} ", quoted(&written.display().to_string())),
         }
     }
 }
 
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+fn flag(of_shell: &str, region: &str) -> String {
+    if of_shell == region { String::new() } else { format!(" --region {region}") }
+}
+
+/// One word of a shell.
+pub(super) fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -64,8 +75,8 @@ mod tests {
         let bare = Shell { variable: |name| (name == "HOME").then(|| "/root".into()) };
         let program = "'/srv/my homes/other/bin/ekstra'";
         assert_eq!(bare.ekstra(&home), format!("{program} --home '/srv/my homes/other'"));
-        assert_eq!(bare.region(DEFAULT_REGION), "");
-        assert_eq!(bare.region("eu-west-1"), " --region eu-west-1");
+        assert_eq!(bare.region(&home, "us-east-1"), "");
+        assert_eq!(bare.region(&home, "eu-west-1"), " --region eu-west-1");
         let set = Shell {
             variable: |name| match name {
                 "EKSTRA_HOME" => Some("/srv/my homes/other".into()),
@@ -74,7 +85,8 @@ mod tests {
             },
         };
         assert_eq!(set.ekstra(&home), program);
-        assert_eq!(set.region("eu-west-1"), "");
-        assert_eq!(set.region(DEFAULT_REGION), format!(" --region {DEFAULT_REGION}"));
+        assert_eq!(set.region(&home, "eu-west-1"), "");
+        assert_eq!(set.region_after_env(&home, "eu-west-1"), " --region eu-west-1");
+        assert_eq!(set.region(&home, "us-east-1"), " --region us-east-1");
     }
 }

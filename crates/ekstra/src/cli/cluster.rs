@@ -77,7 +77,7 @@ impl Create {
         let started = Instant::now();
         ensure_service(home, &Serve::of_environment(self.components.clone(), self.rootless)?).await?;
         super::components::ensure_for(home, version, self.components).await?;
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         let subnets = elements(
             &client
                 .ec2("DescribeSubnets", &[("Filter.1.Name", "default-for-az"), ("Filter.1.Value.1", "true")])
@@ -95,7 +95,7 @@ impl Create {
             request["version"] = json!(version.minor);
         }
         let shell = Shell::new();
-        let (ekstra, region) = (shell.ekstra(home), shell.region(&self.region.region));
+        let (ekstra, region) = (shell.ekstra(home), shell.region(home, &client.region));
         client.eks("POST", "/clusters", Some(request)).await.map_err(|error| match code(&error) {
             Some("ResourceInUseException") => anyhow!(
                 "{error:#}; nodes for it: {ekstra} create nodegroup --cluster {name} --managed{region}"
@@ -118,8 +118,10 @@ impl Create {
         if self.managed {
             println!("  {ekstra} get nodegroup --cluster {name}{region}");
         }
-        println!("  eval \"$({ekstra} env)\" && aws eks describe-cluster --name {name}{region}");
-        println!("  {ekstra} delete cluster --name {name}{region}");
+        // That one's region is the shell's from there on.
+        let after = if region.is_empty() { shell.region_after_env(home, &client.region) } else { region };
+        println!("  eval \"$({ekstra} env)\" && aws eks describe-cluster --name {name}{after}");
+        println!("  {ekstra} delete cluster --name {name}{after}");
         Ok(())
     }
 }
@@ -188,7 +190,7 @@ pub(super) struct Get {
 
 impl Get {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         let names = match self.name.given() {
             Some(name) => vec![name],
             None => list(&client, "/clusters", "clusters").await?,
@@ -236,7 +238,7 @@ impl Delete {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
         let name = self.name.required()?;
         ensure_known_service(home).await?;
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         let path = format!("/clusters/{}", segment(&name)?);
         let cluster = client.eks("GET", &path, None).await?;
         let mut waiting = Waiting::new();

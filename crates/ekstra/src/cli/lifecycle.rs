@@ -66,7 +66,7 @@ impl Serve {
     pub(super) fn options(self, home: Home) -> Result<Options> {
         Ok(Options {
             listen: self.listen,
-            region: self.region.region,
+            region: self.region.of(&home),
             rootless: self.rootless,
             drain_limit_seconds: self.drain_limit,
             components: self.components.checked(&home)?,
@@ -104,7 +104,7 @@ impl Serve {
 
     /// The same as words: sudo drops the environment.
     fn words(&self, home: &Home) -> Result<Vec<OsString>> {
-        let mut words: Vec<OsString> = vec!["--region".into(), self.region.region.clone().into()];
+        let mut words: Vec<OsString> = vec!["--region".into(), self.region.of(home).into()];
         let mut add = |flag: &str, value: Option<OsString>| {
             words.extend(value.into_iter().flat_map(|value| [flag.into(), value]));
         };

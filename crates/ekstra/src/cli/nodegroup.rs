@@ -105,7 +105,7 @@ impl Create {
         self.size.check()?;
         check_home(home)?;
         ensure_known_service(home).await?;
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         let answer = client.eks("GET", &format!("/clusters/{}", segment(&self.cluster)?), None).await?;
         let subnets: Vec<String> =
             serde_json::from_value(answer["cluster"]["resourcesVpcConfig"]["subnetIds"].clone())?;
@@ -210,7 +210,7 @@ pub(super) struct Get {
 
 impl Get {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         let all = format!("/clusters/{}/node-groups", segment(&self.cluster)?);
         let names = match self.name.given() {
             Some(name) => vec![name],
@@ -247,7 +247,7 @@ impl Scale {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
         let name = self.name.required()?;
         ensure_known_service(home).await?;
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         let target = path(&self.cluster, &name)?;
         let before = client.eks("GET", &target, None).await?;
         let now = &before["nodegroup"]["scalingConfig"];
@@ -282,7 +282,7 @@ impl Delete {
     pub(super) async fn run(self, home: &Home) -> Result<()> {
         let name = self.name.required()?;
         ensure_known_service(home).await?;
-        let client = Client::new(home, &self.region.region)?;
+        let client = Client::new(home, &self.region.of(home))?;
         delete(&client, &self.cluster, &name).await?;
         let mut waiting = Waiting::new();
         wait_gone(&client, &self.cluster, &name, &mut waiting).await?;

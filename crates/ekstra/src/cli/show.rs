@@ -1,5 +1,6 @@
 //! `env|logs|token`: what is told without asking the service, or next to.
 
+use super::again::quoted;
 use super::doctor::{Known, PACKAGED_BUILD, RUNTIME, found};
 use crate::control::Control;
 use crate::credentials::StoredCredentials;
@@ -19,19 +20,13 @@ pub(super) async fn env(home: &Home, account: Option<String>) -> Result<()> {
         None => StoredCredentials::load(home)?,
         Some(account) => of_account(home, &account).await?,
     };
-    let no_proxy = std::env::var("NO_PROXY").unwrap_or_default();
-    let mut hosts: Vec<String> = no_proxy.split(',').filter(|h| !h.is_empty()).map(str::to_owned).collect();
-    for own in [
+    let own = [
         "127.0.0.1".to_owned(),
         "localhost".to_owned(),
         settings.address.to_string(),
         settings.balancers().to_string(),
-    ] {
-        if !hosts.contains(&own) {
-            hosts.push(own);
-        }
-    }
-    let hosts = hosts.join(",");
+    ];
+    let hosts = quoted(&exceptions(|name| std::env::var(name).ok(), &own));
     let mut out = std::io::stdout().lock();
     writeln!(out, "export AWS_ENDPOINT_URL=http://127.0.0.1:{}", settings.port)?;
     writeln!(out, "export AWS_ACCESS_KEY_ID={}", stored.access_key_id)?;
@@ -40,6 +35,18 @@ pub(super) async fn env(home: &Home, account: Option<String>) -> Result<()> {
     writeln!(out, "export AWS_REGION={0} AWS_DEFAULT_REGION={0}", settings.region)?;
     writeln!(out, "export NO_PROXY={hosts} no_proxy={hosts}")?;
     Ok(())
+}
+
+/// What no proxy is asked for: the shell's exceptions, in either spelling of the variable, and our own.
+fn exceptions(variable: impl Fn(&str) -> Option<String>, own: &[String]) -> String {
+    let given = ["NO_PROXY", "no_proxy"].map(|name| variable(name).unwrap_or_default()).join(",");
+    let mut hosts: Vec<&str> = Vec::new();
+    for host in given.split(',').map(str::trim).chain(own.iter().map(String::as_str)) {
+        if !host.is_empty() && !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    hosts.join(",")
 }
 
 /// The service makes them the first time.
@@ -115,4 +122,21 @@ pub(super) fn token(home: &Home, cluster: &str, region: &str) -> Result<()> {
     let token = sigv4::make_eks_token(&stored.signing(), region, &endpoint, cluster, now);
     println!("{}", sigv4::exec_credential(&token, now));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exceptions_of_either_spelling_stay() {
+        let own = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let of = |upper: &'static str, lower: &'static str| {
+            let variable = move |name: &str| Some(if name == "NO_PROXY" { upper } else { lower }.to_owned());
+            exceptions(variable, &own)
+        };
+        assert_eq!(of("", ""), "127.0.0.1,localhost");
+        assert_eq!(of("localhost, .corp", ""), "localhost,.corp,127.0.0.1");
+        assert_eq!(of("a", ".corp,a"), "a,.corp,127.0.0.1,localhost");
+    }
 }

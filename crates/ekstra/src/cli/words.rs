@@ -1,5 +1,6 @@
 //! Arguments that several commands share.
 
+use crate::home::Home;
 use anyhow::{Result, bail};
 use clap::Args;
 use ekstra_domain::names::{DEFAULT_REGION, is_region};
@@ -12,13 +13,28 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(25 * 60);
 
 #[derive(Debug, Args)]
 pub(super) struct Region {
-    /// An AWS region
-    #[arg(long, env = "AWS_REGION", default_value = DEFAULT_REGION, value_parser = parse_region)]
-    pub(super) region: String,
+    /// An AWS region [default: the one of the home's first start, us-east-1 unless it said another]
+    #[arg(long, env = "AWS_REGION", value_parser = parse_region)]
+    region: Option<String>,
 }
 
-pub(super) fn parse_region(text: &str) -> Result<String, String> {
-    if is_region(text) { Ok(text.to_owned()) } else { Err(format!("a region is such as {DEFAULT_REGION}")) }
+impl Region {
+    pub(super) fn of(&self, home: &Home) -> String {
+        let given = self.region.clone().filter(|region| !region.is_empty());
+        given.unwrap_or_else(|| home_region(home))
+    }
+}
+
+pub(super) fn home_region(home: &Home) -> String {
+    home.settings().map_or_else(|| DEFAULT_REGION.to_owned(), |settings| settings.region)
+}
+
+/// An empty variable is as good as none.
+fn parse_region(text: &str) -> Result<String, String> {
+    if text.is_empty() || is_region(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a region is such as {DEFAULT_REGION}"))
 }
 
 pub(super) fn parse_count(text: &str) -> Result<u32, String> {
