@@ -95,7 +95,7 @@ fn attached(policies: &[&str]) -> Grants {
 }
 
 /// Whether the account has been made here, as it is when its keys are first asked for.
-pub(crate) fn is_known(cloud: &Cloud, account: &str) -> bool {
+pub fn is_known_account(cloud: &Cloud, account: &str) -> bool {
     cloud.store.view().get(&first_user_marker(account)).is_some()
 }
 

@@ -14,7 +14,7 @@ pub mod sts;
 pub mod trail;
 
 pub use context::{Cloud, Settings};
-pub use defaults::{ensure_scope, first_user};
+pub use defaults::{ensure_scope, first_user, is_known_account};
 pub use machine::on_host;
 
 /// Every operation of this crate.

@@ -350,9 +350,7 @@ impl NodegroupReconciler {
         };
         let pending = keys::updates(&context.group.scope, &context.cluster.name);
         let body = |txn: &mut Txn| {
-            let Some(before) = txn.get::<Nodegroup>(&context.key)? else {
-                return Ok(());
-            };
+            let Some(before) = context.unchanged(txn)? else { return Ok(()) };
             let mut group = before.clone();
             group.issues = vec![issue.clone()];
             group.status = match group.status {
@@ -406,11 +404,9 @@ impl NodegroupReconciler {
     async fn mark_active(&self, context: &Context) -> Result<(), NodegroupError> {
         let updates = keys::updates(&context.group.scope, &context.cluster.name);
         let body = |txn: &mut Txn| {
-            let Some(mut group) = txn.get::<Nodegroup>(&context.key)? else {
-                return Ok(());
-            };
+            let Some(mut group) = context.unchanged(txn)? else { return Ok(()) };
             let unsettled = [NodegroupStatus::Creating, NodegroupStatus::Updating, NodegroupStatus::Degraded];
-            if !unsettled.contains(&group.status) {
+            if !unsettled.contains(&group.status) || group.unsynced.is_some() {
                 return Ok(());
             }
             self.waits.end(&format!("{} {}", group.uid, group.modified_ms));
@@ -452,6 +448,12 @@ impl NodegroupReconciler {
 }
 
 impl Context {
+    /// The group, unless it has been asked for something else since it was looked at: what was seen says nothing of that.
+    fn unchanged(&self, txn: &mut Txn) -> Result<Option<Nodegroup>, CommitError> {
+        let seen = |group: &Nodegroup| (group.uid.clone(), group.status, group.modified_ms);
+        Ok(txn.get::<Nodegroup>(&self.key)?.filter(|group| seen(group) == seen(&self.group)))
+    }
+
     fn node(&self, instance: &str) -> Option<&str> {
         let found = self.instances.iter().find(|(_, i)| i.id == instance);
         found.map(|(_, i)| i.private_dns_name.as_str())

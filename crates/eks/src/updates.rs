@@ -31,7 +31,8 @@ fn update_code(issue: &str) -> &str {
         | "InsufficientNumberOfReplicas"
         | "ConfigurationConflict"
         | "AdmissionRequestDenied"
-        | "K8sResourceNotFound" => issue,
+        | "K8sResourceNotFound"
+        | "ClusterUnreachable" => issue,
         _ => "Unknown",
     }
 }

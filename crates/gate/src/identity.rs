@@ -6,7 +6,7 @@
 
 use crate::{Gate, now};
 use ekstra_domain::ec2::Instance;
-use ekstra_domain::eks::{AccessEntry, AuthenticationMode, AwsAuth, Bearer, Cluster, NODE_KINDS, Nodegroup};
+use ekstra_domain::eks::{AccessEntry, AuthenticationMode, AwsAuth, Bearer, Cluster, Nodegroup};
 use ekstra_domain::iam::{AccessKey, Credential, Principal, Role, User as UserRecord};
 use ekstra_domain::names::{Arn, keys};
 use ekstra_wire::sigv4::{self, SecretKey};
@@ -61,17 +61,17 @@ fn map(
 ) -> Option<(String, Vec<String>)> {
     let canonical = principal.canonical_arn();
     let instance = instance_of(gate, cluster, principal, &canonical);
-    // Whoever is of another account is known by the ConfigMap, if at all.
-    if principal.account != cluster.scope.account {
-        return by_config_map(gate, cluster, principal, access_key, None);
-    }
     match entry_of(gate, cluster, &canonical, &principal.user_id).filter(|_| cluster.has_entries) {
-        Some(entry) if !NODE_KINDS.contains(&entry.kind.as_str()) => {
+        Some(entry) if !entry.is_of_nodes() => {
             return Some((entry.username_of(principal.session_name()), entry.groups));
         }
         // Nodes are let in by their role's entry.
         Some(_) => return as_node(gate, cluster, &instance?),
         None => {}
+    }
+    // Whoever is of another account and has no entry is known by the ConfigMap, if at all.
+    if principal.account != cluster.scope.account {
+        return by_config_map(gate, cluster, principal, access_key, None);
     }
     let is_creator = canonical == cluster.creator_arn
         && cluster.creator_id.as_deref().is_none_or(|id| id == principal.unique_id());
@@ -271,6 +271,11 @@ mod tests {
             let found = map(&fixture.gate, &with_entries, &who, "AKIATEST");
             assert_eq!(found.as_ref().map(|(name, _)| name.as_str()), expected, "{id}");
         }
+        // One of another account, too.
+        entry(&fixture, "arn:aws:iam::111122223333:user/abroad", "STANDARD", "guest").await;
+        let guest = Principal { user_id: "AIDATEST".into(), ..abroad };
+        let found = map(&fixture.gate, &with_entries, &guest, "AKIATEST").map(|(name, _)| name);
+        assert_eq!(found.as_deref(), Some("guest"));
         let unowned = Cluster { creator_is_admin: false, ..cluster(&fixture, Api, false) };
         assert_eq!(map(&fixture.gate, &unowned, &creator, "AKIATEST"), None);
         // Nor is who comes later the creator, or a node.

@@ -5,7 +5,7 @@
 
 use super::{check_document, malformed, principal_id, role_behind};
 use crate::Cloud;
-use crate::defaults::is_known;
+use crate::defaults::is_known_account;
 use ekstra_domain::iam::Role;
 use ekstra_domain::names::Arn;
 use ekstra_policy::Kind;
@@ -22,7 +22,7 @@ pub(super) fn read(cloud: &Cloud, text: &str) -> Result<BTreeMap<String, String>
         let Some(arn) = name.parse::<Arn>().ok().filter(is_somebody) else { continue };
         match id_of(cloud, name, &arn) {
             Some(id) => drop(ids.insert(name.to_owned(), id)),
-            None if is_known(cloud, &arn.account) => {
+            None if is_known_account(cloud, &arn.account) => {
                 return Err(malformed(format!("Invalid principal in policy: \"AWS\":\"{name}\"")));
             }
             None => {}

@@ -50,7 +50,18 @@ impl Association {
 /// The kind of people's entries.
 pub const STANDARD: &str = "STANDARD";
 /// Kinds of nodes' entries: they sign in by their role and have no groups or policies of their own.
-pub const NODE_KINDS: [&str; 3] = ["EC2_LINUX", "EC2_WINDOWS", "FARGATE_LINUX"];
+pub const NODE_KINDS: [&str; 3] = [EC2_LINUX, "EC2_WINDOWS", "FARGATE_LINUX"];
+/// The kind of managed node groups' entries.
+pub const EC2_LINUX: &str = "EC2_LINUX";
+
+/// What nodes of a kind are called (`spec/eks-semantics.md` §3.8).
+pub fn node_username(kind: &str) -> &'static str {
+    match kind {
+        "FARGATE_LINUX" => "system:node:{{SessionName}}",
+        _ => "system:node:{{EC2PrivateDNSName}}",
+    }
+}
+
 pub const CLUSTER_ADMIN: &str = "arn:aws:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy";
 
 impl AccessEntry {
@@ -61,7 +72,7 @@ impl AccessEntry {
                 (Some(role), _) => ("role", role),
                 (_, user) => ("user", user.unwrap_or_default()),
             });
-        let Scope { account, .. } = &self.scope;
+        let account = arn.as_ref().map_or(self.scope.account.as_str(), |arn| &arn.account);
         self.scope
             .arn("eks", format_args!("access-entry/{}/{kind}/{account}/{name}/{}", self.cluster, self.uid))
     }
@@ -75,6 +86,10 @@ impl AccessEntry {
     /// Whether this is the very one that it was made for; `id` is a user's or a session's.
     pub fn is_of_id(&self, id: &str) -> bool {
         self.principal_id.as_deref().is_none_or(|known| known == unique_id(id))
+    }
+
+    pub fn is_of_nodes(&self) -> bool {
+        NODE_KINDS.contains(&self.kind.as_str())
     }
 
     /// The user's name in a session.

@@ -47,6 +47,11 @@ pub struct Taint {
 }
 
 impl Taint {
+    /// Whether both have the same place on a node, which has one taint of a key and an effect.
+    pub fn replaces(&self, other: &Self) -> bool {
+        self.key == other.key && self.effect == other.effect
+    }
+
     /// As a kubelet's `--register-with-taints` wants it.
     pub fn kubelet(&self) -> String {
         format!("{}={}:{}", self.key, self.value.as_deref().unwrap_or_default(), self.kubernetes_effect())

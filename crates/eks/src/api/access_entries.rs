@@ -3,13 +3,14 @@
 //! The webhooks of `gate` follow the records: what is written here holds with the next request that is not in a cache.
 
 use super::list::page;
-use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, no_cluster};
+use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, is_repeat, kept_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::{principal_id, role_behind};
+use ekstra_cloud::is_known_account;
 use ekstra_domain::eks::{
-    AccessEntry, AccessPolicy, Association, AuthenticationMode, CLUSTER_ADMIN, Cluster, NODE_KINDS, STANDARD,
-    check_groups, check_username, default_username,
+    AccessEntry, AccessPolicy, Association, AuthenticationMode, CLUSTER_ADMIN, Cluster, EC2_LINUX,
+    NODE_KINDS, STANDARD, check_groups, check_username, default_username, node_username,
 };
 use ekstra_domain::iam::{Role, service_linked_name};
 use ekstra_domain::names::{Arn, keys};
@@ -21,7 +22,6 @@ use std::collections::BTreeMap;
 
 /// What kubelets are, whichever node they run on.
 const NODES: &str = "system:nodes";
-const NODE_NAME: &str = "system:node:{{EC2PrivateDNSName}}";
 
 fn missing(cluster: &str) -> ApiError {
     let message = "The specified principalArn could not be found. You can view your available access entries with 'list-access-entries'.";
@@ -81,7 +81,7 @@ fn own(eks: &Eks, cluster: &Cluster, principal: &str, kind: &str) -> AccessEntry
         principal_arn: principal.to_owned(),
         principal_id: principal_id(&eks.cloud, principal),
         kind: kind.to_owned(),
-        username: if is_node { NODE_NAME.into() } else { default_username(principal) },
+        username: if is_node { node_username(kind).into() } else { default_username(principal) },
         groups: if is_node { vec![NODES.into()] } else { Vec::new() },
         policies: BTreeMap::new(),
         tags: BTreeMap::new(),
@@ -106,16 +106,22 @@ pub(super) fn creators(eks: &Eks, cluster: &Cluster) -> AccessEntry {
     entry
 }
 
-/// Of the role of a node group, unless there is one.
+/// Of the role of a node group, unless there is one. One of nodes that a role has left which is gone is not this one's.
 pub(super) fn ensure_of_nodes(
     eks: &Eks,
     cluster: &Cluster,
     role: &str,
     txn: &mut Txn,
 ) -> Result<(), Refusal> {
+    if cluster.authentication_mode == AuthenticationMode::ConfigMap {
+        return Ok(());
+    }
     let key = keys::access_entry(&cluster.scope, &cluster.name, role);
-    if cluster.authentication_mode != AuthenticationMode::ConfigMap && !txn.exists(&key) {
-        txn.put(&key, &own(eks, cluster, role, NODE_KINDS[0]))?;
+    let new = own(eks, cluster, role, EC2_LINUX);
+    let id = new.principal_id.as_deref().unwrap_or_default();
+    let is_kept = |known: &AccessEntry| !known.is_of_nodes() || known.is_of_id(id);
+    if !txn.get::<AccessEntry>(&key)?.is_some_and(|known| is_kept(&known)) {
+        txn.put(&key, &new)?;
     }
     Ok(())
 }
@@ -131,15 +137,12 @@ pub(super) async fn create(
     let cluster = find_cluster(&eks, &call, &name)?;
     check_mode(&cluster)?;
     let entry = draft(&eks, &call, &cluster, input, token, asked)?;
-    let (cluster_key, key) =
-        (keys::cluster(&call.scope, &name), keys::access_entry(&call.scope, &name, &entry.principal_arn));
+    let key = keys::access_entry(&call.scope, &name, &entry.principal_arn);
     let entry = eks
         .cloud
         .store
         .transact(|txn| {
-            if !txn.exists(&cluster_key) {
-                return Err(Refusal::Api(no_cluster(&name)));
-            }
+            kept_cluster(txn, &call.scope, &name)?;
             if let Some(existing) = txn.get::<AccessEntry>(&key)? {
                 let (token, known) = (entry.request_token.as_ref(), existing.request_token.as_ref());
                 if is_repeat(token, &entry.request_digest, known, &existing.request_digest) {
@@ -164,20 +167,12 @@ fn draft(
     request_digest: String,
 ) -> Result<AccessEntry, ApiError> {
     let principal = input.principal_arn.unwrap_or_default();
-    let arn: Option<Arn> = principal.parse().ok();
-    let is_principal = arn.as_ref().is_some_and(|arn| {
-        arn.service == "iam"
-            && arn.account == call.scope.account
-            && (arn.role_name().or(arn.user_name())).is_some()
-    });
-    if !is_principal || principal_id(&eks.cloud, &principal).is_none() {
-        return Err(invalid_parameter("The specified principalArn is invalid: invalid principal."));
-    }
+    let kind = input.r#type.unwrap_or_else(|| STANDARD.into());
+    check_principal(eks, call, &principal, &kind)?;
     if service_linked_name(&principal).is_some() {
         let message = "The caller is not allowed to modify access entries with a principalArn value of a Service Linked Role";
         return Err(invalid_parameter(message));
     }
-    let kind = input.r#type.unwrap_or_else(|| STANDARD.into());
     let groups = input.kubernetes_groups.unwrap_or_default();
     if kind != STANDARD && !NODE_KINDS.contains(&kind.as_str()) {
         return Err(invalid_parameter(format!("The type {kind} is not supported by ekstra")));
@@ -198,6 +193,26 @@ fn draft(
     }
     entry.tags = input.tags.unwrap_or_default();
     Ok(AccessEntry { request_token, request_digest, ..entry })
+}
+
+/// People's entries are for every principal of every account, nodes' for roles of the cluster's own.
+fn check_principal(eks: &Eks, call: &Call, principal: &str, kind: &str) -> Result<(), ApiError> {
+    let arn: Option<Arn> = principal.parse().ok();
+    let fits = arn.filter(|arn| arn.service == "iam").is_some_and(|arn| {
+        let is_own = arn.account == call.scope.account;
+        // Of accounts that nobody has made here nothing is known.
+        let is_there =
+            principal_id(&eks.cloud, principal).is_some() || !is_known_account(&eks.cloud, &arn.account);
+        if kind == STANDARD {
+            arn.resource == "root" || (is_there && arn.role_name().or(arn.user_name()).is_some())
+        } else {
+            is_own && is_there && arn.role_name().is_some()
+        }
+    });
+    match fits {
+        true => Ok(()),
+        false => Err(invalid_parameter("The specified principalArn is invalid: invalid principal.")),
+    }
 }
 
 pub(super) async fn describe(

@@ -223,7 +223,10 @@ pub(super) async fn update(
                 let refused = in_use(message).with("clusterName", cluster.clone());
                 return Err(Refusal::Api(refused.with("addonName", name.clone())));
             }
+            let before = addon.version.clone();
             change(&eks, &record, &input, &mut addon)?;
+            let version =
+                (input.addon_version.is_some() || addon.version != before).then(|| addon.version.clone());
             addon.conflicts = conflicts;
             addon.status = AddonStatus::Updating;
             addon.issues = Vec::new();
@@ -232,14 +235,14 @@ pub(super) async fn update(
             txn.put(&key, &addon)?;
             pod_identity::set_of_addon(&eks, txn, &addon, wanted.as_deref())?;
             let (of, kind) = (UpdateOf::Addon(&name), UpdateType::AddonUpdate);
-            repeat.begin(txn, (&call.scope, &cluster), of, kind, params(&input, conflicts))
+            repeat.begin(txn, (&call.scope, &cluster), of, kind, params(&input, version, conflicts))
         })
         .await?;
     Ok(model::UpdateAddonResponse { update: Some(present::update(&update)) })
 }
 
-/// Version and configuration that are not given stay; a role that is not given goes. As at AWS, where clients rely on
-/// both.
+/// A configuration that is not given stays, and so does a version for as long as there is one; a role that is not given
+/// goes. As at AWS, where clients rely on it.
 fn change(
     eks: &Eks,
     cluster: &Cluster,
@@ -247,7 +250,8 @@ fn change(
     addon: &mut Addon,
 ) -> Result<(), ApiError> {
     let definition = definition(&addon.name, &cluster.version)?;
-    // What it has may be older than what there is by now, and is not asked for by whoever says nothing else.
+    // What it has may be older than what there is by now: then the update brings the newer, and says so. eksctl names the
+    // one that it has when it means none.
     let asked = input.addon_version.clone().filter(|asked| *asked != addon.version);
     addon.version = version(eks, cluster, definition, asked)?;
     if let Some(values) = &input.configuration_values {
@@ -262,9 +266,14 @@ fn told(associations: &[model::AddonPodIdentityAssociations]) -> String {
     json!(associations.iter().map(one).collect::<Vec<_>>()).to_string()
 }
 
-fn params(input: &model::UpdateAddonRequest, conflicts: Conflicts) -> Vec<(String, String)> {
+/// Of the version, the one that it will have.
+fn params(
+    input: &model::UpdateAddonRequest,
+    version: Option<String>,
+    conflicts: Conflicts,
+) -> Vec<(String, String)> {
     let given = [
-        ("AddonVersion", input.addon_version.clone()),
+        ("AddonVersion", version),
         ("ServiceAccountRoleArn", input.service_account_role_arn.clone()),
         ("ResolveConflicts", input.resolve_conflicts.as_ref().map(|_| conflicts.wire().to_owned())),
         ("ConfigurationValues", input.configuration_values.clone()),

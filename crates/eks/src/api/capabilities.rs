@@ -2,13 +2,15 @@
 
 use super::list::page;
 use super::{
-    Repeat, digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, present, remove,
+    Repeat, digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, present,
 };
-use crate::{Eks, updates};
+use crate::Eks;
 use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
-use ekstra_domain::eks::{Ack, ArgoCd, Asked, Capability, UpdateOf, UpdateType, check_capability_name};
+use ekstra_domain::eks::{
+    Ack, ArgoCd, Asked, Capability, Update, UpdateOf, UpdateType, check_capability_name,
+};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
@@ -327,10 +329,17 @@ pub(super) async fn delete(
     let (cluster, name) = (input.cluster_name.unwrap_or_default(), input.capability_name.unwrap_or_default());
     find_cluster(&eks, &call, &cluster)?;
     let key = keys::capability(&call.scope, &cluster, &name);
-    let known: Capability = remove(&eks, &key, || missing(&cluster, &name)).await?;
     let prefix = keys::updates(&call.scope, &cluster);
-    let forgotten = updates::forget(&eks.cloud.store, &prefix, UpdateOf::Capability(&name)).await;
-    forgotten.map_err(Refusal::from)?;
+    let body = |txn: &mut Txn| {
+        let known: Capability = txn.get(&key)?.ok_or_else(|| missing(&cluster, &name))?;
+        txn.delete(&key);
+        // All of them are settled, of which few are kept.
+        let updates = txn.list::<Update>(&prefix)?.into_iter();
+        let of = UpdateOf::Capability(&name);
+        updates.filter(|(_, update)| update.concerns() == of).for_each(|(key, _)| txn.delete(&key));
+        Ok::<_, Refusal>(known)
+    };
+    let known = eks.cloud.store.transact(body).await?;
     Ok(model::DeleteCapabilityResponse { capability: Some(present_capability(known, "DELETING")) })
 }
 

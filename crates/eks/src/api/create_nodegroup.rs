@@ -26,6 +26,8 @@ const WITHOUT_ROOT: &str = "This service runs without root, and nodes need it: t
 /// EKS's defaults (`spec/eks-semantics.md` §2.1).
 const INSTANCE_TYPE: &str = "t3.medium";
 const DISK_GIB: i32 = 20;
+const ONE_AT_A_TIME: UpdateConfig =
+    UpdateConfig { max_unavailable: Some(1), max_unavailable_percentage: None };
 /// Kinds of image that an ekstra node stands for, on this machine's architecture; the first is the default.
 const AMI_TYPES: [&str; 2] = if cfg!(target_arch = "aarch64") {
     ["AL2023_ARM_64_STANDARD", "AL2_ARM_64"]
@@ -67,16 +69,16 @@ pub(super) async fn handle(
                 );
                 return Err(Refusal::Api(in_use(message)));
             }
-            let now = txn.get::<Cluster>(&cluster_key)?.filter(|c| c.uid == cluster.uid);
-            if !now.is_some_and(|c| c.status.is_up()) {
+            let now = txn.get::<Cluster>(&cluster_key)?.filter(|now| now.uid == cluster.uid);
+            let Some(now) = now.filter(|now| now.status.is_up()) else {
                 let message = format!("Cluster '{}' is not in ACTIVE status", cluster.name);
                 return Err(Refusal::Api(invalid_request(message)));
-            }
+            };
             let account = &call.scope.account;
             service_linked_roles::ensure(&eks.cloud, account, NODEGROUP_SERVICE, txn)?;
             txn.put(&key, &group)?;
-            if cluster.has_entries {
-                access_entries::ensure_of_nodes(&eks, &cluster, &group.node_role, txn)?;
+            if now.has_entries {
+                access_entries::ensure_of_nodes(&eks, &now, &group.node_role, txn)?;
             }
             Ok::<_, Refusal>(group.clone())
         })
@@ -129,7 +131,7 @@ fn draft(
         disk_gib: disk(input.disk_size)?,
         labels: labels(input.labels.unwrap_or_default())?,
         taints: taints(input.taints.unwrap_or_default())?,
-        update_config: update_config(input.update_config.unwrap_or_default()),
+        update_config: update_config(&input.update_config.unwrap_or_default(), &ONE_AT_A_TIME)?,
         tags: input.tags.unwrap_or_default(),
         request_token,
         request_digest,
@@ -162,12 +164,20 @@ fn check_version(
     Ok(())
 }
 
-fn update_config(asked: model::NodegroupUpdateConfig) -> UpdateConfig {
-    let share = asked.max_unavailable_percentage.map(i64::from);
-    let count = asked.max_unavailable.map(i64::from);
-    UpdateConfig {
-        max_unavailable: count.or(share.is_none().then_some(1)),
-        max_unavailable_percentage: share,
+/// How many nodes may be away at once: a number or a share, or as before if neither is given.
+pub(super) fn update_config(
+    asked: &model::NodegroupUpdateConfig,
+    before: &UpdateConfig,
+) -> Result<UpdateConfig, ApiError> {
+    let max_unavailable = asked.max_unavailable.map(i64::from);
+    let max_unavailable_percentage = asked.max_unavailable_percentage.map(i64::from);
+    match (max_unavailable, max_unavailable_percentage) {
+        (None, None) => Ok(before.clone()),
+        (Some(_), Some(_)) => {
+            let message = "Only one of maxUnavailable and maxUnavailablePercentage can be given";
+            Err(invalid_parameter(message))
+        }
+        _ => Ok(UpdateConfig { max_unavailable, max_unavailable_percentage }),
     }
 }
 
@@ -238,5 +248,14 @@ pub(super) fn taints(asked: Vec<model::Taint>) -> Result<Vec<Taint>, ApiError> {
         check_taint(&key, taint.value.as_deref()).map_err(invalid)?;
         Ok(Taint { key, value: taint.value, effect })
     };
-    asked.into_iter().map(read).collect()
+    let read: Vec<Taint> = asked.into_iter().map(read).collect::<Result<_, _>>()?;
+    let twice = |(i, taint): &(usize, &Taint)| read[..*i].iter().any(|other| other.replaces(taint));
+    match read.iter().enumerate().find(twice) {
+        None => Ok(read),
+        Some((_, taint)) => {
+            let message =
+                format!("Duplicate taint: a node has one of key {} and effect {}", taint.key, taint.effect);
+            Err(invalid_parameter(message))
+        }
+    }
 }

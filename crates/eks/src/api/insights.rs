@@ -1,7 +1,7 @@
 //! ListInsights, DescribeInsight, StartInsightsRefresh, DescribeInsightsRefresh.
 
 use super::list::{page, wants};
-use super::{find_cluster, no_cluster};
+use super::{find_cluster, invalid_request, no_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_domain::eks::{Cluster, Insight, Insights, UPGRADE_READINESS, Verdict};
@@ -105,6 +105,7 @@ pub(super) async fn describe(
 }
 
 const IN_PROGRESS: (&str, &str) = ("IN_PROGRESS", "Insights refresh is in progress");
+const FAILED: (&str, &str) = ("FAILED", "Insights cannot be refreshed while the cluster is not ACTIVE");
 const COMPLETED: (&str, &str) = ("COMPLETED", "Insights refresh completed successfully");
 
 pub(super) async fn start_refresh(
@@ -119,6 +120,9 @@ pub(super) async fn start_refresh(
         .store
         .transact(|txn| {
             let cluster: Cluster = txn.get(&cluster_key)?.ok_or_else(|| no_cluster(&name))?;
+            if !cluster.status.is_up() {
+                return Err(Refusal::from(invalid_request(FAILED.1).with("clusterName", name.clone())));
+            }
             let known = txn.get::<Insights>(&key)?.filter(|known| known.uid == cluster.uid);
             let mut record = known.unwrap_or_else(|| Insights::new(&cluster.uid, now));
             // One that is under way is the one that was asked for.
@@ -139,9 +143,14 @@ pub(super) async fn describe_refresh(
     call: Call,
     input: model::DescribeInsightsRefreshRequest,
 ) -> Result<model::DescribeInsightsRefreshResponse, ApiError> {
-    let known = find(&eks, &call, &input.cluster_name.unwrap_or_default())?;
+    let name = input.cluster_name.unwrap_or_default();
+    let known = find(&eks, &call, &name)?;
     let ended = known.as_ref().and_then(|known| known.ended_ms);
-    let (status, message) = if ended.is_some() { COMPLETED } else { IN_PROGRESS };
+    let (status, message) = match ended {
+        Some(_) => COMPLETED,
+        None if find_cluster(&eks, &call, &name)?.status.is_up() => IN_PROGRESS,
+        None => FAILED,
+    };
     Ok(model::DescribeInsightsRefreshResponse {
         message: Some(message.into()),
         status: Some(status.into()),

@@ -4,7 +4,7 @@
 //! [`crate::auth`] (a pod that asks for credentials gets those of the role that is associated now).
 
 use super::list::page;
-use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, no_cluster};
+use super::{digest, find_cluster, in_use, invalid_parameter, invalid_request, kept_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
@@ -161,9 +161,7 @@ fn plain(eks: &Eks, scope: &Scope, of: [&str; 3], role_arn: String) -> PodIdenti
 /// One for a service account.
 fn insert(txn: &mut Txn, new: &PodIdentityAssociation) -> Result<PodIdentityAssociation, Refusal> {
     let PodIdentityAssociation { scope, cluster, namespace, service_account, .. } = new;
-    if !txn.exists(&keys::cluster(scope, cluster)) {
-        return Err(no_cluster(cluster).into());
-    }
+    kept_cluster(txn, scope, cluster)?;
     let all = txn.list::<PodIdentityAssociation>(&keys::pod_identities(scope, cluster))?;
     let mut all = all.into_iter().map(|(_, known)| known);
     if let Some(known) = all.find(|known| known.is_for(namespace, service_account)) {

@@ -1,6 +1,6 @@
 //! UpdateNodegroupConfig and UpdateNodegroupVersion.
 
-use super::create_nodegroup::taints;
+use super::create_nodegroup::{taints, update_config};
 use super::{
     Repeat, find_nodegroup, in_use, invalid, invalid_parameter, invalid_request, no_cluster, no_nodegroup,
     present, unserved,
@@ -85,21 +85,20 @@ fn change(
     if let Some(asked) = &input.taints {
         let remove = taints(asked.remove_taints.clone().unwrap_or_default())?;
         let add = taints(asked.add_or_update_taints.clone().unwrap_or_default())?;
-        group
-            .taints
-            .retain(|t| !remove.contains(t) && !add.iter().any(|a| a.key == t.key && a.effect == t.effect));
+        // What is taken away is told by key and effect; its value may be left out.
+        let stays = |taint: &Taint| !remove.iter().chain(&add).any(|other| other.replaces(taint));
+        group.taints.retain(stays);
+        told.taints.retain(stays);
         let shown = |taints: &[Taint]| taints.iter().map(Taint::kubelet).collect::<Vec<_>>().join(",");
         params.push(("TaintsToRemove".to_owned(), shown(&remove)));
         params.push(("TaintsToAdd".to_owned(), shown(&add)));
         group.taints.extend(add.clone());
-        told.taints.retain(|t| !remove.contains(t));
         told.remove_taints.extend(remove);
         told.taints.extend(add);
     }
     group.unsynced = (told != NodeChange::default()).then_some(told);
     if let Some(asked) = &input.update_config {
-        group.update_config.max_unavailable = wide(asked.max_unavailable);
-        group.update_config.max_unavailable_percentage = wide(asked.max_unavailable_percentage);
+        group.update_config = update_config(asked, &group.update_config)?;
         let shown = |n: Option<i32>| n.map(|n| n.to_string());
         params.extend(shown(asked.max_unavailable).map(|n| ("MaxUnavailable".to_owned(), n)));
         let share = shown(asked.max_unavailable_percentage);
