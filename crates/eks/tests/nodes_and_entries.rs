@@ -212,6 +212,7 @@ async fn entries_of_people_are_of_every_account_and_those_of_nodes_are_roles() {
     for principal in [ann, NODES, abroad, "arn:aws:iam::000000000000:root"] {
         world.must(eks::ops::CreateAccessEntry, entry_for(principal, "STANDARD")).await;
     }
+    assert!(world.entry("arn:aws:iam::000000000000:root").arn().contains("/root/000000000000/root/"));
     assert!(world.entry(abroad).arn().contains("access-entry/one/role/111122223333/guest/"));
     for (principal, kind) in [
         (abroad, "EC2_LINUX"),

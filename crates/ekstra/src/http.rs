@@ -19,9 +19,9 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// Larger than any request of the services here, also unpacked.
@@ -45,8 +45,10 @@ const BUFFER: usize = 64 * 1024;
 const MOST_STREAMS: u32 = 32;
 /// For a body to arrive, and for room to take it in.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
-/// KiB of bodies that are being received, of all connections together.
-static ROOM: Semaphore = Semaphore::const_new(64 * 1024);
+/// What every body has room for. Most are shorter.
+const SHORT_BODY: usize = 32 * 1024;
+/// Bodies that are longer and are being received, of all connections together.
+static LONG_BODIES: Semaphore = Semaphore::const_new(32);
 /// What is under way when the service ends has so long to be answered.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -85,9 +87,14 @@ pub(crate) async fn serve_given(listener: UnixListener, mut door: Door) {
             Ok((gate, _)) => {
                 let door = door.clone();
                 tokio::spawn(async move {
-                    // The gate counts the connection as its peer's until its socket is closed.
-                    if let Ok((_gate, stream, peer)) = receive_connection(gate).await {
-                        connection(stream, peer, door).await;
+                    // The gate counts the connection as its peer's until its socket is closed, and closes it with its own
+                    // listener, of which the connection is.
+                    if let Ok((mut gate, stream, peer)) = receive_connection(gate).await {
+                        let mut nothing = [0];
+                        tokio::select! {
+                            () = connection(stream, peer, door) => {}
+                            _ = gate.read(&mut nothing) => {}
+                        }
                     }
                     drop(place);
                 });
@@ -125,34 +132,44 @@ async fn emptied(places: &Semaphore) {
     let _ = tokio::time::timeout(LAST_ANSWERS, places.acquire_many(MOST_CONNECTIONS)).await;
 }
 
-async fn receive_connection(
-    gate: UnixStream,
-) -> io::Result<(std::os::unix::net::UnixStream, TcpStream, IpAddr)> {
+async fn receive_connection(gate: UnixStream) -> io::Result<(UnixStream, TcpStream, IpAddr)> {
     let gate = gate.into_std()?;
     let received = tokio::task::spawn_blocking(move || {
         gate.set_nonblocking(false)?;
         gate.set_read_timeout(Some(HELLO_PATIENCE))?;
-        receive(&gate).map(|(_, descriptor)| (gate, descriptor))
+        let (_, descriptor) = receive(&gate)?;
+        gate.set_nonblocking(true)?;
+        io::Result::Ok((gate, descriptor))
     });
     let (gate, descriptor) = received.await.map_err(io::Error::other)??;
     let stream = std::net::TcpStream::from(descriptor.ok_or(io::ErrorKind::InvalidData)?);
     stream.set_nonblocking(true)?;
     let peer = stream.peer_addr()?.ip();
-    Ok((gate, TcpStream::from_std(stream)?, peer))
+    Ok((UnixStream::from_std(gate)?, TcpStream::from_std(stream)?, peer))
 }
 
 async fn connection(stream: TcpStream, peer: IpAddr, door: Door) {
     let _ = stream.set_nodelay(true);
     let origin = |is_tls| Origin { address: Some(peer), is_tls, user_agent: None };
     let mut first = [0];
-    match tokio::time::timeout(HELLO_PATIENCE, stream.peek(&mut first)).await {
-        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
-            if let Ok(Ok(stream)) = tokio::time::timeout(HELLO_PATIENCE, door.tls.accept(stream)).await {
+    match before_the_end(&door, stream.peek(&mut first)).await {
+        Some(1) if first[0] == TLS_HANDSHAKE => {
+            if let Some(stream) = before_the_end(&door, door.tls.accept(stream)).await {
                 exchange(stream, door, origin(true)).await;
             }
         }
-        Ok(Ok(1)) => exchange(stream, door, origin(false)).await,
+        Some(1) => exchange(stream, door, origin(false)).await,
         _ => {}
+    }
+}
+
+/// What a client says at first. The end of the service does not wait for who has asked for nothing yet.
+async fn before_the_end<T>(door: &Door, hello: impl Future<Output = io::Result<T>>) -> Option<T> {
+    let mut shutdown = door.shutdown.clone();
+    tokio::select! {
+        biased;
+        said = tokio::time::timeout(HELLO_PATIENCE, hello) => said.ok()?.ok(),
+        _ = shutdown.wait_for(|stop| *stop) => None,
     }
 }
 
@@ -171,6 +188,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S,
     tokio::pin!(connection);
     // A client that hangs up is not an error of ours.
     tokio::select! {
+        // A request that is here is read before the end is looked at.
+        biased;
         _ = &mut connection => return,
         _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
     }
@@ -212,25 +231,20 @@ async fn answer(
     }
 }
 
-/// The whole body; `None` if it is too large. Room is taken for what has come, not for what was announced.
+/// The whole body; `None` if it is too large. However many long ones are announced or sent, short ones do not wait for them.
 async fn receive_body(mut body: Incoming) -> Option<Vec<u8>> {
     if body.size_hint().lower() > LARGEST_BODY as u64 {
         return None;
     }
-    let (mut whole, mut room) = (Vec::new(), None::<SemaphorePermit<'_>>);
+    let (mut whole, mut place) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.ok()?.into_data() else { continue };
         if whole.len() + data.len() > LARGEST_BODY {
             return None;
         }
-        let kib = u32::try_from((whole.len() + data.len()).div_ceil(1024)).unwrap_or(u32::MAX);
-        let held = room.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let missing = kib.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
-        // A semaphore that is never closed.
-        let more = ROOM.acquire_many(missing).await.ok()?;
-        match &mut room {
-            Some(room) => room.merge(more),
-            None => room = Some(more),
+        if whole.len() + data.len() > SHORT_BODY && place.is_none() {
+            // A semaphore that is never closed.
+            place = Some(LONG_BODIES.acquire().await.ok()?);
         }
         whole.extend_from_slice(&data);
     }

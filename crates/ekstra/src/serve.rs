@@ -28,6 +28,7 @@ use ekstra_eks::{
     metrics_apis, storage_controllers,
 };
 use ekstra_engine::{Env, Reconciler, drive};
+use ekstra_host::descriptors::raise_descriptors;
 use ekstra_host::faults::{self, Faulty};
 use ekstra_host::{Host, LOG_LIMIT, Names, raise_settings, rotate_logs};
 use ekstra_store::{OpenError, Store};
@@ -93,6 +94,7 @@ pub(crate) async fn run(options: Options) -> Result<Option<Last>> {
         );
     }
     home.create_parts()?;
+    raise_descriptors()?;
     // One that was started in the background was told by who started it.
     if !options.detached {
         proxies::remember(&home)?;

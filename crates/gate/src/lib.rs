@@ -28,6 +28,7 @@ mod webhook;
 use ekstra_domain::eks::{Cluster, ControlPlaneSlot};
 use ekstra_domain::iam::MasterKey;
 use ekstra_domain::names::keys;
+use ekstra_host::descriptors::raise_descriptors;
 use ekstra_images::registry::Registry;
 use ekstra_store::{Revision, View};
 use handover::Predecessor;
@@ -74,7 +75,7 @@ pub async fn run(
     head: watch::Receiver<Revision>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let descriptors = limits::raise_descriptors();
+    let descriptors = raise_descriptors()?;
     let path = handover::path(&gate.facts.home);
     let mut listeners = listeners::Listeners::new(gate, limits::Budget::new(descriptors));
     let asked = path.clone();

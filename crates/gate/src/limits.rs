@@ -40,18 +40,6 @@ impl Kind {
     }
 }
 
-/// As many descriptors as this process may ever have; answers how many that is.
-pub(crate) fn raise_descriptors() -> u64 {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return 1024;
-    };
-    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(_) => soft,
-    }
-}
-
 /// More than anybody has needed; memory is finite too.
 const MOST: u64 = 16_384;
 

@@ -94,18 +94,46 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let ended = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.watch(context, ended)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// As TLS does: it takes what is written, and cannot be rid of it.
+    struct Taking;
+
+    impl AsyncWrite for Taking {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_has_to_be_taken_by_the_other_side() {
+        let mut server = Watched::new(Taking, Duration::from_millis(50));
+        server.write_all(b"an answer").await.expect("is taken in between");
+        for ended in [server.flush().await, server.shutdown().await] {
+            assert_eq!(ended.expect_err("nobody takes it").kind(), io::ErrorKind::TimedOut);
+        }
+    }
 
     #[tokio::test]
     async fn who_does_not_say_enough_is_given_up_and_who_does_is_not() {
@@ -114,7 +142,7 @@ mod tests {
             let (client, server) = tokio::io::duplex(64);
             let mut server = Watched::new(server, patience).opening(5, patience);
             let (_read, mut write) = tokio::io::split(client);
-            tokio::io::AsyncWriteExt::write_all(&mut write, said).await.expect("sent");
+            write.write_all(said).await.expect("sent");
             let mut got = Vec::new();
             let read = tokio::time::timeout(patience * 20, server.read_to_end(&mut got)).await;
             let given_up = read.is_ok_and(|read| read.is_err_and(|e| e.kind() == io::ErrorKind::TimedOut));

@@ -1,8 +1,9 @@
-//! Descriptors from one process to another, over a UNIX socket.
+//! How many descriptors a process may have, and descriptors from one process to another, over a UNIX socket.
 //!
 //! Invariant: a message is one frame: its length, its bytes, and at most one descriptor, which travels with the length.
 
 use nix::cmsg_space;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -10,6 +11,13 @@ use std::os::unix::net::UnixStream;
 
 /// Larger than any description of a descriptor.
 const LARGEST: usize = 64 * 1024;
+
+/// As many descriptors as this process may ever have; answers how many that is.
+pub fn raise_descriptors() -> io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
 
 pub fn send(mut stream: &UnixStream, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let length = u32::try_from(message.len()).map_err(io::Error::other)?.to_be_bytes();

@@ -68,9 +68,10 @@ impl AccessEntry {
     pub fn arn(&self) -> String {
         let arn: Option<Arn> = self.principal_arn.parse().ok();
         let (kind, name) =
-            arn.as_ref().map_or(("user", ""), |arn| match (arn.role_name(), arn.user_name()) {
+            arn.as_ref().map_or(("root", "root"), |arn| match (arn.role_name(), arn.user_name()) {
                 (Some(role), _) => ("role", role),
-                (_, user) => ("user", user.unwrap_or_default()),
+                (_, Some(user)) => ("user", user),
+                _ => ("root", "root"),
             });
         let account = arn.as_ref().map_or(self.scope.account.as_str(), |arn| &arn.account);
         self.scope

@@ -4,7 +4,7 @@ use super::list::{page, wants};
 use super::{find_cluster, invalid_request, no_cluster};
 use crate::Eks;
 use ekstra_cloud::api::{Call, Refusal};
-use ekstra_domain::eks::{Cluster, Insight, Insights, UPGRADE_READINESS, Verdict};
+use ekstra_domain::eks::{Cluster, ClusterStatus, Insight, Insights, UPGRADE_READINESS, Verdict};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
@@ -138,6 +138,10 @@ pub(super) async fn start_refresh(
     })
 }
 
+fn will_not_be(status: ClusterStatus) -> bool {
+    matches!(status, ClusterStatus::Failed | ClusterStatus::Deleting)
+}
+
 pub(super) async fn describe_refresh(
     eks: Eks,
     call: Call,
@@ -148,8 +152,9 @@ pub(super) async fn describe_refresh(
     let ended = known.as_ref().and_then(|known| known.ended_ms);
     let (status, message) = match ended {
         Some(_) => COMPLETED,
-        None if find_cluster(&eks, &call, &name)?.status.is_up() => IN_PROGRESS,
-        None => FAILED,
+        // They are made as soon as there is a control plane to ask, unless it will never be there.
+        None if will_not_be(find_cluster(&eks, &call, &name)?.status) => FAILED,
+        None => IN_PROGRESS,
     };
     Ok(model::DescribeInsightsRefreshResponse {
         message: Some(message.into()),

@@ -137,10 +137,10 @@ impl Start {
         if !home.is_rootless() {
             show::check_tools()?;
         }
-        home.install_program()?;
         if !home.may_serve() {
             tokio::task::block_in_place(|| as_root(home, &["env".into()]))?;
         }
+        home.install_program()?;
         end_service(home, false).await?;
         Self { serve }.run(home).await
     }

@@ -10,11 +10,11 @@
 
 use super::machine::boot_id;
 use super::{cgroup, child, mounts};
+use crate::descriptors::raise_descriptors;
 use crate::faults::step;
 use crate::{ChildSpec, Running, netns};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
@@ -61,7 +61,7 @@ fn run() -> io::Result<Running> {
     let request: LaunchRequest = serde_json::from_reader(io::stdin().lock()).map_err(io::Error::other)?;
     let spec = &request.spec;
     setsid()?;
-    raise_open_files()?;
+    raise_descriptors()?;
     step();
     if let Some(name) = &spec.namespace {
         let namespace = File::open(netns::path(name)).map_err(context(name))?;
@@ -80,12 +80,6 @@ fn run() -> io::Result<Running> {
         step();
     }
     fork_child(&request, &log)
-}
-
-/// Kubernetes programs want many descriptors; the hard limit is what may be had.
-fn raise_open_files() -> io::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// Opens a log, which belongs to whoever owns the directory it lies in. That may be a user, and this be root: a link, a
