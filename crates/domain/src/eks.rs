@@ -20,8 +20,8 @@ mod update;
 mod validate;
 
 pub use access::{
-    AccessEntry, AccessPolicy, Association, CLUSTER_ADMIN, EC2_LINUX, NODE_KINDS, STANDARD, Wish, allows,
-    check_groups, check_username, default_username, node_username,
+    AccessEntry, AccessPolicy, Association, CLUSTER_ADMIN, EC2_LINUX, STANDARD, Wish, allows, check_groups,
+    check_username, default_username, node_username,
 };
 pub use addon::{ADDON_PATIENCE_MS, Addon, AddonAction, AddonStatus, Conflicts, Workload, plan_addon};
 pub use aws_auth::{AwsAuth, Bearer, Mapping};

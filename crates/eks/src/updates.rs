@@ -85,16 +85,15 @@ pub(crate) async fn forget_all(store: &Store, prefix: &str) -> Result<(), Commit
 /// Removes the updates of a cluster and of all that it has, or of one part of it, a transaction's worth at a time: whoever
 /// makes another of the same name must not find them.
 pub(crate) async fn forget(store: &Store, prefix: &str, of: UpdateOf<'_>) -> Result<(), CommitError> {
-    loop {
-        let body = |txn: &mut Txn| {
-            let all = txn.list::<Update>(prefix)?;
-            let goes = |update: &Update| of == UpdateOf::Cluster || update.concerns() == of;
-            let found: Vec<_> = all.into_iter().filter(|(_, u)| goes(u)).take(MAX_WRITES).collect();
-            found.iter().for_each(|(key, _)| txn.delete(key));
-            Ok::<_, CommitError>(found.len())
-        };
-        if store.transact(body).await? < MAX_WRITES {
-            return Ok(());
-        }
-    }
+    while store.transact(|txn| forget_some(txn, prefix, of)).await? == MAX_WRITES {}
+    Ok(())
+}
+
+/// Removes as many as a transaction has room for; answers how many.
+pub(crate) fn forget_some(txn: &mut Txn, prefix: &str, of: UpdateOf<'_>) -> Result<usize, CommitError> {
+    let goes = |update: &Update| of == UpdateOf::Cluster || update.concerns() == of;
+    let all = txn.list::<Update>(prefix)?;
+    let found: Vec<_> = all.into_iter().filter(|(_, update)| goes(update)).take(MAX_WRITES).collect();
+    found.iter().for_each(|(key, _)| txn.delete(key));
+    Ok(found.len())
 }

@@ -1,6 +1,6 @@
 //! Node groups and access entries: what is refused, what is kept, and whose it is.
 
-use ekstra_domain::eks::{AccessEntry, Cluster, ClusterStatus, Nodegroup, NodegroupStatus, Taint};
+use ekstra_domain::eks::{AccessEntry, ClusterStatus, Nodegroup, NodegroupStatus, Taint};
 use ekstra_domain::iam::Role;
 use ekstra_domain::names::keys;
 use ekstra_model::{OperationShape, eks, iam};
@@ -32,12 +32,8 @@ impl World {
             ..Default::default()
         };
         world.must(eks::ops::CreateCluster, create).await;
-        world.cluster_is(ClusterStatus::Active).await;
+        world.cluster_is(CLUSTER, ClusterStatus::Active).await;
         world
-    }
-
-    fn subnets(&self) -> Vec<String> {
-        self.env.subnets().into_iter().take(2).map(|subnet| subnet.id).collect()
     }
 
     async fn role(&self, name: &str) {
@@ -53,15 +49,6 @@ impl World {
         let role: Role =
             self.env.cloud.store.view().get_as(&keys::role("000000000000", name)).expect("is there");
         role.id
-    }
-
-    async fn cluster_is(&self, status: ClusterStatus) {
-        let key = keys::cluster(&self.env.scope, CLUSTER);
-        let write = |txn: &mut ekstra_store::Txn| {
-            let cluster: Cluster = txn.get(&key)?.expect("is there");
-            Ok(txn.put(&key, &Cluster { status, ..cluster })?)
-        };
-        self.env.write(write).await;
     }
 
     async fn refused<O: OperationShape>(&self, operation: O, input: O::Input) -> ApiError
@@ -233,7 +220,7 @@ async fn entries_of_people_are_of_every_account_and_those_of_nodes_are_roles() {
 #[tokio::test]
 async fn a_cluster_that_goes_takes_nothing_more() {
     let world = World::with_cluster().await;
-    world.cluster_is(ClusterStatus::Deleting).await;
+    world.cluster_is(CLUSTER, ClusterStatus::Deleting).await;
     let refused = world.refused(eks::ops::CreateAccessEntry, entry_for(NODES, "STANDARD")).await;
     assert_eq!(refused.code, "InvalidRequestException");
     let association = eks::CreatePodIdentityAssociationRequest {
@@ -253,7 +240,7 @@ async fn insights_of_a_cluster_that_is_not_up_are_not_said_to_be_under_way() {
     let asked = || eks::DescribeInsightsRefreshRequest { cluster_name: Some(CLUSTER.into()) };
     let told = world.must(eks::ops::DescribeInsightsRefresh, asked()).await;
     assert_eq!(told.status.as_deref(), Some("IN_PROGRESS"));
-    world.cluster_is(ClusterStatus::Failed).await;
+    world.cluster_is(CLUSTER, ClusterStatus::Failed).await;
     let start = eks::StartInsightsRefreshRequest { cluster_name: Some(CLUSTER.into()) };
     assert_eq!(world.refused(eks::ops::StartInsightsRefresh, start).await.code, "InvalidRequestException");
     let told = world.must(eks::ops::DescribeInsightsRefresh, asked()).await;

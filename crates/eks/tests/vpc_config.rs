@@ -13,22 +13,6 @@ const ROLE: &str = "arn:aws:iam::000000000000:role/eksClusterRole";
 const NAME: &str = "one";
 
 impl World {
-    /// Of the default VPC, in the first two zones.
-    fn subnets(&self) -> Vec<String> {
-        let vpc = self.default_group().vpc;
-        let own = self.env.subnets().into_iter().filter(|subnet| subnet.vpc == vpc);
-        own.take(2).map(|subnet| subnet.id).collect()
-    }
-
-    fn groups(&self) -> Vec<SecurityGroup> {
-        let all = self.env.cloud.store.view().list_as(&keys::security_groups(&self.env.scope));
-        all.into_iter().map(|(_, group)| group).collect()
-    }
-
-    fn default_group(&self) -> SecurityGroup {
-        self.groups().into_iter().find(|group| group.name == "default").expect("every VPC has one")
-    }
-
     /// A group and a subnet of a VPC that is not the default one.
     async fn another_vpc(&self) -> (SecurityGroup, Vec<Subnet>) {
         let vpc = "vpc-0another".to_owned();
@@ -67,16 +51,6 @@ impl World {
         };
         let made = self.env.call(&self.router, eks::ops::CreateCluster, request).await;
         made.map(drop).map_err(|error| error.message)
-    }
-
-    /// As the reconciler would, without a control plane.
-    async fn activate(&self) {
-        let key = keys::cluster(&self.env.scope, NAME);
-        let write = |txn: &mut ekstra_store::Txn| {
-            let cluster: Cluster = txn.get(&key)?.expect("is there");
-            Ok(txn.put(&key, &Cluster { status: ClusterStatus::Active, ..cluster })?)
-        };
-        self.env.write(write).await;
     }
 
     async fn update(&self, asked: eks::VpcConfigRequest) -> Result<eks::Update, String> {
@@ -126,7 +100,7 @@ async fn a_control_plane_is_in_the_groups_it_was_created_with() {
 async fn groups_change_and_the_interfaces_with_them() {
     let world = World::new().await;
     world.create(&[]).await.expect("is taken");
-    world.activate().await;
+    world.cluster_is(NAME, ClusterStatus::Active).await;
     let cluster_group = world.cluster().vpc.cluster_security_group;
     assert_eq!(world.interface_groups(), vec![vec![cluster_group.clone()]; 2]);
 
@@ -142,7 +116,7 @@ async fn groups_change_and_the_interfaces_with_them() {
     assert_eq!(world.interface_groups(), vec![vec![cluster_group.clone(), own.clone()]; 2]);
 
     // Neither again nor in another order, and the cluster's own is there anyway.
-    world.activate().await;
+    world.cluster_is(NAME, ClusterStatus::Active).await;
     let again = world.update(in_groups(&[own.clone(), cluster_group, own])).await;
     assert_eq!(again.err().as_deref(), Some("Cluster is already at the desired configuration"));
 }
@@ -159,7 +133,7 @@ async fn groups_that_are_not_the_vpcs_are_refused() {
     let refused = world.create(std::slice::from_ref(&strange.id)).await;
     assert_eq!(refused, Err(message.clone()));
     world.create(&[]).await.expect("is taken");
-    world.activate().await;
+    world.cluster_is(NAME, ClusterStatus::Active).await;
     let before = world.cluster();
     assert_eq!(world.update(in_groups(&[strange.id])).await.err(), Some(message));
     let unknown = world.update(in_groups(&["sg-0".into()])).await.err();
@@ -171,7 +145,7 @@ async fn groups_that_are_not_the_vpcs_are_refused() {
 async fn subnets_stay_in_their_vpc_and_zones() {
     let world = World::new().await;
     world.create(&[]).await.expect("is taken");
-    world.activate().await;
+    world.cluster_is(NAME, ClusterStatus::Active).await;
     let (mut own, all) = (world.subnets(), world.env.subnets());
     let refused = |asked| async { world.update(asked).await.expect_err("is refused") };
     own.reverse();

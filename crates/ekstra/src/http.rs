@@ -7,7 +7,7 @@ use crate::service::Service;
 use bytes::Bytes;
 use ekstra_cloud::api::Origin;
 use ekstra_gate::Watched;
-use ekstra_host::descriptors::receive;
+use ekstra_host::descriptors::{blocking, receive};
 use ekstra_wire::{ApiError, Request, Response, encoding};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -15,13 +15,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// Larger than any request of the services here, also unpacked.
@@ -61,91 +64,67 @@ pub(crate) struct Door {
 }
 
 /// Ends, with what is under way, when the service does.
-pub(crate) async fn serve(listener: TcpListener, mut door: Door) {
-    let places = places();
-    while let Some((place, accepted)) = next(&places, &mut door.shutdown, listener.accept()).await {
-        match accepted {
-            Ok((stream, peer)) => {
-                let door = door.clone();
-                tokio::spawn(async move {
-                    connection(stream, peer.ip(), door).await;
-                    drop(place);
-                });
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
-    }
-    drop(listener);
-    emptied(&places).await;
+pub(crate) async fn serve(listener: TcpListener, door: Door) {
+    let accept = move |context: &mut Context<'_>| listener.poll_accept(context);
+    serve_each(door, accept, |(stream, peer), door| connection(stream, peer.ip(), door)).await;
 }
 
 /// The same for connections of nodes and pods, which the gate accepts where they are and gives away.
-pub(crate) async fn serve_given(listener: UnixListener, mut door: Door) {
-    let places = places();
-    while let Some((place, accepted)) = next(&places, &mut door.shutdown, listener.accept()).await {
-        match accepted {
-            Ok((gate, _)) => {
-                let door = door.clone();
-                tokio::spawn(async move {
-                    // The gate counts the connection as its peer's until its socket is closed, and closes it with its own
-                    // listener, of which the connection is.
-                    if let Ok((mut gate, stream, peer)) = receive_connection(gate).await {
-                        let mut nothing = [0];
-                        tokio::select! {
-                            () = connection(stream, peer, door) => {}
-                            _ = gate.read(&mut nothing) => {}
-                        }
-                    }
-                    drop(place);
-                });
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
+pub(crate) async fn serve_given(listener: UnixListener, door: Door) {
+    let accept = move |context: &mut Context<'_>| listener.poll_accept(context);
+    serve_each(door, accept, |(gate, _), door| given_connection(gate, door)).await;
+}
+
+/// Who comes when all places are taken waits in the listener's queue.
+async fn serve_each<T, F>(
+    door: Door,
+    accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<T>>,
+    serve: impl Fn(T, Door) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS as usize));
+    let mut shutdown = door.shutdown.clone();
+    loop {
+        let placed = async {
+            let place = places.clone().acquire_owned().await;
+            (place, poll_fn(&accept).await)
+        };
+        let (place, accepted) = tokio::select! {
+            _ = shutdown.wait_for(|stop| *stop) => break,
+            placed = placed => placed,
+        };
+        let Ok(accepted) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let served = serve(accepted, door.clone());
+        tokio::spawn(async move {
+            served.await;
+            drop(place);
+        });
     }
-    drop(listener);
-    emptied(&places).await;
-}
-
-fn places() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MOST_CONNECTIONS as usize))
-}
-
-/// Who comes when all places are taken waits in the listener's queue. `None` when the service ends.
-async fn next<T>(
-    places: &Arc<Semaphore>,
-    shutdown: &mut watch::Receiver<bool>,
-    accept: impl Future<Output = T>,
-) -> Option<(OwnedSemaphorePermit, T)> {
-    let placed = async {
-        // A semaphore that is never closed.
-        let place = places.clone().acquire_owned().await.ok()?;
-        Some((place, accept.await))
-    };
-    tokio::select! {
-        _ = shutdown.wait_for(|stop| *stop) => None,
-        placed = placed => placed,
-    }
-}
-
-/// When no connection is left, or after [`LAST_ANSWERS`].
-async fn emptied(places: &Semaphore) {
+    drop(accept);
     let _ = tokio::time::timeout(LAST_ANSWERS, places.acquire_many(MOST_CONNECTIONS)).await;
 }
 
-async fn receive_connection(gate: UnixStream) -> io::Result<(UnixStream, TcpStream, IpAddr)> {
-    let gate = gate.into_std()?;
-    let received = tokio::task::spawn_blocking(move || {
-        gate.set_nonblocking(false)?;
-        gate.set_read_timeout(Some(HELLO_PATIENCE))?;
-        let (_, descriptor) = receive(&gate)?;
-        gate.set_nonblocking(true)?;
-        io::Result::Ok((gate, descriptor))
-    });
-    let (gate, descriptor) = received.await.map_err(io::Error::other)??;
-    let stream = std::net::TcpStream::from(descriptor.ok_or(io::ErrorKind::InvalidData)?);
+/// The gate counts the connection as its peer's until its socket is closed, and closes it with its own listener, of which
+/// the connection is.
+async fn given_connection(gate: UnixStream, door: Door) {
+    let Ok((mut gate, (_, descriptor))) = blocking(gate, HELLO_PATIENCE, receive).await else { return };
+    let Some(Ok((stream, peer))) = descriptor.map(tcp) else { return };
+    let mut nothing = [0];
+    tokio::select! {
+        () = connection(stream, peer, door) => {}
+        _ = gate.read(&mut nothing) => {}
+    }
+}
+
+fn tcp(descriptor: OwnedFd) -> io::Result<(TcpStream, IpAddr)> {
+    let stream = std::net::TcpStream::from(descriptor);
     stream.set_nonblocking(true)?;
     let peer = stream.peer_addr()?.ip();
-    Ok((UnixStream::from_std(gate)?, TcpStream::from_std(stream)?, peer))
+    Ok((TcpStream::from_std(stream)?, peer))
 }
 
 async fn connection(stream: TcpStream, peer: IpAddr, door: Door) {

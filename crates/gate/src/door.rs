@@ -95,11 +95,15 @@ fn admits(gate: &Gate, slot: &ControlPlaneSlot, peer: IpAddr) -> bool {
     cluster.vpc.public_access && cluster.vpc.public_cidrs.iter().any(listed)
 }
 
+/// Whether the client has said something, before long.
+pub(crate) async fn speaks(client: &TcpStream) -> bool {
+    matches!(timeout(HELLO_PATIENCE, client.peek(&mut [0])).await, Ok(Ok(1)))
+}
+
 async fn forward(client: TcpStream, way: Arc<Way>) {
-    if !matches!(timeout(HELLO_PATIENCE, client.peek(&mut [0])).await, Ok(Ok(1))) {
-        return;
-    }
-    if let Ok(server) = way.connect().await {
+    if speaks(&client).await
+        && let Ok(server) = way.connect().await
+    {
         splice(client, server).await;
     }
 }

@@ -4,7 +4,8 @@
 //! here until then.
 
 use crate::accept::{self, Terms};
-use ekstra_host::descriptors::send;
+use crate::door::speaks;
+use ekstra_host::descriptors::{blocking, send};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,6 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
-/// In TLS, and in HTTP, the client speaks first; one that says nothing is not the service's to wait for.
-const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// For the service to take it. Clients try again by themselves; without a service they are told so at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -31,16 +30,12 @@ pub(crate) async fn serve(terms: Terms, service: PathBuf, listener: Arc<TcpListe
 }
 
 async fn give(client: TcpStream, service: &Path) -> io::Result<()> {
-    timeout(HELLO_PATIENCE, client.peek(&mut [0])).await??;
-    let service = timeout(PATIENCE, UnixStream::connect(service)).await??.into_std()?;
-    let sent = tokio::task::spawn_blocking(move || {
-        service.set_nonblocking(false)?;
-        service.set_write_timeout(Some(PATIENCE))?;
-        send(&service, &[], Some(client.as_fd()))?;
-        service.set_nonblocking(true)?;
-        io::Result::Ok(service)
-    });
-    let mut service = UnixStream::from_std(sent.await.map_err(io::Error::other)??)?;
+    if !speaks(&client).await {
+        return Ok(());
+    }
+    let service = timeout(PATIENCE, UnixStream::connect(service)).await??;
+    let given = move |service: &std::os::unix::net::UnixStream| send(service, &[], Some(client.as_fd()));
+    let (mut service, ()) = blocking(service, PATIENCE, given).await?;
     // Nothing is ever said: this is its end.
     service.read(&mut [0]).await.map(drop)
 }

@@ -8,6 +8,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// Larger than any description of a descriptor.
 const LARGEST: usize = 64 * 1024;
@@ -28,6 +29,25 @@ pub fn send(mut stream: &UnixStream, message: &[u8], descriptor: Option<Borrowed
     let sent = sendmsg::<()>(stream.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)?;
     stream.write_all(&length[sent..])?;
     stream.write_all(message)
+}
+
+/// What blocks, for so long at most, with a socket that does not; it is answered with what came of it.
+pub async fn blocking<T: Send + 'static>(
+    stream: tokio::net::UnixStream,
+    patience: Duration,
+    action: impl FnOnce(&UnixStream) -> io::Result<T> + Send + 'static,
+) -> io::Result<(tokio::net::UnixStream, T)> {
+    let stream = stream.into_std()?;
+    let acted = tokio::task::spawn_blocking(move || {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        let outcome = action(&stream)?;
+        stream.set_nonblocking(true)?;
+        io::Result::Ok((stream, outcome))
+    });
+    let (stream, outcome) = acted.await.map_err(io::Error::other)??;
+    Ok((tokio::net::UnixStream::from_std(stream)?, outcome))
 }
 
 #[expect(unsafe_code, reason = "received descriptors come as numbers")]

@@ -38,7 +38,6 @@ const SHOWN: usize = 1024;
 pub fn validate(schema: &'static StructSchema, value: &Value) -> Vec<Violation> {
     let mut found = Vec::new();
     structure(schema, value, "", &mut found);
-    found.truncate(MOST);
     found
 }
 
@@ -71,32 +70,36 @@ fn structure(schema: &'static StructSchema, value: &Value, path: &str, found: &m
         let path = join(path, &lower_first(member.name));
         match value.member(index) {
             Some(value) => check(member.ty, value, &path, found),
-            None if member.required => absent(path, found),
+            None if member.required => absent(&path, found),
             None => {}
         }
     }
 }
 
-fn absent(path: String, found: &mut Vec<Violation>) {
-    found.push(Violation {
-        path,
-        value: Some("null".to_owned()),
-        constraint: "Member must not be null".to_owned(),
-    });
+fn absent(path: &str, found: &mut Vec<Violation>) {
+    tell(path, Some("null".to_owned()), "Member must not be null".to_owned(), found);
+}
+
+/// Of as many as are told, and no more of where it is than is shown.
+fn tell(path: &str, value: Option<String>, constraint: String, found: &mut Vec<Violation>) {
+    if found.len() < MOST {
+        found.push(Violation { path: shortened(path, SHOWN).to_owned(), value, constraint });
+    }
 }
 
 fn check(ty: &'static TypeSchema, value: &Value, path: &str, found: &mut Vec<Violation>) {
     if found.len() >= MOST {
+        // Nor is the rest looked at.
         return;
     }
     let mut fail = |constraint: String| {
         let shown = (!ty.sensitive()).then(|| format!("'{}'", shortened(&show(value), SHOWN)));
-        found.push(Violation { path: shortened(path, SHOWN).to_owned(), value: shown, constraint });
+        tell(path, shown, constraint, found);
     };
     match (ty, value) {
         (TypeSchema::Document, _) => {}
         // An item of a list or a map: members that are null are not given.
-        (_, Value::Null) => absent(shortened(path, SHOWN).to_owned(), found),
+        (_, Value::Null) => absent(path, found),
         (TypeSchema::Str(schema), Value::Str(text)) => string(schema, text, &mut fail),
         (TypeSchema::Int { min, max } | TypeSchema::Long { min, max }, Value::Int(n)) => {
             bounds("value", *n, *min, *max, &mut fail);

@@ -49,16 +49,16 @@ impl Association {
 
 /// The kind of people's entries.
 pub const STANDARD: &str = "STANDARD";
-/// Kinds of nodes' entries: they sign in by their role and have no groups or policies of their own.
-pub const NODE_KINDS: [&str; 3] = [EC2_LINUX, "EC2_WINDOWS", "FARGATE_LINUX"];
 /// The kind of managed node groups' entries.
 pub const EC2_LINUX: &str = "EC2_LINUX";
 
-/// What nodes of a kind are called (`spec/eks-semantics.md` §3.8).
-pub fn node_username(kind: &str) -> &'static str {
+/// What nodes of a kind are called, if it is one of nodes (`spec/eks-semantics.md` §3.8): they sign in by their role and have
+/// no groups or policies of their own.
+pub fn node_username(kind: &str) -> Option<&'static str> {
     match kind {
-        "FARGATE_LINUX" => "system:node:{{SessionName}}",
-        _ => "system:node:{{EC2PrivateDNSName}}",
+        EC2_LINUX | "EC2_WINDOWS" => Some("system:node:{{EC2PrivateDNSName}}"),
+        "FARGATE_LINUX" => Some("system:node:{{SessionName}}"),
+        _ => None,
     }
 }
 
@@ -67,12 +67,9 @@ pub const CLUSTER_ADMIN: &str = "arn:aws:eks::aws:cluster-access-policy/AmazonEK
 impl AccessEntry {
     pub fn arn(&self) -> String {
         let arn: Option<Arn> = self.principal_arn.parse().ok();
-        let (kind, name) =
-            arn.as_ref().map_or(("root", "root"), |arn| match (arn.role_name(), arn.user_name()) {
-                (Some(role), _) => ("role", role),
-                (_, Some(user)) => ("user", user),
-                _ => ("root", "root"),
-            });
+        let role = arn.as_ref().and_then(Arn::role_name).map(|name| ("role", name));
+        let user = arn.as_ref().and_then(Arn::user_name).map(|name| ("user", name));
+        let (kind, name) = role.or(user).unwrap_or(("root", "root"));
         let account = arn.as_ref().map_or(self.scope.account.as_str(), |arn| &arn.account);
         self.scope
             .arn("eks", format_args!("access-entry/{}/{kind}/{account}/{name}/{}", self.cluster, self.uid))
@@ -90,7 +87,7 @@ impl AccessEntry {
     }
 
     pub fn is_of_nodes(&self) -> bool {
-        NODE_KINDS.contains(&self.kind.as_str())
+        node_username(&self.kind).is_some()
     }
 
     /// The user's name in a session.

@@ -9,8 +9,8 @@ use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::{principal_id, role_behind};
 use ekstra_cloud::is_known_account;
 use ekstra_domain::eks::{
-    AccessEntry, AccessPolicy, Association, AuthenticationMode, CLUSTER_ADMIN, Cluster, EC2_LINUX,
-    NODE_KINDS, STANDARD, check_groups, check_username, default_username, node_username,
+    AccessEntry, AccessPolicy, Association, AuthenticationMode, CLUSTER_ADMIN, Cluster, EC2_LINUX, STANDARD,
+    check_groups, check_username, default_username, node_username,
 };
 use ekstra_domain::iam::{Role, service_linked_name};
 use ekstra_domain::names::{Arn, keys};
@@ -73,7 +73,10 @@ fn present_association(policy: &str, association: &Association) -> model::Associ
 /// One that nobody asked for in so many words.
 fn own(eks: &Eks, cluster: &Cluster, principal: &str, kind: &str) -> AccessEntry {
     let now = eks.cloud.env.now_ms();
-    let is_node = NODE_KINDS.contains(&kind);
+    let (username, groups) = match node_username(kind) {
+        Some(name) => (name.to_owned(), vec![NODES.to_owned()]),
+        None => (default_username(principal), Vec::new()),
+    };
     AccessEntry {
         cluster: cluster.name.clone(),
         scope: cluster.scope.clone(),
@@ -81,8 +84,8 @@ fn own(eks: &Eks, cluster: &Cluster, principal: &str, kind: &str) -> AccessEntry
         principal_arn: principal.to_owned(),
         principal_id: principal_id(&eks.cloud, principal),
         kind: kind.to_owned(),
-        username: if is_node { node_username(kind).into() } else { default_username(principal) },
-        groups: if is_node { vec![NODES.into()] } else { Vec::new() },
+        username,
+        groups,
         policies: BTreeMap::new(),
         tags: BTreeMap::new(),
         created_ms: now,
@@ -174,7 +177,7 @@ fn draft(
         return Err(invalid_parameter(message));
     }
     let groups = input.kubernetes_groups.unwrap_or_default();
-    if kind != STANDARD && !NODE_KINDS.contains(&kind.as_str()) {
+    if kind != STANDARD && node_username(&kind).is_none() {
         return Err(invalid_parameter(format!("The type {kind} is not supported by ekstra")));
     }
     if kind != STANDARD && (!groups.is_empty() || input.username.is_some()) {

@@ -4,13 +4,11 @@ use super::list::page;
 use super::{
     Repeat, digest, find_cluster, in_use, insert, invalid, invalid_parameter, kept_cluster, present,
 };
-use crate::Eks;
+use crate::{Eks, updates};
 use ekstra_cloud::access::trusts_service;
 use ekstra_cloud::api::{Call, Refusal};
 use ekstra_cloud::iam::find_role;
-use ekstra_domain::eks::{
-    Ack, ArgoCd, Asked, Capability, Update, UpdateOf, UpdateType, check_capability_name,
-};
+use ekstra_domain::eks::{Ack, ArgoCd, Asked, Capability, UpdateOf, UpdateType, check_capability_name};
 use ekstra_domain::names::keys;
 use ekstra_model::Timestamp;
 use ekstra_model::eks::{self as model, errors};
@@ -334,9 +332,7 @@ pub(super) async fn delete(
         let known: Capability = txn.get(&key)?.ok_or_else(|| missing(&cluster, &name))?;
         txn.delete(&key);
         // All of them are settled, of which few are kept.
-        let updates = txn.list::<Update>(&prefix)?.into_iter();
-        let of = UpdateOf::Capability(&name);
-        updates.filter(|(_, update)| update.concerns() == of).for_each(|(key, _)| txn.delete(&key));
+        updates::forget_some(txn, &prefix, UpdateOf::Capability(&name))?;
         Ok::<_, Refusal>(known)
     };
     let known = eks.cloud.store.transact(body).await?;

@@ -11,10 +11,10 @@ use ekstra_model::eks::{self as model, errors};
 use ekstra_wire::ApiError;
 
 /// Those of this very cluster; none before they are made for the first time.
-fn find(eks: &Eks, call: &Call, name: &str) -> Result<Option<Insights>, ApiError> {
-    let cluster = find_cluster(eks, call, name)?;
-    let found: Option<Insights> = eks.cloud.store.view().get_as(&keys::insights(&call.scope, name));
-    Ok(found.filter(|insights| insights.uid == cluster.uid))
+fn find(eks: &Eks, cluster: &Cluster) -> Option<Insights> {
+    let found: Option<Insights> =
+        eks.cloud.store.view().get_as(&keys::insights(&cluster.scope, &cluster.name));
+    found.filter(|insights| insights.uid == cluster.uid)
 }
 
 fn status(verdict: Verdict, reason: &str) -> model::InsightStatus {
@@ -74,7 +74,7 @@ pub(super) async fn list(
     call: Call,
     input: model::ListInsightsRequest,
 ) -> Result<model::ListInsightsResponse, ApiError> {
-    let all = find(&eks, &call, &input.cluster_name.unwrap_or_default())?;
+    let all = find(&eks, &*find_cluster(&eks, &call, &input.cluster_name.unwrap_or_default())?);
     let filter = input.filter.unwrap_or_default();
     let chosen = all.into_iter().flat_map(|all| all.insights).filter(|insight| {
         wants(filter.categories.as_ref(), UPGRADE_READINESS)
@@ -95,7 +95,7 @@ pub(super) async fn describe(
     input: model::DescribeInsightRequest,
 ) -> Result<model::DescribeInsightResponse, ApiError> {
     let (cluster, id) = (input.cluster_name.unwrap_or_default(), input.id.unwrap_or_default());
-    let all = find(&eks, &call, &cluster)?;
+    let all = find(&eks, &*find_cluster(&eks, &call, &cluster)?);
     let insight = all.iter().flat_map(|all| &all.insights).find(|insight| insight.id == id);
     let insight = insight.ok_or_else(|| {
         ApiError::new(&errors::RESOURCE_NOT_FOUND_EXCEPTION, format!("No insight found for ID: {id}"))
@@ -138,22 +138,18 @@ pub(super) async fn start_refresh(
     })
 }
 
-fn will_not_be(status: ClusterStatus) -> bool {
-    matches!(status, ClusterStatus::Failed | ClusterStatus::Deleting)
-}
-
 pub(super) async fn describe_refresh(
     eks: Eks,
     call: Call,
     input: model::DescribeInsightsRefreshRequest,
 ) -> Result<model::DescribeInsightsRefreshResponse, ApiError> {
-    let name = input.cluster_name.unwrap_or_default();
-    let known = find(&eks, &call, &name)?;
+    let cluster = find_cluster(&eks, &call, &input.cluster_name.unwrap_or_default())?;
+    let known = find(&eks, &cluster);
     let ended = known.as_ref().and_then(|known| known.ended_ms);
     let (status, message) = match ended {
         Some(_) => COMPLETED,
         // They are made as soon as there is a control plane to ask, unless it will never be there.
-        None if will_not_be(find_cluster(&eks, &call, &name)?.status) => FAILED,
+        None if matches!(cluster.status, ClusterStatus::Failed | ClusterStatus::Deleting) => FAILED,
         None => IN_PROGRESS,
     };
     Ok(model::DescribeInsightsRefreshResponse {

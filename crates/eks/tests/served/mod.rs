@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test takes its part of it")]
 
 use ekstra_cloud::api::Router;
+use ekstra_domain::ec2::SecurityGroup;
+use ekstra_domain::eks::{Cluster, ClusterStatus};
+use ekstra_domain::names::keys;
 use ekstra_eks::{Eks, OfferedVersion, Programs};
 use ekstra_model::{OperationShape, iam};
 use ekstra_testkit::TestEnv;
@@ -39,6 +42,32 @@ impl World {
 
     pub(crate) async fn must<O: OperationShape>(&self, operation: O, input: O::Input) -> O::Output {
         self.env.call(&self.router, operation, input).await.expect("the administrator may")
+    }
+
+    /// Of the default VPC, in the first two zones.
+    pub(crate) fn subnets(&self) -> Vec<String> {
+        let vpc = self.default_group().vpc;
+        let own = self.env.subnets().into_iter().filter(|subnet| subnet.vpc == vpc);
+        own.take(2).map(|subnet| subnet.id).collect()
+    }
+
+    pub(crate) fn groups(&self) -> Vec<SecurityGroup> {
+        let all = self.env.cloud.store.view().list_as(&keys::security_groups(&self.env.scope));
+        all.into_iter().map(|(_, group)| group).collect()
+    }
+
+    pub(crate) fn default_group(&self) -> SecurityGroup {
+        self.groups().into_iter().find(|group| group.name == "default").expect("every VPC has one")
+    }
+
+    /// As its reconciler would leave it, without a control plane.
+    pub(crate) async fn cluster_is(&self, name: &str, status: ClusterStatus) {
+        let key = keys::cluster(&self.env.scope, name);
+        let write = |txn: &mut ekstra_store::Txn| {
+            let cluster: Cluster = txn.get(&key)?.expect("is there");
+            Ok(txn.put(&key, &Cluster { status, ..cluster })?)
+        };
+        self.env.write(write).await;
     }
 
     /// With a policy of its own, unless that is empty.

@@ -6,6 +6,7 @@
 use super::words::home_region;
 use crate::home::Home;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::Path;
 
 /// What a shell has.
@@ -23,11 +24,11 @@ impl Shell {
         let on_path = |dirs: OsString| std::env::split_paths(&dirs).any(|dir| dir.join("ekstra").is_file());
         let mut words = match (self.variable)("PATH").is_some_and(on_path) {
             true => "ekstra".to_owned(),
-            false => quoted(&home.program().display().to_string()),
+            false => quoted(home.program().display()),
         };
         let located = Home::locate((self.variable)("EKSTRA_HOME").map(Into::into));
         if !located.is_ok_and(|located| located.root == home.root) {
-            words.push_str(&format!(" --home {}", quoted(&home.root.display().to_string())));
+            words.push_str(&format!(" --home {}", quoted(home.root.display())));
         }
         words
     }
@@ -50,7 +51,7 @@ impl Shell {
         let read = crate::kubeconfig::default_path();
         match read.is_ok_and(|read| read == written) {
             true => String::new(),
-            false => format!("KUBECONFIG={} ", quoted(&written.display().to_string())),
+            false => format!("KUBECONFIG={} ", quoted(written.display())),
         }
     }
 }
@@ -60,9 +61,10 @@ fn flag(of_shell: &str, region: &str) -> String {
 }
 
 /// One word of a shell.
-pub(super) fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: impl Display) -> String {
+    let text = text.to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
-    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(super) async fn env(home: &Home, account: Option<String>) -> Result<()> {
         settings.address.to_string(),
         settings.balancers().to_string(),
     ];
-    let hosts = quoted(&exceptions(|name| std::env::var(name).ok(), &own));
+    let hosts = quoted(exceptions(|name| std::env::var(name).ok(), &own));
     let mut out = std::io::stdout().lock();
     writeln!(out, "export AWS_ENDPOINT_URL=http://127.0.0.1:{}", settings.port)?;
     writeln!(out, "export AWS_ACCESS_KEY_ID={}", stored.access_key_id)?;
